@@ -1,0 +1,1 @@
+"""What is learned. Plain PyTorch: no Ray, no files, no configuration objects."""

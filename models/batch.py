@@ -1,0 +1,38 @@
+"""What the loop hands to an objective, and what it gets back."""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Part:
+    """The labeled or the unlabeled half of a batch of n images, on the worker's device."""
+
+    images: Tensor  # (n, 3, height, width) uint8, RGB
+    keys: list[str]  # the corpus keys, in the order of the images
+    texts: list[str] | None = None  # labels as the charset normalises them; None for unlabeled images
+    targets: Tensor | None = None  # the labels as the decoder's token ids, (n, steps) int64
+    views: tuple[Tensor, ...] = ()  # (n, 3, height, width) float32 in [-1, 1], one for each name in the objective's `views`
+
+
+@dataclass
+class Batch:
+    """One step's images. An objective names the parts that it wants in its `views`; the others are None."""
+
+    labeled: Part | None = None
+    unlabeled: Part | None = None
+
+
+@dataclass
+class Losses:
+    """What a step minimises, and named numbers to log (detached scalars)."""
+
+    total: Tensor
+    named: dict[str, Tensor] = field(default_factory=dict)
+
+
+def is_finite(losses: Losses) -> bool:
+    """Whether the loss to step on is a finite number. Synchronises with the device."""
+    return bool(torch.isfinite(losses.total.detach()).all())

@@ -1,0 +1,1 @@
+"""Visual encoders, one per file."""

@@ -1,0 +1,1 @@
+"""One paper, one file: each objective turns a batch into a loss."""

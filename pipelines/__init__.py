@@ -1,0 +1,1 @@
+"""How data and work flow: everything that knows Ray, files, or MLflow."""

@@ -1,0 +1,65 @@
+"""The command `textray`: a table of commands, each a module with `main(argv) -> int` that is imported only when it is asked for."""
+
+import importlib
+import sys
+
+from pipelines.errors import BadInput
+
+# name: (module, one line of help). Modules are named, not imported: `textray --help` must answer at once, and the
+# search lives in `tuning`, which this package may not import.
+COMMANDS = {
+    "demo": ("pipelines.demo", "the whole job on a small embedded default: render, ingest, pretrain, fine-tune, sweep, register"),
+    "doctor": ("pipelines.doctor", "what this machine has, and what would fail"),
+    "render": ("pipelines.render", "make a labeled corpus of synthetic words"),
+    "ingest": ("pipelines.ingest", "bring LMDBs and folders of word images into a corpus"),
+    "describe": ("pipelines.describe", "print what a corpus holds"),
+    "pretrain": ("pipelines.pretrain", "train an encoder on unlabeled images (self-supervised)"),
+    "finetune": ("pipelines.finetune", "train a recognizer on labels, alone or with unlabeled images (semi-supervised)"),
+    "evaluate": ("pipelines.evaluate", "measure a model on benchmarks"),
+    "tune": ("tuning.sweep", "search thresholds, EMA rates and loss weights"),
+    "register": ("pipelines.register", "put a run's model into the MLflow registry"),
+}
+
+USAGE = "usage: textray COMMAND [...]\n\nTrain scene-text recognizers from images that nobody labeled.\n\ncommands:\n{commands}\n\n" \
+    "`textray COMMAND --help` shows a command's options with an example.\nexample: textray demo\n"
+
+
+def usage() -> str:
+    """The text of `textray --help`."""
+    return USAGE.format(commands="\n".join(f"  {name:<10} {line}" for name, (_, line) in COMMANDS.items()))
+
+
+def run(name: str, argv: list[str] | None = None) -> int:
+    """Run one command and return its exit status: 0 done, 2 bad input (one sentence on stderr), 130 interrupted."""
+    module = importlib.import_module(COMMANDS[name][0])
+    try:
+        return module.main(argv)
+    except BadInput as problem:
+        print(f"textray: error: {problem}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"textray: {name} interrupted", file=sys.stderr)
+        return 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of the command `textray`."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(usage(), end="")
+        return 0
+    if arguments[0] == "--version":
+        from importlib.metadata import version
+        print(f"textray {version('textray')}")
+        return 0
+    if arguments[0] not in COMMANDS:
+        import difflib
+        near = difflib.get_close_matches(arguments[0], COMMANDS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "`textray --help` lists them."
+        print(f"textray: error: there is no command {arguments[0]!r}: {hint}", file=sys.stderr)
+        return 2
+    return run(arguments[0], arguments[1:])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

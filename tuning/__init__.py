@@ -1,0 +1,1 @@
+"""The search over what the papers tuned by hand."""
