@@ -1,0 +1,235 @@
+"""The recipe: everything that decides what a run computes, typed. Running the recipe that MLflow holds again is the same run.
+
+A recipe is a YAML file. `key=value` on the command line overrides a field by its dotted path (`training.steps=100`); the value
+is read as YAML. An objective's fields are the keyword arguments of its class, a recognizer's `options` those of its builder:
+one place for every constant and its published default.
+"""
+
+import difflib
+import hashlib
+import inspect
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+
+from models.charset import Charset
+from models.objectives import OBJECTIVES
+from models.recognizers import RECOGNIZERS
+from pipelines.errors import BadInput
+
+
+class Section(BaseModel):
+    """A part of a recipe: unknown keys are refused, fields do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RecognizerRecipe(Section):
+    """Which architecture reads, and which characters."""
+
+    name: str = Field(description="a registered recognizer: " + ", ".join(RECOGNIZERS))
+    charset: str = Field("36", description="36, 62, 94, or the characters themselves")
+    options: dict[str, Any] = Field({}, description="keyword arguments of the recognizer, such as width: 128")
+
+    @field_validator("charset", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) else value  # `charset: 36` is a number to YAML
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in RECOGNIZERS:
+            raise ValueError(f"no recognizer is called {value!r}; {nearest(value, RECOGNIZERS)}")
+        return value
+
+
+class StreamRecipe(Section):
+    """One stream of training images."""
+
+    corpus: str = Field(description="folder of a corpus, as `textray ingest` or `textray render` wrote it")
+    batch_size: int = Field(gt=0, description="images per step and worker")
+    fraction: float = Field(1.0, gt=0, le=1, description="share of the corpus, drawn by a seeded hash of the key: 5 % lies within 10 %")
+
+
+class ValidationRecipe(Section):
+    """Words that decide while a run goes on; never a test set."""
+
+    corpus: str
+    words: int = Field(2000, gt=0, description="at most this many, the first of the corpus")
+
+
+class DataRecipe(Section):
+    """The streams. An objective says which of labeled and unlabeled it wants."""
+
+    labeled: StreamRecipe | None = None
+    unlabeled: StreamRecipe | None = None
+    validation: ValidationRecipe | None = None
+
+
+class OptimizerRecipe(Section):
+    """Update rule and learning-rate schedule; the defaults are those of CCR (methods.md §4)."""
+
+    name: Literal["adamw", "adam", "adadelta", "sgd"] = "adamw"
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    warmup_fraction: float = Field(0.3, gt=0, lt=1, description="one_cycle: share of the steps in which the rate rises")
+    initial_division: float = Field(20.0, gt=0, description="one_cycle: learning_rate / this is the first rate")
+    final_division: float = Field(1000.0, gt=0, description="one_cycle: the first rate / this is the last")
+    gradient_clip: float = Field(5.0, gt=0, description="norm to which the gradient is clipped")
+
+
+class TrainingRecipe(Section):
+    """How long, on what, and how often something is kept."""
+
+    steps: int = Field(gt=0)
+    accumulate: int = Field(1, gt=0, description="batches per step")
+    checkpoint_every: int = Field(500, gt=0, description="steps between checkpoints; the last step always has one")
+    keep_checkpoints: int = Field(2, gt=0)
+    log_every: int = Field(20, gt=0)
+    validate_every: int | None = Field(None, gt=0, description="steps between validations; none: only at the end")
+    workers: int = Field(1, gt=0, description="processes of data-parallel training")
+    cpus_per_worker: float = Field(1.0, gt=0)
+    threads_per_worker: int | None = Field(None, gt=0, description="none: the machine's cores divided among its workers")
+    gpu: bool | None = Field(None, description="none: a GPU per worker if the cluster has them")
+    precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it, else float32")
+    compile: bool = False
+    max_failures: int = Field(2, ge=0, description="how many times lost workers are replaced")
+
+
+class Recipe(Section):
+    """One run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's name")
+    seed: int = Field(0, ge=0)
+    recognizer: RecognizerRecipe
+    objective: dict[str, Any]
+    data: DataRecipe
+    optimizer: OptimizerRecipe = OptimizerRecipe()
+    training: TrainingRecipe
+    initialize_from: str | None = Field(None, description="a run or a model folder whose weights to start from")
+    runs: str = Field("runs", description="folder or URI that holds the runs")
+
+    @field_validator("objective")
+    @classmethod
+    def _objective(cls, value: dict[str, Any]) -> dict[str, Any]:
+        name = value.get("name")
+        if name not in OBJECTIVES:
+            raise ValueError(f"objective.name is {name!r}; {nearest(str(name), OBJECTIVES)}")
+        try:
+            options = options_of(OBJECTIVES[name])(**{key: entry for key, entry in value.items() if key != "name"})
+        except ValidationError as problem:
+            keys = ["name", *options_of(OBJECTIVES[name]).model_fields]
+            raise ValueError("; ".join(_sentence(error, ("objective",), keys) for error in problem.errors())) from None
+        return {"name": name, **options.model_dump()}
+
+    @property
+    def charset(self) -> Charset:
+        """The characters that the recognizer writes."""
+        return Charset.named(self.recognizer.charset)
+
+    def to_yaml(self) -> str:
+        """The whole recipe with every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+    @property
+    def digest(self) -> str:
+        """A short hash of the whole recipe: equal for equal computations."""
+        return hashlib.sha256(self.to_yaml().encode()).hexdigest()[:16]
+
+
+def nearest(word: str, choices) -> str:
+    """A hint for a mistyped name."""
+    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(choices)
+
+
+def _parameters(function) -> dict[str, inspect.Parameter]:
+    return {name: parameter for name, parameter in inspect.signature(function).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def options_of(objective: type) -> type[BaseModel]:
+    """A typed section from an objective's keyword-only arguments."""
+    fields = {name: (parameter.annotation, parameter.default) for name, parameter in _parameters(objective.__init__).items()}
+    return create_model(objective.__name__, __base__=Section, **fields)
+
+
+def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
+    """Read a recipe file and apply `key=value` overrides.
+
+    Raises:
+        BadInput: no such file, not YAML, an unknown key (names the nearest), or a value of the wrong type.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise BadInput(f"expected a recipe file, found nothing at {file}; recipes/ in the repository holds some")
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as problem:
+        raise BadInput(f"{file} is not YAML: {' '.join(str(problem).split())}") from None
+    if not isinstance(tree, dict):
+        raise BadInput(f"{file}: expected a recipe (keys and values), found {type(tree).__name__}")
+    for override in overrides:
+        _override(tree, override)
+    return parse_recipe(tree, str(file))
+
+
+def parse_recipe(tree: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Check a recipe given as nested dictionaries."""
+    try:
+        return Recipe.model_validate(tree)
+    except ValidationError as problem:
+        sentences = [_sentence(error, (), _keys_beside(error["loc"])) for error in problem.errors()]
+        raise BadInput(f"{where}: " + "; ".join(sentences)) from None
+
+
+def _override(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise BadInput(f"expected key=value (such as training.steps=100), found {override!r}")
+    *path, last = key.split(".")
+    for name in path:
+        if not isinstance(tree.setdefault(name, {}), dict):
+            raise BadInput(f"{override!r}: {name} holds a single value, not further keys")
+        tree = tree[name]
+    try:
+        tree[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise BadInput(f"{override!r}: the value is not YAML") from None
+    if isinstance(tree[last], str) and _is_number(tree[last]):
+        tree[last] = float(tree[last])  # YAML reads 1e-3 as a string, users mean the number
+
+
+def _is_number(text: str) -> bool:
+    try:
+        return bool(text) and text[0] in "+-.0123456789" and "e" in text.lower() and float(text) == float(text)
+    except ValueError:
+        return False
+
+
+def _sentence(error: dict[str, Any], prefix: tuple[str, ...], beside: list[str]) -> str:
+    """One error of pydantic's as a sentence; `beside` are the keys that the section of the error may have."""
+    location = [*prefix, *map(str, error["loc"])]
+    key = ".".join(location)
+    if error["type"] == "extra_forbidden":
+        return f"there is no key {key!r}: {nearest(location[-1], beside)}"
+    if error["type"] == "missing":
+        return f"the key {key!r} is missing"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return message if message.startswith(key) or f"{key}." in message else f"{key}: {message}"
+    return f"{key}: {message[0].lower()}{message[1:]}, found {error['input']!r}"
+
+
+def _keys_beside(location: tuple) -> list[str]:
+    """The keys of the section in which a key at `location` stands."""
+    section: Any = Recipe
+    for part in location[:-1]:
+        field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
+        kinds = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
+        section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)
+    return [] if section is None else list(section.model_fields)
