@@ -1,0 +1,141 @@
+"""How far a reading is from its label: edit distance, word accuracy with its interval, 1-NED, CER."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+def edit_distance(one: str, other: str) -> int:
+    """Levenshtein distance in code points (insert, delete, substitute cost 1).
+
+    Bit-parallel (Myers 1999, in Hyyrö's 2003 form): a column of the distance table is two integers, the bits where it
+    rises and where it falls, so a comparison takes one step for each character of `other` whatever the length of `one`.
+    """
+    if not one or not other:
+        return len(one) + len(other)
+    places: dict[str, int] = {}
+    for index, character in enumerate(one):
+        places[character] = places.get(character, 0) | 1 << index
+    last, everywhere = 1 << (len(one) - 1), (1 << len(one)) - 1
+    rises, falls, distance = everywhere, 0, len(one)
+    for character in other:
+        match = places.get(character, 0)
+        diagonal = (((match & rises) + rises) ^ rises) | match | falls  # where the diagonal step costs nothing
+        rises_across, falls_across = falls | ~(diagonal | rises), diagonal & rises
+        if rises_across & last:
+            distance += 1
+        elif falls_across & last:
+            distance -= 1
+        rises_across, falls_across = rises_across << 1 | 1, falls_across << 1
+        rises = (falls_across | ~(diagonal | rises_across)) & everywhere
+        falls = rises_across & diagonal & everywhere
+    return distance
+
+
+def similarity(label: str, prediction: str) -> float:
+    """1-NED of one word: 1 - distance / length of the longer string (ICDAR 2019 ReCTS); two empty strings are equal, 1."""
+    longer = max(len(label), len(prediction))
+    return 1.0 - edit_distance(label, prediction) / longer if longer else 1.0
+
+
+def wilson_interval(correct: int, words: int, deviations: float = 1.959964) -> tuple[float, float]:
+    """The interval of an accuracy (Wilson 1927), 95 % by default; it stays inside [0, 1] and is honest for few words.
+
+    With no words at all it is (0, 1): nothing is known.
+    """
+    if not words:
+        return 0.0, 1.0
+    rate, square = correct / words, deviations ** 2
+    centre = (rate + square / (2 * words)) / (1 + square / words)
+    half = deviations / (1 + square / words) * math.sqrt(rate * (1 - rate) / words + square / (4 * words ** 2))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+@dataclass(frozen=True)
+class Word:
+    """One labeled image and what was read from it."""
+
+    key: str
+    label: str  # as the data holds it
+    prediction: str  # as the recognizer gave it; empty where the image cannot be decoded
+    confidence: float  # in [0, 1]; 0 where the image cannot be decoded
+    label_compared: str  # the two strings under the rule of the protocol (protocols.RULES): these are compared
+    prediction_compared: str
+    problem: str | None = None  # why the image could not be read
+
+    @property
+    def correct(self) -> bool:
+        """Whether the compared strings are equal; an image that cannot be decoded is never correct."""
+        return self.problem is None and self.label_compared == self.prediction_compared
+
+    @property
+    def distance(self) -> int:
+        """Edits between the compared strings."""
+        return edit_distance(self.label_compared, self.prediction_compared)
+
+    @property
+    def similarity(self) -> float:
+        """1-NED of this word, in [0, 1]; 0 for an image that cannot be decoded."""
+        return similarity(self.label_compared, self.prediction_compared) if self.problem is None else 0.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """The sums behind a row of the table. They add up: the average row is the sum of the rows, so it is weighted by words."""
+
+    words: int = 0
+    correct: int = 0
+    similarity_sum: float = 0.0
+    edits: int = 0
+    characters: int = 0  # of the compared labels
+    read: int = 0  # words whose image could be decoded
+    confidence_sum: float = 0.0  # over the words that were read
+    seconds: float = 0.0
+
+    @classmethod
+    def of(cls, words: Iterable[Word], seconds: float = 0.0) -> "Score":
+        """Score every word once."""
+        return sum((cls(1, int(word.correct), word.similarity, word.distance, len(word.label_compared),
+                        int(word.problem is None), word.confidence) for word in words), cls(seconds=seconds))
+
+    def __add__(self, other: "Score") -> "Score":
+        return Score(self.words + other.words, self.correct + other.correct, self.similarity_sum + other.similarity_sum,
+                     self.edits + other.edits, self.characters + other.characters, self.read + other.read,
+                     self.confidence_sum + other.confidence_sum, self.seconds + other.seconds)
+
+    @property
+    def accuracy(self) -> float:
+        """Correct words / words, in [0, 1]."""
+        return self.correct / self.words if self.words else 0.0
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy."""
+        return wilson_interval(self.correct, self.words)
+
+    @property
+    def one_minus_ned(self) -> float:
+        """The mean over words of 1 - distance / length of the longer string."""
+        return self.similarity_sum / self.words if self.words else 0.0
+
+    @property
+    def cer(self) -> float:
+        """All edits / all characters of the labels; above 1 where more is read than was written."""
+        return self.edits / self.characters if self.characters else 0.0
+
+    @property
+    def confidence(self) -> float:
+        """The mean confidence of the words whose image could be decoded."""
+        return self.confidence_sum / self.read if self.read else 0.0
+
+    @property
+    def images_per_second(self) -> float:
+        """Words per second from encoded image to string: decoding, preprocessing, recognizer."""
+        return self.words / self.seconds if self.seconds else 0.0
+
+    def as_dict(self) -> dict[str, float | int | list[float]]:
+        """The numbers for a JSON file."""
+        return {"words": self.words, "correct": self.correct, "accuracy": self.accuracy, "interval_95": list(self.interval),
+                "one_minus_ned": self.one_minus_ned, "cer": self.cer, "confidence": self.confidence,
+                "unreadable": self.words - self.read, "edits": self.edits, "characters": self.characters,
+                "seconds": self.seconds, "images_per_second": self.images_per_second}
