@@ -1,0 +1,73 @@
+"""Connectionist temporal classification (Graves et al., ICML 2006): one linear layer per frame, best-path reading."""
+
+from itertools import groupby
+from math import prod
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.charset import Charset, CTCTokens
+from models.decoders.decoded import Decoded, Reading
+
+
+class CTCDecoder(nn.Module):
+    """Classifies every frame of the memory as a character or as the blank."""
+
+    kind = "ctc"
+
+    def __init__(self, charset: Charset, memory_width: int, *, max_length: int = 25) -> None:
+        super().__init__()
+        self.tokens = CTCTokens(charset)
+        self.max_length = max_length
+        self.classifier = nn.Linear(memory_width, self.tokens.classes)
+
+    def forward(self, memory: Tensor, tokens: Tensor | None = None, projection: nn.Module | None = None) -> Decoded:
+        """(n, frames, width) -> logits for every frame. `tokens` is ignored: frames do not depend on each other here.
+
+        `projection` (width -> width), if given, is applied to the memory just before the classifier.
+        """
+        features = memory if projection is None else projection(memory)
+        return Decoded(logits=self.classifier(features), glimpses=memory)
+
+    def encode(self, texts: list[str], device: torch.device | str = "cpu") -> Tensor:
+        """Targets (n, max_length) int64: the characters' ids, padded with 0.
+
+        ValueError for a text that is longer than max_length or holds a character outside the charset.
+        """
+        targets = torch.zeros(len(texts), self.max_length, dtype=torch.int64)
+        for row, text in zip(targets, texts, strict=True):
+            ids = self.tokens.ids(text, self.max_length)
+            row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
+        return targets.to(device)
+
+    def inputs(self, targets: Tensor) -> None:
+        """Nothing: a CTC decoder is not fed its own output."""
+        return None
+
+    def loss(self, decoded: Decoded, targets: Tensor) -> Tensor:
+        """The mean over the batch of each sample's negative log likelihood divided by its length.
+
+        A text that cannot be written in so few frames (repeated characters need a blank between) contributes 0.
+        """
+        log_probabilities = decoded.logits.float().log_softmax(-1).transpose(0, 1)  # (frames, n, classes)
+        frames = torch.full((targets.shape[0],), decoded.logits.shape[1], dtype=torch.int64, device=targets.device)
+        lengths = (targets != self.tokens.blank).sum(1)
+        return F.ctc_loss(log_probabilities, targets, frames, lengths, blank=self.tokens.blank, zero_infinity=True)
+
+    def read(self, logits: Tensor) -> Reading:
+        """The best path of (n, frames, classes): the likeliest class of each frame, repeats collapsed, blanks dropped.
+
+        A character's probability is the largest of its run of frames; the confidence is their product. A path of
+        blanks alone reads as the empty string with the product of the blanks' probabilities.
+        """
+        largest, best = logits.detach().float().softmax(-1).max(-1)
+        texts, characters, confidences = [], [], []
+        for frame_probabilities, frame_ids in zip(largest.tolist(), best.tolist(), strict=True):
+            runs = [(token, max(probability for _, probability in run))
+                    for token, run in groupby(zip(frame_ids, frame_probabilities, strict=True), key=lambda pair: pair[0])]
+            written = [(token, probability) for token, probability in runs if token != self.tokens.blank]
+            texts.append("".join(self.tokens.character(token) for token, _ in written))
+            characters.append([probability for _, probability in written])
+            confidences.append(prod(characters[-1]) if written else prod(frame_probabilities))
+        return Reading(texts, torch.tensor(confidences, dtype=torch.float32), characters)

@@ -1,0 +1,91 @@
+"""Rectification by a thin-plate spline (RARE, Shi et al., CVPR 2016), as the four-stage benchmark builds it.
+
+A small network places 20 fiducial points along the upper and the lower edge of the word; the thin-plate spline that
+carries the fixed base points to them says where each pixel of the straightened image is sampled.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def _base_points(fiducials: int) -> Tensor:
+    """(fiducials, 2) float64 as (x, y) in [-1, 1]: half of them along the top edge, half along the bottom edge."""
+    x = torch.linspace(-1, 1, fiducials // 2, dtype=torch.float64)
+    top, bottom = torch.stack([x, -torch.ones_like(x)], 1), torch.stack([x, torch.ones_like(x)], 1)
+    return torch.cat([top, bottom])
+
+
+def _first_points(fiducials: int) -> Tensor:
+    """Where an untrained network places the points: a slanted band, asymmetric on purpose (RARE, figure 6a)."""
+    x = torch.linspace(-1, 1, fiducials // 2, dtype=torch.float64)
+    top = torch.stack([x, torch.linspace(0, -1, fiducials // 2, dtype=torch.float64)], 1)
+    bottom = torch.stack([x, torch.linspace(1, 0, fiducials // 2, dtype=torch.float64)], 1)
+    return torch.cat([top, bottom])
+
+
+def _spline_tables(fiducials: int, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """The inverse of the spline's matrix, (f + 3, f + 3), and its basis at every pixel, (height * width, f + 3)."""
+    base = _base_points(fiducials)
+    ones = torch.ones(fiducials, 1, dtype=torch.float64)
+    distance = torch.cdist(base, base, compute_mode="donot_use_mm_for_euclid_dist")
+    distance.fill_diagonal_(1.0)  # ln 1 = 0
+    matrix = torch.zeros(fiducials + 3, fiducials + 3, dtype=torch.float64)
+    matrix[:fiducials] = torch.cat([ones, base, distance**2 * distance.log()], 1)
+    matrix[fiducials:fiducials + 2, 3:] = base.t()
+    matrix[fiducials + 2, 3:] = 1
+    x = (2 * torch.arange(width, dtype=torch.float64) + 1) / width - 1
+    y = (2 * torch.arange(height, dtype=torch.float64) + 1) / height - 1
+    pixels = torch.cartesian_prod(y, x).flip(1)  # (height * width, 2) as (x, y), rows of the image first
+    reach = torch.cdist(pixels, base, compute_mode="donot_use_mm_for_euclid_dist")
+    basis = torch.cat([torch.ones(len(pixels), 1, dtype=torch.float64), pixels, reach**2 * (reach + 1e-6).log()], 1)
+    return torch.linalg.inv(matrix).float(), basis.float()
+
+
+class ThinPlateSpline(nn.Module):
+    """(n, channels, H, W) -> (n, channels, height, width), straightened. 1.69 M parameters for one channel.
+
+    The two tables follow from the sizes, so they are not part of the state dict.
+    """
+
+    def __init__(self, channels: int = 1, height: int = 32, width: int = 100, fiducials: int = 20) -> None:
+        super().__init__()
+        self.height, self.width, self.fiducials = height, width, fiducials
+        self.localization = nn.Sequential(
+            nn.Conv2d(channels, 64, 3, padding=1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(64, 128, 3, padding=1, bias=False), nn.BatchNorm2d(128), nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(128, 256, 3, padding=1, bias=False), nn.BatchNorm2d(256), nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+            nn.Conv2d(256, 512, 3, padding=1, bias=False), nn.BatchNorm2d(512), nn.ReLU(inplace=True),
+            nn.AdaptiveAvgPool2d(1),
+        )
+        self.localization_hidden = nn.Linear(512, 256)
+        self.localization_points = nn.Linear(256, 2 * fiducials)
+        self.reset_points()
+        inverse, basis = _spline_tables(fiducials, height, width)
+        self.register_buffer("inverse", inverse, persistent=False)
+        self.register_buffer("basis", basis, persistent=False)
+
+    def reset_points(self) -> None:
+        """Makes the network place the same first points on every image."""
+        with torch.no_grad():
+            self.localization_points.weight.zero_()
+            self.localization_points.bias.copy_(_first_points(self.fiducials).flatten())
+
+    def points(self, images: Tensor) -> Tensor:
+        """The fiducial points (n, fiducials, 2) as (x, y) in [-1, 1] that the network sees in (n, channels, H, W)."""
+        features = self.localization(images).flatten(1).float()
+        # Coordinates stay in float32 under autocast: bfloat16 near 1 is coarser than a tenth of a pixel.
+        with torch.autocast(images.device.type, enabled=False):
+            hidden = F.relu(self.localization_hidden(features), inplace=True)
+            return self.localization_points(hidden).unflatten(1, (self.fiducials, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, channels, H, W) -> (n, channels, height, width)."""
+        points = self.points(images)
+        with torch.autocast(images.device.type, enabled=False):
+            coefficients = self.inverse[:, : self.fiducials] @ points  # (n, f + 3, 2); the last 3 conditions are 0
+            grid = (self.basis @ coefficients).unflatten(1, (self.height, self.width))
+            return F.grid_sample(images.float(), grid, padding_mode="border", align_corners=True)

@@ -1,0 +1,172 @@
+"""Named recognizers: rectifier -> encoder -> sequence stage -> decoder, composed from the parts beside this file.
+
+The four-stage family and its initialisation follow "What is wrong with scene text recognition model comparisons?"
+(Baek et al., ICCV 2019).
+"""
+
+import difflib
+import inspect
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from models.charset import Charset
+from models.decoders.attention import AttentionDecoder
+from models.decoders.ctc import CTCDecoder
+from models.decoders.decoded import Decoded, Reading
+from models.encoders.rectify import ThinPlateSpline
+from models.encoders.resnet import ResNet
+from models.encoders.tiny import Tiny
+from models.encoders.vgg import VGG
+from models.sequence import bilstm_stage
+
+
+class Recognizer(nn.Module):
+    """Images of one word each in, strings out. `name` and `overrides` are what `build` was given."""
+
+    name: str = ""
+    overrides: dict[str, object]
+
+    def __init__(self, charset: Charset, rectifier: nn.Module | None, encoder: nn.Module, sequence: nn.Module,
+                 decoder: nn.Module, *, channels: int, height: int, width: int, max_length: int) -> None:
+        super().__init__()
+        self.charset = charset
+        self.height, self.width, self.channels, self.max_length = height, width, channels, max_length
+        self.overrides = {}
+        self.rectifier = rectifier
+        self.encoder = encoder
+        self.sequence = sequence
+        self.decoder = decoder
+        self.register_buffer("luma", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1), persistent=False)
+
+    def _as_channels(self, images: Tensor) -> Tensor:
+        """The images with this recognizer's number of channels: luma (ITU-R BT.601) or a repeated gray channel."""
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != self.height:
+            raise ValueError(f"expected images of shape (n, 1 or 3, {self.height}, width), found "
+                             f"{tuple(images.shape)}: resize them to height {self.height} first")
+        if images.shape[1] == self.channels:
+            return images
+        return images.expand(-1, 3, -1, -1) if self.channels == 3 else (images * self.luma).sum(1, keepdim=True)
+
+    def visual(self, images: Tensor) -> Tensor:
+        """(n, 3 or 1, height, W) float in [-1, 1] -> (n, frames, features): rectified, encoded, averaged over height."""
+        images = self._as_channels(images)
+        if self.rectifier is not None:
+            images = self.rectifier(images)
+        return self.encoder(images).mean(2).transpose(1, 2)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(n, 3 or 1, height, W) -> (n, frames, width): the visual features behind the sequence stage, the memory."""
+        return self.sequence(self.visual(images))
+
+    def forward(self, images: Tensor, tokens: Tensor | None = None) -> Decoded:
+        """(n, 3 or 1, height, W) -> the decoder's outputs, fed with `tokens` (n, steps) or with its own symbols."""
+        return self.decoder(self.encode(images), tokens)
+
+    def read(self, images: Tensor) -> Reading:
+        """The strings in (n, 3 or 1, height, W), greedily. The caller chooses eval mode and no_grad."""
+        return self.decoder.read(self(images).logits)
+
+
+def initialise(module: nn.Module) -> None:
+    """The benchmark's initialisation: biases 0, matrices and kernels Kaiming normal (fan-in, gain sqrt 2), BatchNorm 1.
+
+    It also covers the LSTMs. A rectifier keeps its first points.
+    """
+    for name, parameter in module.named_parameters():
+        if "bias" in name:
+            nn.init.zeros_(parameter)
+        elif parameter.ndim > 1:
+            nn.init.kaiming_normal_(parameter)
+        else:
+            nn.init.ones_(parameter)
+    for part in module.modules():
+        if isinstance(part, ThinPlateSpline):
+            part.reset_points()
+
+
+def _decoder(kind: str, charset: Charset, memory_width: int, hidden: int, max_length: int) -> nn.Module:
+    if kind == "ctc":
+        return CTCDecoder(charset, memory_width, max_length=max_length)
+    return AttentionDecoder(charset, memory_width, hidden=hidden, max_length=max_length)
+
+
+def four_stage(charset: Charset, *, rectifier: Literal["none", "tps"] = "none",
+               encoder: Literal["vgg", "resnet"] = "vgg", sequence: Literal["none", "bilstm"] = "bilstm",
+               decoder: Literal["ctc", "attention"] = "ctc", channels: int = 1, height: int = 32, width: int = 100,
+               max_length: int = 25, hidden: int = 256) -> Recognizer:
+    """Any combination of the benchmark's stages."""
+    visual = {"vgg": VGG, "resnet": ResNet}[encoder](channels)
+    memory_width = visual.out_channels if sequence == "none" else hidden
+    recognizer = Recognizer(
+        charset,
+        ThinPlateSpline(channels, height, width) if rectifier == "tps" else None,
+        visual,
+        nn.Identity() if sequence == "none" else bilstm_stage(visual.out_channels, hidden),
+        _decoder(decoder, charset, memory_width, hidden, max_length),
+        channels=channels, height=height, width=width, max_length=max_length)
+    initialise(recognizer)
+    return recognizer
+
+
+def crnn(charset: Charset, *, channels: int = 1, height: int = 32, width: int = 100,
+         max_length: int = 25) -> Recognizer:
+    """CRNN (Shi et al., TPAMI 2017): VGG, BiLSTM, CTC. 8,451,621 parameters with 36 characters."""
+    return four_stage(charset, channels=channels, height=height, width=width, max_length=max_length)
+
+
+def trba(charset: Charset, *, channels: int = 1, height: int = 32, width: int = 100,
+         max_length: int = 25) -> Recognizer:
+    """TRBA (Baek et al., ICCV 2019): TPS, ResNet, BiLSTM, attention. 49,555,182 parameters with 36 characters."""
+    return four_stage(charset, rectifier="tps", encoder="resnet", decoder="attention", channels=channels, height=height,
+                      width=width, max_length=max_length)
+
+
+def _tiny(charset: Charset, decoder: str, channels: int, width: int, max_length: int) -> Recognizer:
+    hidden = 64
+    visual = Tiny(channels)
+    return Recognizer(charset, None, visual, bilstm_stage(visual.out_channels, hidden, layers=1),
+                      _decoder(decoder, charset, hidden, hidden, max_length),
+                      channels=channels, height=32, width=width, max_length=max_length)
+
+
+def crnn_tiny(charset: Charset, *, channels: int = 1, width: int = 100, max_length: int = 25) -> Recognizer:
+    """CRNN in small, for laptops and tests: strided convolutions, one BiLSTM, CTC. Under a million parameters."""
+    return _tiny(charset, "ctc", channels, width, max_length)
+
+
+def trba_tiny(charset: Charset, *, channels: int = 1, width: int = 100, max_length: int = 25) -> Recognizer:
+    """The encoder of crnn_tiny under an attention decoder, for laptops and tests. Under a million parameters."""
+    return _tiny(charset, "attention", channels, width, max_length)
+
+
+RECOGNIZERS: dict[str, Callable[..., Recognizer]] = {
+    "crnn": crnn,
+    "trba": trba,
+    "crnn_tiny": crnn_tiny,
+    "trba_tiny": trba_tiny,
+}
+
+
+def build(name: str, charset: Charset, **overrides: object) -> Recognizer:
+    """A freshly initialised recognizer. `overrides` are keyword arguments of its entry in RECOGNIZERS.
+
+    ValueError for an unknown name or override; the message names the nearest.
+    """
+    if name not in RECOGNIZERS:
+        raise ValueError(f"expected a recognizer, found {name!r}: {_nearest(name, RECOGNIZERS)}")
+    builder = RECOGNIZERS[name]
+    fields = [field for field in inspect.signature(builder).parameters if field != "charset"]
+    for field in overrides:
+        if field not in fields:
+            raise ValueError(f"expected a setting of the recognizer {name}, found {field!r}: {_nearest(field, fields)}")
+    recognizer = builder(charset, **overrides)
+    recognizer.name, recognizer.overrides = name, dict(overrides)
+    return recognizer
+
+
+def _nearest(word: str, known) -> str:
+    near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
+    return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"
