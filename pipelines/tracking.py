@@ -1,0 +1,253 @@
+"""MLflow: where runs are kept, what every run records, and metrics that never make a step wait.
+
+Without MLFLOW_TRACKING_URI the store is `mlflow.db` (SQLite) and the artifacts `mlartifacts/`, both in the working folder. The
+driver prepares the store once and starts the run; a worker gets a RunHandle, which is a few strings, and writes through it.
+"""
+
+import importlib.metadata
+import logging
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy.exc
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from pipelines.errors import BadInput
+
+EXPERIMENT = "textray"
+KEY_PACKAGES = ("textray", "torch", "ray", "mlflow", "pyarrow", "numpy", "opencv-python-headless", "lmdb", "pydantic")
+STORE_PROBLEMS = (MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError)  # what a store that is away or full raises
+METRICS_PER_CALL, PARAMETERS_PER_CALL = 1000, 100  # limits of MLflow's log-batch
+PARAMETER_LENGTH = 6000  # limit of MLflow; the recipe file holds the whole value
+
+
+@dataclass(frozen=True)
+class RunHandle:
+    """A run of MLflow by its names alone: picklable, and as `dataclasses.asdict` writable into JSON."""
+
+    uri: str
+    experiment: str
+    run: str
+
+
+def tracking_uri() -> str:
+    """MLFLOW_TRACKING_URI, or SQLite in the working folder; file paths made absolute, so that workers find the same store."""
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
+    scheme, separator, path = uri.partition(":///")
+    return f"{scheme}{separator}{Path(path).absolute()}" if scheme == "sqlite" and separator else uri
+
+
+def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple[str, str]:
+    """Create the schema and the experiment if they are missing. Call it once, in the driver, before workers start.
+
+    Returns:
+        The store's URI and the experiment's id.
+
+    Raises:
+        BadInput: the store cannot be reached or is of a kind that MLflow has retired.
+    """
+    uri = uri or tracking_uri()
+    for chatty in ("alembic", "mlflow.store.db.utils"):  # a line for each of the schema's 60 migrations
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # A server decides where artifacts go. A bare database does not: MLflow would take a path relative to whoever writes.
+    bare = uri.startswith(("sqlite:", "postgresql:", "mysql:", "mssql:"))
+    beside = Path(uri.removeprefix("sqlite:///")).absolute().parent if uri.startswith("sqlite:") else Path.cwd()
+    location = (beside / "mlartifacts").as_uri() if bare else None
+    try:
+        client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment)
+        return uri, found.experiment_id if found else _create_experiment(client, experiment, location)
+    except STORE_PROBLEMS as problem:
+        raise BadInput(f"the MLflow store {uri} cannot be used ({_first_line(problem)}); set MLFLOW_TRACKING_URI to a database "
+                       "(sqlite:////path/mlflow.db) or a server, or unset it") from None
+
+
+def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:
+    try:
+        return client.create_experiment(name, artifact_location=location)
+    except MlflowException:
+        found = client.get_experiment_by_name(name)  # another driver was first
+        if found is None:
+            raise
+        return found.experiment_id
+
+
+def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = None, params: Mapping[str, Any] | None = None,
+              corpora: Mapping[str, str] | None = None, parent: RunHandle | None = None, uri: str | None = None) -> RunHandle:
+    """Open a run and record what decides its outcome.
+
+    Recorded: the recipe file, `params` (nested mappings become dotted names), the git commit of this code or that there is
+    none, the versions of every installed package, and the sha256 of each corpus' manifest.
+
+    Args:
+        name: what the run is called in the UI.
+        recipe: the recipe as YAML, whole.
+        corpora: for each stream (labeled, unlabeled, ...) the sha256 of its corpus' manifest.
+        parent: the run that this one belongs to, such as a sweep; the store is then the parent's.
+        uri: another store than `tracking_uri()`.
+    """
+    store, experiment = (parent.uri, parent.experiment) if parent else prepare_store(uri)
+    client = MlflowClient(tracking_uri=store)
+    versions = installed_versions()
+    notes = {f"version.{package}": versions[package] for package in KEY_PACKAGES if package in versions}
+    notes |= {"version.python": sys.version.split()[0], "command": " ".join(sys.argv), **git_state()}
+    notes |= {f"corpus.{stream}": sha256 for stream, sha256 in (corpora or {}).items()}
+    notes |= {"mlflow.parentRunId": parent.run} if parent else {}
+    run = client.create_run(experiment, run_name=name, tags=notes | dict(tags or {})).info.run_id
+    entries = [Param(key, str(value)[:PARAMETER_LENGTH]) for key, value in flat(params or {}).items()]
+    for start in range(0, len(entries), PARAMETERS_PER_CALL):
+        client.log_batch(run, params=entries[start:start + PARAMETERS_PER_CALL])
+    if recipe:
+        client.log_text(run, recipe, "recipe.yaml")
+    client.log_text(run, "".join(f"{package}=={version}\n" for package, version in versions.items()), "versions.txt")
+    return RunHandle(store, experiment, run)
+
+
+def finish(run: RunHandle, status: str = "FINISHED") -> None:
+    """Close a run as FINISHED, FAILED or KILLED."""
+    MlflowClient(tracking_uri=run.uri).set_terminated(run.run, status)
+
+
+def reopen(run: RunHandle) -> None:
+    """Mark a run as running again, after its driver was killed and started anew."""
+    MlflowClient(tracking_uri=run.uri).update_run(run.run, status="RUNNING")
+
+
+def add_tags(run: RunHandle, tags: Mapping[str, str]) -> None:
+    """Set tags on a run, such as where its folder is."""
+    MlflowClient(tracking_uri=run.uri).log_batch(run.run, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+
+
+def add_file(run: RunHandle, path: str | Path, folder: str | None = None) -> None:
+    """Copy a file, or a whole folder, into the run's artifacts, under `folder` if given."""
+    client = MlflowClient(tracking_uri=run.uri)
+    log = client.log_artifacts if Path(path).is_dir() else client.log_artifact
+    log(run.run, str(path), folder)
+
+
+def find_run(run: str, uri: str | None = None) -> Run | None:
+    """The MLflow run of that id; None if the store holds none."""
+    store, _ = prepare_store(uri)
+    try:
+        return MlflowClient(tracking_uri=store).get_run(run)
+    except MlflowException:
+        return None
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings as one mapping with dotted names."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        leaves |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return leaves
+
+
+def installed_versions() -> dict[str, str]:
+    """Every installed distribution with its version, by name, as `pip freeze` would list them."""
+    found = {distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()}
+    return {name: found[name] for name in sorted(filter(None, found), key=str.lower)}
+
+
+def git_state() -> dict[str, str]:
+    """Tags that say which commit of this code runs, and whether it was changed since; or why that is not known."""
+    here = Path(__file__).resolve()
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie inside somebody else's repository
+        return {"mlflow.source.git.commit": git("rev-parse", "HEAD"),
+                "git.changed": "yes" if git("status", "--porcelain", "--untracked-files=no") else "no"}
+    except FileNotFoundError:
+        return {"git": "no commit known: git is not installed"}
+    except subprocess.CalledProcessError as problem:
+        return {"git": f"no commit known: {_first_line(problem.stderr) or 'git refused'}"}
+
+
+def _first_line(problem: object) -> str:
+    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:300]
+
+
+class MetricLog:
+    """Metrics of one run, written by a thread of their own in batches.
+
+    `log` appends to a list and returns: a write to SQLite takes 5 to 70 ms, which a training step must not pay. A store that
+    fails costs one line on stderr; what it did not take is kept (the newest `keep` values) and tried again with the next batch.
+    Use it as a context manager, or call `close`.
+    """
+
+    def __init__(self, run: RunHandle, *, seconds: float = 5.0, keep: int = 100_000) -> None:
+        """Start the thread, which writes every `seconds`."""
+        self.run = run
+        self.lost = 0  # values that were never stored
+        self._seconds, self._keep = seconds, keep
+        self._pending: list[Metric] = []
+        self._lock = threading.Lock()  # held for list operations only, never while writing
+        self._closing = threading.Event()
+        self._warned = False
+        self._thread = threading.Thread(target=self._write_on, name="metric-log", daemon=True)
+        self._thread.start()
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Note named numbers (Python floats, so that no device is waited for here) at an optimizer step."""
+        now = int(time.time() * 1000)
+        points = [Metric(name, float(value), now, step) for name, value in values.items()]
+        with self._lock:
+            self._pending += points
+            excess = max(0, len(self._pending) - self._keep)
+            del self._pending[:excess]
+            self.lost += excess
+
+    def close(self, seconds: float = 60.0) -> None:
+        """Write what is left, within `seconds`, and end the thread. What the store did not take is lost, and said."""
+        if self._closing.is_set():
+            return
+        self._closing.set()
+        self._thread.join(seconds)  # a server that is away keeps MLflow retrying for many minutes
+        with self._lock:
+            self.lost += len(self._pending)
+            self._pending = []
+        if self.lost:
+            print(f"textray: {self.lost} metric values of run {self.run.run} were not stored in {self.run.uri}", file=sys.stderr)
+
+    def __enter__(self) -> "MetricLog":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _write_on(self) -> None:
+        while not self._closing.wait(self._seconds):
+            self._write()
+        self._write()
+
+    def _write(self) -> None:
+        """Write everything noted so far; values leave the list only when the store has them."""
+        while points := self._pending[:METRICS_PER_CALL]:
+            try:
+                MlflowClient(tracking_uri=self.run.uri).log_batch(self.run.run, metrics=points)
+            except STORE_PROBLEMS as problem:
+                if not self._warned:
+                    print(f"textray: warning: metrics cannot be stored in {self.run.uri} for now ({_first_line(problem)}); "
+                          "the run goes on and they are tried again", file=sys.stderr)
+                    self._warned = True
+                return
+            with self._lock:  # the oldest may have been dropped meanwhile: remove by identity
+                written = set(map(id, points))
+                self._pending = [point for point in self._pending if id(point) not in written]
+
+
+def metric_history(run: RunHandle, name: str) -> list[tuple[int, float]]:
+    """The (step, value) pairs of one metric, in the order of the steps."""
+    points: Iterable[Metric] = MlflowClient(tracking_uri=run.uri).get_metric_history(run.run, name)
+    return sorted((point.step, point.value) for point in points)
