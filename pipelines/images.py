@@ -1,0 +1,120 @@
+"""Encoded images: decoding, sizes, what is wrong with a broken one, and the perceptual hash.
+
+Everything decodes through OpenCV, which releases the interpreter's lock; whoever wants several decoders starts threads
+or processes, so OpenCV's own threads are off.
+"""
+
+import cv2
+import numpy as np
+
+cv2.setNumThreads(0)
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a corrupt image is a result here (None), not a line on the terminal for each one
+
+HASH_INPUT = 32  # the side in pixels of the thumbnail that is hashed
+HASH_SIDE = 8  # of the square of low frequencies that makes the 64 bits
+
+SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP", b"GIF8": "GIF", b"RIFF": "WebP",
+              b"II*\0": "TIFF", b"MM\0*": "TIFF", b"\0\0\0\x0cjP  ": "JPEG 2000"}
+
+
+def _decode(data: bytes | memoryview, mode: int) -> np.ndarray | None:
+    buffer = np.frombuffer(data, np.uint8)
+    if not buffer.size:
+        return None
+    try:
+        return cv2.imdecode(buffer, mode)
+    except cv2.error:  # sizes beyond OpenCV's limits
+        return None
+
+
+def decode_image(data: bytes | memoryview, height: int, width: int) -> np.ndarray | None:
+    """The image scaled to exactly height x width, (height, width, 3) uint8 RGB; None if it is corrupt.
+
+    The aspect ratio is ignored (Baek et al. 2019, §4.1). An axis that shrinks is averaged, an axis that grows is interpolated
+    with cubics: cubics alone would skip pixels of large images. EXIF orientation is applied, 16 bits become 8.
+    """
+    image = _decode(data, cv2.IMREAD_COLOR)
+    if image is None:
+        return None
+    found_height, found_width = image.shape[:2]
+    if found_height > height or found_width > width:
+        image = cv2.resize(image, (min(width, found_width), min(height, found_height)), interpolation=cv2.INTER_AREA)
+    if image.shape[:2] != (height, width):
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def decode_gray(data: bytes | memoryview) -> np.ndarray | None:
+    """The image at its own size, (height, width) uint8 luma; None if it is corrupt."""
+    return _decode(data, cv2.IMREAD_GRAYSCALE)
+
+
+def image_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """(width, height) in pixels as `decode_image` sees them, that is after EXIF orientation; None if it is corrupt."""
+    gray = decode_gray(data)
+    return None if gray is None else (gray.shape[1], gray.shape[0])
+
+
+def image_format(data: bytes) -> str | None:
+    """The format that the first bytes announce, None if it is none of the known ones."""
+    return next((name for signature, name in SIGNATURES.items() if data.startswith(signature)), None)
+
+
+def is_cut_off(data: bytes) -> bool:
+    """Whether a JPEG or a PNG lacks its end.
+
+    Some decoders fill the missing part of a truncated JPEG with grey and report success. The end marker cannot stand inside
+    the compressed data, only after it, so a file whose last scan starts after its last end marker is incomplete.
+    """
+    if data.startswith(b"\xff\xd8"):
+        return not data.endswith(b"\xff\xd9") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
+    if data.startswith(b"\x89PNG"):
+        return b"IEND" not in data[-12:] and data.rfind(b"IEND") <= data.rfind(b"IDAT")
+    return False
+
+
+def image_problem(data: bytes, decoded: np.ndarray | None) -> str | None:
+    """Why an image is unusable, as a short fixed phrase; None if it is fine. `decoded` is what the decoder returned."""
+    if not data:
+        return "empty image"
+    if is_cut_off(data):
+        return "truncated image"
+    if decoded is not None:
+        return None
+    return "not an image" if image_format(data) is None else "corrupt image"
+
+
+def hash_thumbnail(gray: np.ndarray) -> np.ndarray:
+    """The 32 x 32 uint8 thumbnail, area-averaged, that `perceptual_hashes` takes; gray is (height, width) uint8."""
+    return cv2.resize(gray, (HASH_INPUT, HASH_INPUT), interpolation=cv2.INTER_AREA)
+
+
+def _cosines() -> np.ndarray:
+    """(8, 32) lowest DCT-II basis vectors, in 13-bit fixed point.
+
+    With integers below 2**53 float64 arithmetic is exact in any order, so the hash does not depend on the BLAS, the
+    batch or the machine.
+    """
+    frequency, position = np.arange(HASH_SIDE)[:, None], np.arange(HASH_INPUT)[None, :]
+    return np.rint(np.cos(np.pi * frequency * (2 * position + 1) / (2 * HASH_INPUT)) * 2**13)
+
+
+COSINES = _cosines()
+BITS = np.uint64(1) << np.arange(63, -1, -1, dtype=np.uint64)
+
+
+def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
+    """64-bit DCT hashes of thumbnails (n, 32, 32) uint8, as (n,) uint64.
+
+    The 8 x 8 lowest frequencies of the DCT against their median, row by row, most significant bit first. Images that
+    look alike differ in few bits (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", §3.1).
+    """
+    low = COSINES @ thumbnails.astype(np.float64) @ COSINES.T  # (n, 8, 8)
+    low = low.reshape(len(low), HASH_SIDE * HASH_SIDE)  # (n, 64)
+    above = low > np.median(low, axis=1, keepdims=True)
+    return (above * BITS).sum(axis=1, dtype=np.uint64)
+
+
+def perceptual_hash(gray: np.ndarray) -> int:
+    """The 64-bit perceptual hash of one image, (height, width) uint8 luma."""
+    return int(perceptual_hashes(hash_thumbnail(gray)[None])[0])

@@ -1,0 +1,124 @@
+"""Decoding, broken images, and a perceptual hash that follows the look and not the bytes."""
+
+import cv2
+import numpy as np
+import pytest
+
+from pipelines.images import (decode_gray, decode_image, hash_thumbnail, image_problem, image_size, is_cut_off, perceptual_hash,
+                              perceptual_hashes)
+
+
+def word(text: str = "Textray", width: int = 160, height: int = 48) -> np.ndarray:
+    image = np.full((height, width, 3), (200, 180, 90), np.uint8)
+    cv2.putText(image, text, (6, height - 14), cv2.FONT_HERSHEY_SIMPLEX, 1.0, (20, 40, 90), 2, cv2.LINE_AA)
+    return image
+
+
+def encode(image: np.ndarray, kind: str = ".jpg", quality: int = 90) -> bytes:
+    return cv2.imencode(kind, image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+
+
+def test_decoding_gives_rgb_of_the_size_asked_for():
+    blue = np.zeros((10, 20, 3), np.uint8)
+    blue[:, :, 0] = 255  # OpenCV writes blue, green, red
+    image = decode_image(encode(blue, ".png"), 32, 100)
+    assert image.shape == (32, 100, 3) and image.dtype == np.uint8
+    assert (image == (0, 0, 255)).all()
+
+
+def test_an_image_of_the_right_size_is_not_resampled():
+    assert (decode_image(encode(word(), ".png"), 48, 160) == word()[:, :, ::-1]).all()
+
+
+def test_shrinking_averages_instead_of_skipping_pixels():
+    stripes = np.zeros((64, 1000, 3), np.uint8)
+    stripes[:, ::2] = 254
+    assert (decode_image(encode(stripes, ".png"), 32, 100) == 127).all()
+
+
+def test_one_axis_may_shrink_while_the_other_grows():
+    column = np.zeros((320, 20, 3), np.uint8)
+    column[::2] = 254
+    assert (decode_image(encode(column, ".png"), 32, 100) == 127).all()
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
+def test_common_formats_decode(kind):
+    data = encode(word(), kind)
+    assert decode_gray(data).shape == (48, 160)
+    assert image_size(data) == (160, 48)
+    assert image_problem(data, decode_gray(data)) is None
+
+
+def test_gray_sixteen_bit_and_transparent_images_decode():
+    gray = np.full((9, 7), 40000, np.uint16)
+    assert decode_image(encode(gray, ".png"), 9, 7).max() == 40000 >> 8
+    transparent = np.zeros((9, 7, 4), np.uint8)
+    assert decode_image(encode(transparent, ".png"), 9, 7).shape == (9, 7, 3)
+
+
+@pytest.mark.parametrize("kind", [".jpg", ".png"])
+@pytest.mark.parametrize("share", [0.99, 0.6, 0.1])
+def test_a_truncated_image_is_told(kind, share):
+    data = encode(word(), kind)
+    part = data[:int(len(data) * share)]
+    assert image_problem(part, decode_gray(part)) == "truncated image"
+    # a decoder that fills the missing part with grey must not hide it
+    assert image_problem(part, decode_gray(data)) == "truncated image"
+
+
+def test_bytes_after_the_end_of_an_image_are_no_damage():
+    for kind in (".jpg", ".png"):
+        data = encode(word(), kind) + b"\0\0 appended by a camera"
+        assert not is_cut_off(data)
+        assert image_problem(data, decode_gray(data)) is None
+
+
+@pytest.mark.parametrize("data, problem", [(b"", "empty image"), (b"<html>not found</html>", "not an image"),
+                                           (b"BM" + b"\7" * 60, "corrupt image")])
+def test_what_is_no_image_is_told(data, problem):
+    assert decode_gray(data) is None
+    assert decode_image(data, 32, 100) is None
+    assert image_size(data) is None
+    assert image_problem(data, None) == problem
+
+
+def distance(first: int, second: int) -> int:
+    return (first ^ second).bit_count()
+
+
+def hash_of(image: np.ndarray) -> int:
+    return perceptual_hash(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
+
+
+def test_the_hash_survives_recompression_scaling_and_brightness():
+    image = word()
+    original = hash_of(image)
+    assert distance(original, perceptual_hash(decode_gray(encode(image, quality=40)))) <= 6
+    assert distance(original, hash_of(cv2.resize(image, (80, 24), interpolation=cv2.INTER_AREA))) <= 6
+    assert distance(original, hash_of(cv2.convertScaleAbs(image, alpha=1.0, beta=15))) <= 6
+
+
+def test_the_hash_tells_words_apart():
+    words = ["Textray", "carpet", "STOP", "1847", "exit", "Kiosk"]
+    hashes = [hash_of(word(text)) for text in words]
+    distances = [distance(hashes[i], hashes[j]) for i in range(6) for j in range(i)]
+    assert min(distances) > 10
+
+
+def test_the_hash_is_the_sign_of_the_low_frequencies_against_their_median():
+    gray = decode_gray(encode(word()))
+    low = cv2.dct(hash_thumbnail(gray).astype(np.float64))[:8, :8].ravel()
+    # cv2.dct is orthonormal: row and column 0 are scaled by sqrt(1/2) against the others
+    scale = np.ones(8)
+    scale[0] = np.sqrt(2)
+    low *= np.outer(scale, scale).ravel()
+    bits = "".join("1" if value > np.median(low) else "0" for value in low)
+    assert perceptual_hash(gray) == int(bits, 2)
+
+
+def test_a_hash_does_not_depend_on_the_batch():
+    thumbnails = np.random.default_rng(7).integers(0, 256, (50, 32, 32), dtype=np.uint8)
+    together = perceptual_hashes(thumbnails)
+    assert together.dtype == np.uint64
+    assert together.tolist() == [perceptual_hash(thumbnail) for thumbnail in thumbnails]
