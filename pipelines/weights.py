@@ -1,0 +1,149 @@
+"""A recognizer as files: recognizer.json says how to build it, weights.pt holds its tensors and nothing that runs.
+
+What training writes and evaluation, prediction and the registry read. The served model reads it too, in a process that has
+PyTorch and NumPy but neither Ray nor the rest of this package's requirements: import nothing else here.
+"""
+
+import hashlib
+import io
+import json
+import os
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from models.charset import Charset
+from models.recognizers import Recognizer, build
+from pipelines.errors import BadInput
+
+DESCRIPTION, WEIGHTS = "recognizer.json", "weights.pt"
+
+
+def save_recognizer(folder: str | Path, recognizer: Recognizer, extra: Mapping[str, Any] | None = None) -> Path:
+    """Write a recognizer into a folder; `extra` (JSON values, such as the recipe's name) goes into recognizer.json.
+
+    Equal weights give equal files. Each file is replaced whole; recognizer.json comes last and holds the sha256 of weights.pt,
+    so a folder whose writing was interrupted is recognised.
+
+    Returns:
+        The folder.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    buffer = io.BytesIO()
+    torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in recognizer.state_dict().items()}, buffer)
+    weights = buffer.getvalue()
+    description = {**(extra or {}), "name": recognizer.name, "charset": recognizer.charset.characters,
+                   "overrides": recognizer.overrides, "weights_sha256": hashlib.sha256(weights).hexdigest()}
+    _replace(folder / WEIGHTS, weights)
+    _replace(folder / DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+    return folder
+
+
+def _replace(file: Path, content: bytes) -> None:
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_bytes(content)
+    os.replace(temporary, file)
+
+
+def find_model(where: str | Path, runs: str | Path = "runs") -> Path:
+    """The model folder that `where` means.
+
+    Args:
+        where: a model folder, a run's folder (its `model/`), the name of a run under `runs`, or a registered model:
+            `models:/NAME@champion`, `models:/NAME/3`.
+
+    Raises:
+        BadInput: there is no model there.
+    """
+    if str(where).startswith("models:/"):
+        return _registered(str(where))
+    places = [Path(where), Path(where) / "model", Path(runs) / where, Path(runs) / where / "model"]
+    for place in places:
+        if (place / DESCRIPTION).is_file():
+            return place
+    if any((place / WEIGHTS).is_file() for place in places):
+        raise BadInput(f"{where} holds {WEIGHTS} but no {DESCRIPTION}: its writing was interrupted; train or copy it again")
+    if Path(where).is_dir() or (Path(runs) / where).is_dir():
+        raise BadInput(f"expected a model ({DESCRIPTION} and {WEIGHTS}) in {where} or in its folder model/, found neither: "
+                       "has the run finished?")
+    raise BadInput(f"expected a model, found none called {where}: give a run's name under {runs}/, a run's or a model's folder, "
+                   "or a registered model such as models:/NAME@champion")
+
+
+def _registered(uri: str) -> Path:
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    from pipelines.tracking import prepare_store  # only here: a served model has its folder and asks no registry
+    store, _ = prepare_store()
+    try:
+        folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=store, registry_uri=store))
+    except (MlflowException, OSError) as problem:
+        reason = str(problem).splitlines()[0]
+        raise BadInput(f"the registry {store} gives no model for {uri} ({reason}); `textray register` puts one there") from None
+    return model_inside(folder)
+
+
+def model_inside(folder: Path) -> Path:
+    """The model folder inside an MLflow model that `textray register` made."""
+    found = sorted(folder.glob(f"artifacts/*/{DESCRIPTION}"))
+    if not found:
+        raise BadInput(f"the MLflow model in {folder} holds no {DESCRIPTION}: it was not made by `textray register`")
+    return found[0].parent
+
+
+def read_description(folder: str | Path) -> dict[str, Any]:
+    """What recognizer.json of a model folder holds.
+
+    Raises:
+        BadInput: it is not there, or not what `save_recognizer` writes.
+    """
+    file = Path(folder) / DESCRIPTION
+    try:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        if {"name", "charset", "overrides", "weights_sha256"} <= description.keys():
+            return description
+    except FileNotFoundError:
+        raise BadInput(f"expected {file}, found no such file") from None
+    except (ValueError, AttributeError):
+        pass
+    raise BadInput(f"{file} is not the description of a recognizer: expected JSON with name, charset, overrides and weights_sha256")
+
+
+def load_recognizer(where: str | Path, runs: str | Path = "runs") -> Recognizer:
+    """Build the recognizer that `where` means (see `find_model`) and load its weights, on the CPU and in eval mode.
+
+    Raises:
+        BadInput: no model there, weights that are not those of the description, or that do not fit this code's recognizer.
+    """
+    folder = find_model(where, runs)
+    description = read_description(folder)
+    try:
+        weights = (folder / WEIGHTS).read_bytes()
+    except FileNotFoundError:
+        raise BadInput(f"expected {folder / WEIGHTS} beside {DESCRIPTION}, found no such file") from None
+    if hashlib.sha256(weights).hexdigest() != description["weights_sha256"]:
+        raise BadInput(f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes (sha256 differs): it was changed, or its "
+                       "writing was interrupted; train or copy it again")
+    try:
+        recognizer = build(description["name"], Charset(description["charset"]), **description["overrides"])
+        state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
+        _check_fit(recognizer.state_dict(), state)
+    except (ValueError, pickle.UnpicklingError) as problem:
+        raise BadInput(f"the model in {folder} cannot be loaded by this version: {str(problem).splitlines()[0]}") from None
+    recognizer.load_state_dict(state)
+    return recognizer.eval()
+
+
+def _check_fit(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+    differences = [f"missing {name}" for name in wanted if name not in found]
+    differences += [f"unexpected {name}" for name in found if name not in wanted]
+    differences += [f"{name} is {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"
+                    for name in wanted if name in found and wanted[name].shape != found[name].shape]
+    if differences:
+        more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
+        raise ValueError(f"the weights do not fit: {'; '.join(differences[:5])}{more}")
