@@ -1,0 +1,121 @@
+"""HTML pages that need nothing but a browser: style, pictures and numbers stand in the one file.
+
+A page is made of pieces, each a string of HTML: `paragraph`, `table`, `pictures`, `figure`. Everything that comes from data
+is escaped here.
+"""
+
+import base64
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+STYLE = """
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --wrong: #c33; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; } th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+tr.sum td { font-weight: 600; border-top: 2px solid var(--line); }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .8rem; }
+.picture { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .6rem; overflow-wrap: anywhere; }
+.picture img { display: block; max-width: 100%; height: 4rem; object-fit: contain; object-position: left; margin-bottom: .4rem; }
+.picture dl { display: grid; grid-template-columns: auto 1fr; gap: 0 .6rem; margin: 0; }
+dt { opacity: .65; } dd { margin: 0; } dd.wrong { color: var(--wrong); font-weight: 600; }
+figure { margin: 1rem 0; } figure > img, figure > svg { max-width: 100%; height: auto; }
+code { overflow-wrap: anywhere; }
+"""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image with lines below it: (name, text) pairs. The names in `wrong` are set in red."""
+
+    image: bytes | None  # as encoded in the data; None or undecodable is said so in its place
+    lines: Sequence[tuple[str, str]]
+    wrong: frozenset[str] = frozenset()
+
+
+def page(title: str, *pieces: str) -> str:
+    """A whole HTML document."""
+    body = "\n".join(pieces)
+    return (f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+            f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n")
+
+
+def heading(text: str) -> str:
+    """The heading of a section."""
+    return f"<h2>{escape(text)}</h2>"
+
+
+def paragraph(text: str) -> str:
+    """A paragraph of plain text."""
+    return f"<p>{escape(text)}</p>"
+
+
+def code(text: str) -> str:
+    """A line to type."""
+    return f"<p><code>{escape(text)}</code></p>"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[int] = (), sums: int = 0) -> str:
+    """A table.
+
+    Args:
+        numbers: the columns that are set right, counted from 0.
+        sums: how many of the last rows are totals.
+    """
+    right, rows = set(numbers), list(rows)
+
+    def cells(kind: str, row: Sequence[object]) -> str:
+        return "".join(f'<{kind}{" class=number" if column in right else ""}>{escape(str(cell))}</{kind}>'
+                       for column, cell in enumerate(row))
+
+    lines = [f"<tr{' class=sum' if index >= len(rows) - sums else ''}>{cells('td', row)}</tr>" for index, row in enumerate(rows)]
+    return f'<div class="scroll"><table>\n<tr>{cells("th", header)}</tr>\n' + "\n".join(lines) + "\n</table></div>"
+
+
+def pictures(items: Iterable[Picture]) -> str:
+    """A grid of images with their lines."""
+    return f'<div class="pictures">\n{"".join(map(_picture, items))}</div>'
+
+
+def _picture(item: Picture) -> str:
+    source = embedded(item.image)
+    image = f'<img src="{source}" alt="">' if source else "<p>(the image cannot be decoded)</p>"
+    lines = "".join(f'<dt>{escape(name)}</dt><dd{" class=wrong" if name in item.wrong else ""}>{escape(text) or "&nbsp;"}</dd>'
+                    for name, text in item.lines)
+    return f'<div class="picture">{image}<dl>{lines}</dl></div>\n'
+
+
+def figure(svg: str, caption: str) -> str:
+    """A drawing (SVG source, taken as it is) with a caption."""
+    return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def embedded(image: bytes | None, side: int = 256) -> str | None:
+    """An encoded image as a data URI, scaled down to at most `side` pixels a side; None if it cannot be decoded."""
+    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) if image else None
+    if pixels is None:
+        return None
+    scale = side / max(pixels.shape[:2])
+    if scale < 1:
+        size = [max(1, round(length * scale)) for length in (pixels.shape[1], pixels.shape[0])]
+        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+
+
+def write_text(file: str | Path, text: str) -> Path:
+    """Write a file whole or not at all; its folder is made. Returns the file."""
+    file = Path(file)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, file)
+    return file

@@ -1,0 +1,58 @@
+"""Pages: escaped, self-contained, with pictures that a browser can show."""
+
+import base64
+import re
+from html.parser import HTMLParser
+
+import cv2
+import numpy as np
+
+from pipelines.report import Picture, embedded, figure, page, paragraph, pictures, table, write_text
+
+
+def png(height: int, width: int) -> bytes:
+    return cv2.imencode(".png", np.full((height, width, 3), 200, np.uint8))[1].tobytes()
+
+
+def decode(uri: str) -> np.ndarray:
+    kind, data = uri.split(",")
+    assert kind == "data:image/jpeg;base64"
+    return cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+
+
+class Nesting(HTMLParser):
+    """Fails where a closing tag does not match the open one."""
+
+    def __init__(self):
+        super().__init__()
+        self.open = []
+
+    def handle_starttag(self, tag, attrs):
+        if tag not in ("meta", "img"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def test_a_page_is_well_formed_escaped_and_needs_no_other_file():
+    text = page("<b>", paragraph("1 < 2 & 3"), table(["<name>", "n"], [["a<b", 1], ["all", 1]], numbers=[1], sums=1),
+                pictures([Picture(png(8, 20), [("label", "<x>"), ("read", "")], frozenset({"read"})), Picture(b"no image", [])]),
+                figure("<svg></svg>", "c"))
+    nesting = Nesting()
+    nesting.feed(text)
+    assert nesting.open == []
+    assert "<b>" not in text and "<x>" not in text and "1 &lt; 2 &amp; 3" in text
+    assert "http" not in text and "(the image cannot be decoded)" in text
+    assert re.search(r"<tr class=sum><td>all</td><td class=number>1</td></tr>", text)
+
+
+def test_pictures_keep_their_shape_and_are_bounded():
+    assert decode(embedded(png(30, 90))).shape == (30, 90, 3)
+    assert decode(embedded(png(10, 4000))).shape == (1, 256, 3)
+    assert embedded(None) is None and embedded(b"") is None and embedded(b"xyz") is None
+
+
+def test_a_file_is_written_whole(tmp_path):
+    file = write_text(tmp_path / "new" / "page.html", "é")
+    assert file.read_text(encoding="utf-8") == "é" and [entry.name for entry in file.parent.iterdir()] == ["page.html"]
