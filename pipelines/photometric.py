@@ -1,0 +1,130 @@
+"""Operations on pixel values, each on a batch at once with its own strength for every image.
+
+`images` is always (m, 3, H, W) float32 holding grey levels 0..255, and so is the result, which is a new tensor. A strength is
+(m, 1, 1, 1). The operations that Pillow has (`brightness` to `solarize`) compute what ImageEnhance and ImageOps compute on
+8-bit images, with Pillow's truncation to whole grey levels, so they may follow one another in any order as they do there.
+The filters (`linear_contrast`, `gaussian_blur`, `sharpen`) keep fractions.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LUMA_WEIGHTS = (19595, 38470, 7471)  # of 65536: Pillow's ITU-R 601-2 luma. The products stay below 2 ** 24: exact in float32
+
+
+def _luma(images: Tensor) -> Tensor:
+    """Pillow's `convert("L")`: (m, 3, H, W) -> (m, 1, H, W), whole grey levels."""
+    red, green, blue = images.split(1, dim=1)
+    weighted = red * LUMA_WEIGHTS[0]
+    weighted.add_(green, alpha=LUMA_WEIGHTS[1]).add_(blue, alpha=LUMA_WEIGHTS[2]).add_(32768)
+    return weighted.mul_(1 / 65536).floor_()
+
+
+def _blend(base: Tensor, images: Tensor, factor: Tensor) -> Tensor:
+    """Pillow's `Image.blend(base, images, factor)`: factor 0 gives the base, 1 the images, more than 1 extrapolates."""
+    return (images - base).mul_(factor).add_(base).clamp_(0, 255).floor_()
+
+
+def brightness(images: Tensor, factor: Tensor) -> Tensor:
+    """ImageEnhance.Brightness: blend with black."""
+    return (images * factor).clamp_(0, 255).floor_()
+
+
+def color(images: Tensor, factor: Tensor) -> Tensor:
+    """ImageEnhance.Color (saturation): blend with the luma of each pixel."""
+    return _blend(_luma(images), images, factor)
+
+
+def contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """ImageEnhance.Contrast: blend with the mean luma of the image, rounded."""
+    mean = _luma(images).mean(dim=(2, 3), keepdim=True).add_(0.5).floor_()
+    return _blend(mean, images, factor)
+
+
+def hue(images: Tensor, turn: Tensor) -> Tensor:
+    """Move the hue of every pixel by `turn` (a fraction of the colour circle), its HSV saturation and value kept.
+
+    Pillow's HSV mode stores hue in 256 steps; this one does not, and rounds the result alone.
+    """
+    red, green, blue = images.unbind(1)
+    value, lowest = images.amax(dim=1), images.amin(dim=1)
+    chroma = value - lowest  # 0 for a grey pixel: it has no hue, and whatever stands in `sextant` is multiplied by 0
+    reciprocal = chroma.clamp(min=1).reciprocal_()
+    after_red = (green - blue).mul_(reciprocal)
+    after_green = (blue - red).mul_(reciprocal).add_(2)
+    after_blue = (red - green).mul_(reciprocal).add_(4)
+    sextant = torch.where(value == red, after_red, torch.where(value == green, after_green, after_blue))
+    sextant.add_(turn[:, 0], alpha=6)
+    result = torch.empty_like(images)
+    for channel, start in enumerate((5, 3, 1)):
+        position = sextant + start
+        position.sub_((position / 6).floor_(), alpha=6)  # into 0..6
+        depth = torch.minimum(position, 4 - position).clamp_(0, 1)
+        torch.addcmul(value, chroma, depth, value=-1, out=result[:, channel])
+    return result.round_()
+
+
+def autocontrast(images: Tensor) -> Tensor:
+    """ImageOps.autocontrast: every channel stretched to 0..255; a channel of one grey level stays."""
+    lowest = images.amin(dim=(2, 3), keepdim=True)
+    span = images.amax(dim=(2, 3), keepdim=True) - lowest
+    stretched = (images - lowest).mul_(255).div_(span.clamp(min=1)).floor_()
+    return torch.where(span > 0, stretched, images)
+
+
+def equalize(images: Tensor) -> Tensor:
+    """ImageOps.equalize: every channel through a table made from its histogram, as Pillow makes it."""
+    levels = images.long().flatten(2).flatten(0, 1)  # (3m, H * W)
+    histogram = levels.new_zeros(len(levels), 256).scatter_add_(1, levels, torch.ones_like(levels))
+    highest = levels.amax(dim=1, keepdim=True)
+    step = (levels.shape[1] - histogram.gather(1, highest)) // 255
+    before = histogram.cumsum(dim=1) - histogram  # pixels darker than each level
+    table = ((before + step // 2) // step.clamp(min=1)).clamp_(max=255)
+    unchanged = torch.arange(256, device=images.device)
+    table = torch.where(step > 0, table, unchanged).to(images.dtype)  # too few distinct pixels: Pillow leaves the channel
+    return table.gather(1, levels).view_as(images)
+
+
+def posterize(images: Tensor, bits: Tensor) -> Tensor:
+    """ImageOps.posterize: keep the highest `bits` bits."""
+    step = torch.exp2(8 - bits)
+    return (images / step).floor_().mul_(step)
+
+
+def solarize(images: Tensor, threshold: Tensor) -> Tensor:
+    """ImageOps.solarize: invert the levels from `threshold` up."""
+    return torch.where(images < threshold, images, 255 - images)
+
+
+def solarize_add(images: Tensor, addend: Tensor) -> Tensor:
+    """Add a number of grey levels to all pixels, then solarize at 128, as FixMatch's augmentation pool does."""
+    shifted = (images + addend).clamp_(0, 255)
+    return torch.where(shifted < 128, shifted, 255 - shifted)
+
+
+def linear_contrast(images: Tensor, factor: Tensor) -> Tensor:
+    """127 + factor * (x - 127), imgaug's LinearContrast."""
+    return torch.addcmul(127 * (1 - factor), images, factor).clamp_(0, 255)
+
+
+def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur with 5 taps each way, the border reflected: OpenCV's GaussianBlur with ksize 5 (imgaug's for sigma up to 1.5)."""
+    near, far = torch.exp(-0.5 / sigma ** 2), torch.exp(-2 / sigma ** 2)
+    total = 1 + 2 * near + 2 * far
+    centre, near, far = 1 / total, near / total, far / total
+    height, width = images.shape[2:]
+    padded = F.pad(images, (2, 2, 2, 2), mode="reflect")
+    rows = [padded[:, :, start:start + height] for start in range(5)]
+    columns = (rows[2] * centre).addcmul_(rows[1] + rows[3], near).addcmul_(rows[0] + rows[4], far)
+    parts = [columns[..., start:start + width] for start in range(5)]
+    return (parts[2] * centre).addcmul_(parts[1] + parts[3], near).addcmul_(parts[0] + parts[4], far)
+
+
+def sharpen(images: Tensor, alpha: Tensor, lightness: Tensor) -> Tensor:
+    """imgaug's Sharpen: (1 - alpha) * x + alpha * (x filtered by [-1 -1 -1; -1 8 + lightness -1; -1 -1 -1]), the border reflected."""
+    height, width = images.shape[2:]
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    rows = (padded[:, :, :height] + padded[:, :, 1:-1]).add_(padded[:, :, 2:])
+    around = (rows[..., :width] + rows[..., 1:-1]).add_(rows[..., 2:])  # sum over 3 x 3, the pixel itself included
+    return (images * (1 + alpha * (8 + lightness))).addcmul_(around, alpha, value=-1).clamp_(0, 255)
