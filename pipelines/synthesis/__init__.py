@@ -1,0 +1,88 @@
+"""Synthetic words: what they say (words), how they look (styles, fonts), and one picture of one word (Synthesizer)."""
+
+from dataclasses import dataclass, field
+from functools import cache
+from itertools import accumulate
+from pathlib import Path
+from random import Random
+
+import cv2
+
+from models.charset import Charset
+from pipelines.errors import BadInput
+from pipelines.synthesis.camera import aim, develop, expose, project, target_height
+from pipelines.synthesis.fonts import Face, folder_faces, packaged_faces
+from pipelines.synthesis.lettering import letter
+from pipelines.synthesis.paint import paint
+from pipelines.synthesis.styles import STYLES, Style
+from pipelines.synthesis.words import Words
+
+FACE_TRIES = 30
+
+
+@dataclass
+class Synthesizer:
+    """Draws words in one style. A picture is a function of seed and index alone, whatever was drawn before it."""
+
+    style: Style
+    words: Words
+    faces: list[Face]
+    shares: list[float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        counts: dict[str, int] = {}
+        for face in self.faces:
+            counts[face.family] = counts.get(face.family, 0) + 1
+        self.shares = list(accumulate(self._share(face, counts[face.family]) for face in self.faces))
+        characters = self.words.characters
+        if not any(face.draws(characters) for face in self.faces):
+            best = max(self.faces, key=lambda face: sum(map(face.draws, characters)))
+            lacking = "".join(character for character in characters if not best.draws(character))
+            raise BadInput(f"expected a font that draws every character of the charset, found none among {len(self.faces)}; "
+                           f"{best.name} comes nearest and lacks {lacking!r}: narrow --charset, or name a folder of "
+                           "other fonts with --fonts")
+
+    def _share(self, face: Face, siblings: int) -> float:
+        slant = self.style.italic if face.italic else 1.0
+        return self.style.families.get(face.family, 1.0) * self.style.weights[face.weight] * slant / siblings
+
+    def _face(self, random: Random, text: str) -> Face:
+        """A face by its share in the style, among those that have every character."""
+        for _ in range(FACE_TRIES):
+            face = random.choices(self.faces, cum_weights=self.shares)[0]
+            if face.draws(text):
+                return face
+        return next(face for face in self.faces if face.draws(text))
+
+    def render(self, seed: int, index: int) -> tuple[bytes, str]:
+        """Picture number `index`: a JPEG file and its label."""
+        random = Random((seed << 64) + index)
+        word = self.words.draw(random)
+        face = self._face(random, word.drawn)
+        height = target_height(random, self.style)
+        others = [self.words.draw(random).drawn for _ in range(2)]
+        sheet = letter(random, self.style, face, word.drawn, others, height * 0.8)
+        view = aim(random, self.style, sheet, height)
+        picture = paint(random, self.style, project(sheet, view), view.height)
+        return develop(random, self.style, expose(random, self.style, picture)), word.text
+
+
+@cache
+def synthesizer(style: str = "scene", charset: str = "94", max_length: int = 25, words: str | None = None,
+                fonts: str | None = None) -> Synthesizer:
+    """The synthesizer for these settings, made once per process. Raises BadInput if they cannot be met.
+
+    `words`: a file of words; `fonts`: a folder of fonts that takes the place of the packaged ones.
+    """
+    cv2.setNumThreads(1)
+    look = STYLES[style]
+    if fonts is not None:
+        faces = folder_faces(Path(fonts))
+    else:
+        faces = packaged_faces(tuple(look.families))
+    return Synthesizer(look, Words(Charset.named(charset), max_length, words), faces)
+
+
+def render_word(seed: int, index: int, style: str = "scene") -> tuple[bytes, str]:
+    """One synthetic word by the packaged fonts and the English list: a JPEG file and its label."""
+    return synthesizer(style).render(seed, index)

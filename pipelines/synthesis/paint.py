@@ -1,0 +1,143 @@
+"""Paint: colours for a word and its ground, and the picture they make. Colours are (blue, green, red), 0 to 255."""
+
+import math
+from random import Random
+
+import cv2
+import numpy as np
+
+from pipelines.synthesis.styles import Style
+from pipelines.synthesis.textures import clutter, ramp, texture, window
+
+LUMA = (0.114, 0.587, 0.299)  # of blue, green, red: ITU-R BT.601
+
+
+def colour(random: Random, brightness: float, colourfulness: float) -> np.ndarray:
+    """A colour (3, 1, 1) float32 of about that luma, of a random hue; `colourfulness` 1 gives a pure hue."""
+    position = random.random() * 6
+    hue = [min(max(abs((position - shift) % 6 - 3) - 1, 0), 1) for shift in (2, 4, 0)]  # blue, green, red
+    luma = sum(weight * part for weight, part in zip(LUMA, hue))
+    parts = [min(max(brightness + 255 * colourfulness * (part - luma), 0), 255) for part in hue]
+    return np.array(parts, np.float32).reshape(3, 1, 1)
+
+
+def choose_colours(random: Random, style: Style) -> tuple[np.ndarray, np.ndarray]:
+    """The ground's and the ink's colour, (3, 1, 1) each, as far apart in brightness as the style's contrast says."""
+    low, high = style.contrast
+    contrast = low + (high - low) * random.random() ** 1.3
+    dark = random.random() ** 1.3 * (250 - contrast)
+    light = min(dark + contrast, 250)
+    ground, ink = (dark, light) if random.random() < style.light_text else (light, dark)
+    grey = random.random() < style.grey
+    ground_colour = 0.0 if grey else random.uniform(*style.ground_colour)
+    ink_colour = 0.0 if grey or random.random() < 0.4 else random.uniform(*style.ink_colour)
+    return colour(random, ground, ground_colour), colour(random, ink, ink_colour)
+
+
+def blend(picture: np.ndarray, over: np.ndarray, mask: np.ndarray) -> None:
+    """Lay a colour (3, 1, 1) or picture (3, height, width) over the picture, in place, where the mask (float32) is not 0."""
+    picture += (over - picture) * mask
+
+
+def paint(random: Random, style: Style, masks: np.ndarray, height: float) -> np.ndarray:
+    """The picture (3, height, width) float32 of masks (height, width, 3) uint8: ink, outline, shadow.
+
+    `height` is the word's height in pixels, the unit of the style's lengths.
+    """
+    ground, ink = choose_colours(random, style)
+    rows, columns = masks.shape[:2]
+    picture = lay_ground(random, style, ground, columns, rows)
+    ink_mask, outline, shadow = (plane * np.float32(1 / 255) for plane in cv2.split(masks))
+    if random.random() < style.panel:
+        lay_panel(random, picture, columns, rows)
+    if random.random() < style.line:
+        draw_line(random, picture, ink if random.random() < 0.6 else colour(random, random.uniform(0, 255), 0.4), columns, rows)
+    if shadow.any():
+        dark = random.random() < 0.75
+        blend(picture, ground * np.float32(random.uniform(0.1, 0.6)) if dark else colour(random, 230, 0.1),
+              shadow * np.float32(random.uniform(0.5, 1)))
+    if outline.any():
+        brighter = float(ink.mean()) < 128
+        blend(picture, colour(random, random.uniform(180, 250) if brighter else random.uniform(5, 80), random.uniform(0, 0.4)), outline)
+    if random.random() < style.worn:
+        worn = window(random, texture("blotches"), columns, rows, random.uniform(0.3, 0.8), random.uniform(0, 360))
+        ink_mask *= np.clip(1.2 + 0.9 * worn, 0.25, 1)
+    blend(picture, shade(random, ink, columns, rows), ink_mask)
+    return light(random, style, picture)
+
+
+def lay_ground(random: Random, style: Style, ground: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The ground: a colour with a gradient and a texture, or now and then a whole scene in its tone."""
+    picture = np.empty((3, height, width), np.float32)
+    picture[:] = ground
+    if random.random() < style.clutter:
+        scene = window(random, clutter(), width, height, random.uniform(0.4, 2), random.uniform(0, 360))
+        share = np.float32(random.uniform(0.15, 0.45))
+        picture += (scene.transpose(2, 0, 1) - picture) * share
+        return picture
+    if random.random() < style.gradient:
+        picture += colour(random, random.uniform(-50, 50), random.uniform(0, 0.2)) * 0 + \
+            ramp(width, height, random.uniform(0, 2 * math.pi)) * np.float32(random.uniform(5, 60))
+    if random.random() < style.texture:
+        kind = random.choice(style.textures)
+        zoom = random.uniform(0.5, 2.0) * max(height, 24) / 48
+        relief = window(random, texture(kind), width, height, zoom, random.gauss(0, 6) + random.choice((0, 0, 90, random.uniform(0, 360))))
+        picture += relief * np.float32(random.uniform(*style.texture_strength))
+    return picture
+
+
+def lay_panel(random: Random, picture: np.ndarray, width: int, height: int) -> None:
+    """What is beside the sign: beyond a slanted edge near the picture's border, a plain colour or a scene."""
+    mask = np.zeros((height, width), np.uint8)
+    slant = random.gauss(0, 0.06)
+    if random.random() < 0.7:
+        level, drop = random.uniform(0.02, 0.2) * height, slant * width
+        corners = [(0, 0), (width, 0), (width, level + drop), (0, level - drop)]
+    else:
+        level, drop = random.uniform(0.05, 0.3) * height, slant * height
+        corners = [(0, 0), (level + drop, 0), (level - drop, height), (0, height)]
+    cv2.fillConvexPoly(mask, np.array(corners, np.int32), 255, cv2.LINE_AA)
+    if random.random() < 0.5:
+        mask = cv2.flip(mask, -1)
+    if random.random() < 0.5:
+        beside = window(random, clutter(), width, height, random.uniform(0.4, 2), random.uniform(0, 360)).transpose(2, 0, 1)
+    else:
+        beside = colour(random, random.uniform(0, 250), random.uniform(0, 0.6))
+    blend(picture, beside, mask * np.float32(1 / 255))
+
+
+def draw_line(random: Random, picture: np.ndarray, over: np.ndarray, width: int, height: int) -> None:
+    """A rule above or below the word, or a frame around it."""
+    mask = np.zeros((height, width), np.uint8)
+    thick = max(round(height * random.uniform(0.02, 0.07)), 1)
+    inset = random.uniform(0.0, 0.12) * height
+    tilt = random.gauss(0, 0.03) * width
+    if random.random() < 0.7:
+        y = inset if random.random() < 0.4 else height - 1 - inset
+        cv2.line(mask, (0, round(y - tilt)), (width, round(y + tilt)), 255, thick, cv2.LINE_AA)
+    else:
+        cv2.rectangle(mask, (round(inset), round(inset)), (round(width - inset), round(height - inset)), 255, thick, cv2.LINE_AA)
+    blend(picture, over, mask * np.float32(1 / 255))
+
+
+def shade(random: Random, ink: np.ndarray, width: int, height: int) -> np.ndarray:
+    """The ink: one colour, or with a gradient, or textured, or changing colour along the word."""
+    chance = random.random()
+    if chance < 0.7:
+        return ink
+    if chance < 0.85:
+        return ink + ramp(width, height, random.uniform(0, 2 * math.pi)) * np.float32(random.uniform(10, 70))
+    if chance < 0.97:
+        zoom = random.uniform(0.4, 1.5)
+        return ink + window(random, texture("clouds"), width, height, zoom, random.uniform(0, 360)) * np.float32(random.uniform(5, 25))
+    second = colour(random, float(ink.mean()), random.uniform(0.3, 0.9))
+    return np.where(np.arange(width) < width * random.uniform(0.3, 0.7), ink, second)
+
+
+def light(random: Random, style: Style, picture: np.ndarray) -> np.ndarray:
+    """Uneven light over the whole picture: a gradient and soft patches of shade."""
+    strength = random.uniform(*style.light)
+    rows, columns = picture.shape[1:]
+    patches = window(random, texture("clouds"), columns, rows, random.uniform(1, 4) * max(rows, 24) / 48, random.uniform(0, 360))
+    field = 1 + (0.5 * patches + ramp(columns, rows, random.uniform(0, 2 * math.pi))) * np.float32(strength)
+    return picture * field

@@ -1,0 +1,93 @@
+"""Looks: each a small table of ranges from which every image draws. A new look is a `replace` of a few fields.
+
+A pair is a range, drawn evenly between its ends; a number between 0 and 1 that stands alone is a share of images.
+Lengths are fractions of the text's height unless they say pixels; brightness goes from 0 to 255.
+"""
+
+from dataclasses import dataclass, field, replace
+
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How words of one look are drawn and photographed."""
+
+    summary: str
+    # -- letters
+    families: dict[str, float] = field(default_factory=lambda: dict(SIGNAGE))  # share of each family of faces
+    weights: dict[str, float] = field(default_factory=lambda: {"light": 0.3, "regular": 1.0, "bold": 2.5, "black": 1.5})
+    italic: float = 0.25          # how often an italic is taken, relative to an upright
+    tracking: Range = (-0.03, 0.08)  # extra space between letters, of the em
+    wide_tracking: float = 0.08   # these are spaced out by up to half an em
+    big_initial: float = 0.08     # of upper-case words: the first letter is larger
+    bounce: float = 0.05          # letters off the baseline
+    squeeze: Range = (0.72, 1.15)  # width of letters, 1 = as designed
+    thicken: float = 0.15
+    thin: float = 0.05
+    hollow: float = 0.02          # contours only
+    # -- size and place
+    height: tuple[float, float, float, float] = (32, 0.48, 14, 80)  # pixels: median, spread of its logarithm, least, most
+    margin: Range = (-0.02, 0.28)
+    neighbours: float = 0.35      # fragments of other words at the edges
+    # -- geometry
+    rotation: float = 4.0         # degrees: standard deviation
+    shear: float = 0.06           # standard deviation
+    perspective: float = 0.12     # most by which one side is nearer than the middle
+    arc: float = 0.10
+    arc_angle: Range = (0.25, 1.3)  # radians from the first to the last letter
+    # -- colour
+    light_text: float = 0.5       # light letters on a dark ground
+    contrast: Range = (28, 215)
+    ground_colour: Range = (0, 0.75)  # 0 = grey, 1 = as colourful as the brightness allows
+    ink_colour: Range = (0, 0.8)
+    grey: float = 0.3             # no colour at all
+    # -- ground and relief
+    gradient: float = 0.5
+    texture: float = 0.55
+    texture_strength: Range = (4, 26)
+    textures: tuple[str, ...] = ("clouds", "clouds", "grain", "blotches", "stripes", "wood", "bricks", "mesh", "scratches")
+    clutter: float = 0.06         # the ground is a scene
+    panel: float = 0.22           # an edge of the sign, with something else behind it
+    line: float = 0.10            # a rule or a frame near the word
+    worn: float = 0.06            # paint that has come off
+    outline: float = 0.10
+    shadow: float = 0.18
+    glow: float = 0.03
+    # -- camera
+    light: Range = (0.0, 0.35)    # unevenness of the light
+    blur: Range = (0.0, 0.055)    # standard deviation
+    motion: float = 0.10
+    motion_length: Range = (0.06, 0.18)
+    coarse: float = 0.30          # taken at fewer pixels and enlarged
+    coarse_factor: Range = (1.1, 2.2)
+    noise: Range = (0.0, 9.0)     # brightness: standard deviation
+    quality: Range = (40, 96)     # JPEG
+
+
+SIGNAGE = {"Roboto": 2.0, "SourceSans": 2.0, "Hanken": 2.0, "Manrope": 1.6, "DejaVuSans": 1.2, "DejaVuMono": 0.3,
+           "DejaVuSerif": 0.7, "SourceSerif": 1.2, "Caladea": 0.8, "STIX": 0.9, "ComputerModern": 0.5, "Fredoka": 0.5,
+           "Intuitive": 0.3, "Amatic": 0.25}
+
+SCENE = Style("everything that words in photographs do: the labeled source for reading real scene text")
+
+STYLES = {
+    "scene": SCENE,
+    "plain": replace(
+        SCENE, summary="dark print on light paper: few faces, little distortion",
+        families={"Roboto": 2, "SourceSans": 2, "DejaVuSans": 1, "SourceSerif": 1, "STIX": 1},
+        weights={"light": 0, "regular": 2, "bold": 1, "black": 0}, italic=0.15, tracking=(-0.01, 0.04), wide_tracking=0,
+        big_initial=0, bounce=0, squeeze=(0.92, 1.05), thicken=0, thin=0, hollow=0, height=(32, 0.15, 24, 48),
+        margin=(0.05, 0.25), neighbours=0.1, rotation=0.8, shear=0.01, perspective=0.01, arc=0,
+        light_text=0, contrast=(130, 215), ground_colour=(0, 0.12), ink_colour=(0, 0.2), grey=0.5,
+        gradient=0.3, texture=0.6, texture_strength=(2, 7), textures=("clouds", "grain"), clutter=0, panel=0, line=0.05,
+        worn=0, outline=0, shadow=0, glow=0, light=(0, 0.12), blur=(0, 0.02), motion=0, coarse=0.05,
+        noise=(0, 4), quality=(70, 96)),
+    "street": replace(
+        SCENE, summary="coloured signs, mostly light letters on dark: other faces, textured, blurred, seen at an angle",
+        families={"Hanken": 2, "Manrope": 2, "DejaVuSerif": 1, "Caladea": 1, "Fredoka": 1.5, "DejaVuMono": 0.5},
+        weights={"light": 0.2, "regular": 1, "bold": 2, "black": 2}, height=(34, 0.25, 22, 56), rotation=5, perspective=0.2,
+        light_text=0.8, contrast=(50, 190), ground_colour=(0.35, 0.9), ink_colour=(0.1, 0.8), grey=0.05,
+        texture=0.85, texture_strength=(8, 30), textures=("clouds", "blotches", "stripes", "wood", "bricks", "mesh"),
+        panel=0.35, shadow=0.3, blur=(0.01, 0.06), motion=0.15, noise=(2, 10), quality=(40, 85)),
+}
