@@ -10,6 +10,7 @@ What is permuted: single rows while the corpus is small (at most `SMALL` rows, w
 whose rows are mixed within windows of `WINDOW` rows. 100 million rows are about 100 thousand row groups: nothing here is larger.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -124,23 +125,21 @@ def lanes_of(rank: int, workers: int, lanes: int) -> list[int]:
     return list(range(rank, lanes, workers))
 
 
-def windows_of(plan: Plan, lanes: list[int], batch_size: int, first_batch: int):
-    """The windows that a worker reads, without end, in the order in which its batches need them.
+def windows_of(plan: Plan, lanes: list[int], batch_size: int, first_batch: int, last_batch: int) -> Iterator[Window]:
+    """The windows that a worker reads for its batches first_batch … last_batch - 1, in the order in which they are needed.
 
-    The worker takes batch number b from its lane b mod len(lanes); `first_batch` of its batches are already consumed. Yields for each
-    window in turn a Window. Lanes take turns as their batches need rows, so that few windows are ever open.
+    The worker takes batch number b from its lane b mod len(lanes). Lanes take turns as their batches need rows, so that few windows
+    are ever open.
     """
     consumed = [plan_position(number, len(lanes), first_batch) * batch_size for number in range(len(lanes))]
     fetched = list(consumed)  # rows of each lane read so far
-    batch = first_batch
-    while True:
+    for batch in range(first_batch, last_batch):
         number = batch % len(lanes)
         needed = (batch // len(lanes) + 1) * batch_size
         while fetched[number] < needed:
             window = plan.window(lanes[number], fetched[number])
             fetched[number] += window.rows
             yield window
-        batch += 1
 
 
 def plan_position(number: int, lanes: int, batches: int) -> int:

@@ -1,0 +1,16 @@
+"""`textray finetune`: train a recognizer on labels, alone or with unlabeled images."""
+
+from pipelines.train import command
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command."""
+    return command("finetune", "Train a recognizer on labels, alone (objective supervised) or with unlabeled images (objective ccr).",
+                   "textray finetune recipes/ccr_crnn_tiny.yaml data.labeled.corpus=S data.unlabeled.corpus=C initialize_from=seqclr_crnn_tiny",
+                   argv)
+
+
+if __name__ == "__main__":
+    from pipelines.cli import run
+
+    raise SystemExit(run("finetune"))

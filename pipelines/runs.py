@@ -1,0 +1,123 @@
+"""The folder of a run: its recipe, its state, its checkpoints, its model, and who may write there.
+
+    runs/NAME/recipe.yaml      the whole recipe, every default written out
+              run.json         state: running, finished or failed; the digest of the recipe; the MLflow run
+              progress.jsonl   the numbers that were logged, one line each
+              checkpoints/     Ray Train's
+              model/           the recognizer, once the run has finished
+"""
+
+import fcntl
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import yaml
+
+from pipelines.errors import BadInput
+from pipelines.recipe import Recipe
+from pipelines.tracking import RunHandle
+
+
+@dataclass
+class RunState:
+    """What run.json holds. A run that was killed is still "running", but nobody holds its lock."""
+
+    status: str
+    digest: str
+    steps: int
+    tracked: dict[str, str] | None = None
+
+    @property
+    def handle(self) -> RunHandle | None:
+        """The run's entry in MLflow."""
+        return RunHandle(**self.tracked) if self.tracked else None
+
+
+class RunFolder:
+    """A run's folder, locked while a process trains in it."""
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).absolute()
+        self._lock = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where Ray Train keeps its checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def model(self) -> Path:
+        """Where the finished recognizer lies."""
+        return self.path / "model"
+
+    @property
+    def progress(self) -> Path:
+        """The numbers that were logged."""
+        return self.path / "progress.jsonl"
+
+    @property
+    def failure(self) -> Path:
+        """Why training cannot go on, one sentence; written by the worker that found out."""
+        return self.path / "failure.txt"
+
+    def state(self) -> RunState | None:
+        """The run's state; None where there is no run yet."""
+        file = self.path / "run.json"
+        return RunState(**json.loads(file.read_text())) if file.is_file() else None
+
+    def write(self, state: RunState) -> None:
+        """Replace the state in one step."""
+        temporary = self.path / "run.json.partial"
+        temporary.write_text(json.dumps(asdict(state), indent=1))
+        os.replace(temporary, self.path / "run.json")
+
+    def claim(self, recipe: Recipe, resume: bool) -> RunState:
+        """Lock the folder for this recipe and return the state to go on from.
+
+        A run that was killed goes on when the same recipe is started again. Everything else that exists needs `resume`.
+
+        Raises:
+            BadInput: the name is taken: by a run that somebody trains right now, by another recipe, or by a finished or failed run and
+                `resume` is not given.
+        """
+        state = self.state()
+        if state is None and self.path.exists() and any(self.path.iterdir()):
+            raise BadInput(f"expected a new folder or a run at {self.path}, found other files; choose another name=")
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = open(self.path / "lock", "w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"the run {recipe.name!r} in {self.path} is being trained by another process; wait for it, or choose another "
+                           "name=") from None
+        if state is None:
+            state = RunState("running", recipe.digest, recipe.training.steps)
+            (self.path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+        elif state.digest != recipe.digest:
+            raise BadInput(f"the run {recipe.name!r} exists in {self.path} with another recipe ({self._differences(recipe)}); choose another "
+                           "name=, or repeat that recipe to continue it")
+        elif state.status != "running" and not resume:
+            raise BadInput(f"the run {recipe.name!r} exists in {self.path} ({state.status}); choose another name=, or say --resume")
+        self.failure.unlink(missing_ok=True)
+        return state
+
+    def _differences(self, recipe: Recipe) -> str:
+        from pipelines.tracking import flat
+        before = flat(yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8")))
+        now = flat(recipe.model_dump(mode="json"))
+        keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
+        return ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in keys[:3]) + (", …" if len(keys) > 3 else "")
+
+    def release(self) -> None:
+        """Let others write here."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def discard(self) -> None:
+        """Remove a run that never started."""
+        self.release()
+        shutil.rmtree(self.path)
