@@ -1,1 +1,16 @@
-"""One paper, one file: each objective turns a batch into a loss."""
+"""One paper, one file: each objective turns a batch into a loss.
+
+An objective is an nn.Module with a `recognizer` (what moves on after training) and three members that the loop knows:
+`views`, the names of the augmentations that it wants of each part of a batch; `forward(batch) -> Losses`; and
+`after_step(step)`, called after the optimizer's step, which counts from 1. Its keyword-only arguments are the fields of
+its recipe. Built on an untrained or a loaded recognizer, it is wrapped whole for distributed training: every parameter
+that requires a gradient gets one, if only a zero, in every step.
+"""
+
+from models.objectives.ccr import CCR
+from models.objectives.seqclr import SeqCLR
+from models.objectives.supervised import Supervised
+
+OBJECTIVES = {"supervised": Supervised, "seqclr": SeqCLR, "ccr": CCR}
+
+__all__ = ["CCR", "OBJECTIVES", "SeqCLR", "Supervised"]
