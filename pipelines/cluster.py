@@ -1,0 +1,70 @@
+"""The Ray that a command runs on: the cluster it was told of, or a local one that it starts itself."""
+
+import logging
+import os
+import secrets
+import socket
+
+from pipelines.errors import BadInput
+
+# Read by Ray when it is imported, here and in the worker processes that inherit them.
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+
+import ray  # noqa: E402
+
+
+def start_ray(num_cpus: int | None = None, object_store_memory: int | None = None) -> None:
+    """Join the cluster at RAY_ADDRESS (`ray job submit` sets it), else start Ray on this machine alone.
+
+    Does nothing when Ray runs in this process already. `num_cpus` (default: all of this machine) and
+    `object_store_memory` (bytes) shape a local Ray only. Commands print their own progress, so Ray's is off.
+    Raises BadInput if there is no cluster at RAY_ADDRESS.
+    """
+    if not ray.is_initialized():
+        address = os.environ.get("RAY_ADDRESS", "")
+        if address in ("", "local"):
+            _start_local(num_cpus, object_store_memory)
+        else:
+            _join(address)
+    _quiet_data()
+
+
+def cluster_cpus() -> int:
+    """CPUs of the whole cluster that is joined. Work that asks for more waits for ever, without a message."""
+    return int(ray.cluster_resources().get("CPU", 0))
+
+
+def _start_local(num_cpus: int | None, object_store_memory: int | None) -> None:
+    # Ray's ports are open to the network, so a local Ray asks for a token. Left alone, Ray would write that token to
+    # ~/.ray/auth_token, where a later `ray start --head` finds it and turns authentication on for a whole cluster whose
+    # job clients know nothing of it. A token in this process's environment dies with it. RAY_AUTH_MODE, if set, decides.
+    if "RAY_AUTH_MODE" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    ray.init(address="local", num_cpus=num_cpus, object_store_memory=object_store_memory, include_dashboard=False,
+             log_to_driver=False, logging_level=logging.ERROR)
+
+
+def _join(address: str) -> None:
+    try:
+        _check_answers(address)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
+    except (ConnectionError, OSError, ValueError) as problem:
+        raise BadInput(f"RAY_ADDRESS={address}: expected a running Ray cluster, found none that answers "
+                       f"({str(problem).splitlines()[0]}): start it, correct the address, or unset RAY_ADDRESS for a local Ray") from problem
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself tries for minutes before it gives up on an address where nothing listens."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+
+
+def _quiet_data() -> None:
+    """Warnings of Ray Data still show, except the one that says its progress bars are off."""
+    import ray.data
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)
