@@ -33,7 +33,7 @@ def edit_distance(one: str, other: str) -> int:
 
 
 def similarity(label: str, prediction: str) -> float:
-    """1-NED of one word: 1 - distance / length of the longer string (ICDAR 2019 ReCTS); two empty strings are equal, 1."""
+    """1-NED of one word: 1 - distance / length of the longer string (ICDAR 2019 ReCTS); 1 for two empty strings."""
     longer = max(len(label), len(prediction))
     return 1.0 - edit_distance(label, prediction) / longer if longer else 1.0
 
@@ -81,7 +81,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Score:
-    """The sums behind a row of the table. They add up: the average row is the sum of the rows, so it is weighted by words."""
+    """The sums behind a row of the table. They add up: the average row is the rows' sum, so it is weighted by words."""
 
     words: int = 0
     correct: int = 0
@@ -135,7 +135,8 @@ class Score:
 
     def as_dict(self) -> dict[str, float | int | list[float]]:
         """The numbers for a JSON file."""
-        return {"words": self.words, "correct": self.correct, "accuracy": self.accuracy, "interval_95": list(self.interval),
-                "one_minus_ned": self.one_minus_ned, "cer": self.cer, "confidence": self.confidence,
-                "unreadable": self.words - self.read, "edits": self.edits, "characters": self.characters,
+        return {"words": self.words, "correct": self.correct, "accuracy": self.accuracy,
+                "interval_95": list(self.interval), "one_minus_ned": self.one_minus_ned, "cer": self.cer,
+                "confidence": self.confidence, "unreadable": self.words - self.read,
+                "edits": self.edits, "characters": self.characters,
                 "seconds": self.seconds, "images_per_second": self.images_per_second}

@@ -19,8 +19,8 @@ _only_36 = _only(ALPHANUMERIC_36)
 
 
 def compared_36(text: str) -> str:
-    """The rule of the scene-text benchmarks (Baek et al. 2019, and all tables since): lower-case, then delete everything
-    outside 0-9 a-z. Recognizers with more characters are scored the same way."""
+    """The rule of the scene-text benchmarks (Baek et al. 2019, and all tables since): lower-case, then delete what is
+    not one of 0-9 a-z. Recognizers with more characters are scored the same way."""
     return _only_36(text.lower())
 
 

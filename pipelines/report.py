@@ -1,7 +1,7 @@
 """HTML pages that need nothing but a browser: style, pictures and numbers stand in the one file.
 
-A page is made of pieces, each a string of HTML: `paragraph`, `table`, `pictures`, `figure`. Everything that comes from data
-is escaped here.
+A page is made of pieces, each a string of HTML: `paragraph`, `table`, `pictures`, `figure`. Everything that comes from
+data is escaped here.
 """
 
 import base64
@@ -19,12 +19,14 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; } th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; }
+table { border-collapse: collapse; }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.sum td { font-weight: 600; border-top: 2px solid var(--line); }
 .pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .8rem; }
-.picture { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .6rem; overflow-wrap: anywhere; }
-.picture img { display: block; max-width: 100%; height: 4rem; object-fit: contain; object-position: left; margin-bottom: .4rem; }
+.picture { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .6rem; }
+.picture { overflow-wrap: anywhere; }
+.picture img { display: block; max-width: 100%; height: 4rem; object-fit: contain; object-position: left; }
 .picture dl { display: grid; grid-template-columns: auto 1fr; gap: 0 .6rem; margin: 0; }
 dt { opacity: .65; } dd { margin: 0; } dd.wrong { color: var(--wrong); font-weight: 600; }
 figure { margin: 1rem 0; } figure > img, figure > svg { max-width: 100%; height: auto; }
@@ -43,9 +45,10 @@ class Picture:
 
 def page(title: str, *pieces: str) -> str:
     """A whole HTML document."""
-    body = "\n".join(pieces)
-    return (f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-            f"<title>{escape(title)}</title>\n<style>{STYLE}</style></head>\n<body>\n<h1>{escape(title)}</h1>\n{body}\n</body>\n</html>\n")
+    name, body = escape(title), "\n".join(pieces)
+    return (f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><meta name="viewport" '
+            f'content="width=device-width"><title>{name}</title>\n<style>{STYLE}</style></head>\n'
+            f"<body>\n<h1>{name}</h1>\n{body}\n</body>\n</html>\n")
 
 
 def heading(text: str) -> str:
@@ -63,7 +66,8 @@ def code(text: str) -> str:
     return f"<p><code>{escape(text)}</code></p>"
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[int] = (), sums: int = 0) -> str:
+def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: Iterable[int] = (),
+          sums: int = 0) -> str:
     """A table.
 
     Args:
@@ -76,7 +80,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: I
         return "".join(f'<{kind}{" class=number" if column in right else ""}>{escape(str(cell))}</{kind}>'
                        for column, cell in enumerate(row))
 
-    lines = [f"<tr{' class=sum' if index >= len(rows) - sums else ''}>{cells('td', row)}</tr>" for index, row in enumerate(rows)]
+    lines = [f"<tr{' class=sum' if index >= len(rows) - sums else ''}>{cells('td', row)}</tr>"
+             for index, row in enumerate(rows)]
     return f'<div class="scroll"><table>\n<tr>{cells("th", header)}</tr>\n' + "\n".join(lines) + "\n</table></div>"
 
 
@@ -88,8 +93,8 @@ def pictures(items: Iterable[Picture]) -> str:
 def _picture(item: Picture) -> str:
     source = embedded(item.image)
     image = f'<img src="{source}" alt="">' if source else "<p>(the image cannot be decoded)</p>"
-    lines = "".join(f'<dt>{escape(name)}</dt><dd{" class=wrong" if name in item.wrong else ""}>{escape(text) or "&nbsp;"}</dd>'
-                    for name, text in item.lines)
+    lines = "".join(f'<dt>{escape(name)}</dt><dd{" class=wrong" if name in item.wrong else ""}>'
+                    f'{escape(text) or "&nbsp;"}</dd>' for name, text in item.lines)
     return f'<div class="picture">{image}<dl>{lines}</dl></div>\n'
 
 

@@ -1,7 +1,7 @@
 """MLflow: where runs are kept, what every run records, and metrics that never make a step wait.
 
-Without MLFLOW_TRACKING_URI the store is `mlflow.db` (SQLite) and the artifacts `mlartifacts/`, both in the working folder. The
-driver prepares the store once and starts the run; a worker gets a RunHandle, which is a few strings, and writes through it.
+Without MLFLOW_TRACKING_URI the store is `mlflow.db` (SQLite), the artifacts `mlartifacts/`, both in the working folder.
+The driver prepares the store once and starts the run; a worker gets a RunHandle, a few strings, and writes through it.
 """
 
 import importlib.metadata
@@ -40,7 +40,7 @@ class RunHandle:
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or SQLite in the working folder; file paths made absolute, so that workers find the same store."""
+    """MLFLOW_TRACKING_URI, or SQLite in the working folder; absolute, so that workers find the same store."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     scheme, separator, path = uri.partition(":///")
     return f"{scheme}{separator}{Path(path).absolute()}" if scheme == "sqlite" and separator else uri
@@ -58,7 +58,7 @@ def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple
     uri = uri or tracking_uri()
     for chatty in ("alembic", "mlflow.store.db.utils"):  # a line for each of the schema's 60 migrations
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    # A server decides where artifacts go. A bare database does not: MLflow would take a path relative to whoever writes.
+    # A server decides where artifacts go. For a database MLflow would take a path relative to whoever writes.
     bare = uri.startswith(("sqlite:", "postgresql:", "mysql:", "mssql:"))
     beside = Path(uri.removeprefix("sqlite:///")).absolute().parent if uri.startswith("sqlite:") else Path.cwd()
     location = (beside / "mlartifacts").as_uri() if bare else None
@@ -67,8 +67,8 @@ def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple
         found = client.get_experiment_by_name(experiment)
         return uri, found.experiment_id if found else _create_experiment(client, experiment, location)
     except STORE_PROBLEMS as problem:
-        raise BadInput(f"the MLflow store {uri} cannot be used ({_first_line(problem)}); set MLFLOW_TRACKING_URI to a database "
-                       "(sqlite:////path/mlflow.db) or a server, or unset it") from None
+        raise BadInput(f"the MLflow store {uri} cannot be used ({_first_line(problem)}); set MLFLOW_TRACKING_URI to a "
+                       "database (sqlite:////path/mlflow.db) or a server, or unset it") from None
 
 
 def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:
@@ -81,12 +81,13 @@ def _create_experiment(client: MlflowClient, name: str, location: str | None) ->
         return found.experiment_id
 
 
-def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = None, params: Mapping[str, Any] | None = None,
-              corpora: Mapping[str, str] | None = None, parent: RunHandle | None = None, uri: str | None = None) -> RunHandle:
+def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = None,
+              params: Mapping[str, Any] | None = None, corpora: Mapping[str, str] | None = None,
+              parent: RunHandle | None = None, uri: str | None = None) -> RunHandle:
     """Open a run and record what decides its outcome.
 
-    Recorded: the recipe file, `params` (nested mappings become dotted names), the git commit of this code or that there is
-    none, the versions of every installed package, and the sha256 of each corpus' manifest.
+    Recorded: the recipe file, `params` (nested mappings become dotted names), the git commit of this code or that there
+    is none, the versions of every installed package, and the sha256 of each corpus' manifest.
 
     Args:
         name: what the run is called in the UI.
@@ -162,7 +163,8 @@ def git_state() -> dict[str, str]:
     here = Path(__file__).resolve()
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", str(here.parent), *arguments], capture_output=True, text=True, check=True).stdout.strip()
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", here.name)  # an installed copy may lie inside somebody else's repository
@@ -181,9 +183,9 @@ def _first_line(problem: object) -> str:
 class MetricLog:
     """Metrics of one run, written by a thread of their own in batches.
 
-    `log` appends to a list and returns: a write to SQLite takes 5 to 70 ms, which a training step must not pay. A store that
-    fails costs one line on stderr; what it did not take is kept (the newest `keep` values) and tried again with the next batch.
-    Use it as a context manager, or call `close`.
+    `log` appends to a list and returns: a write to SQLite takes 5 to 70 ms, which a training step must not pay. A store
+    that fails costs one line on stderr; what it did not take is kept (the newest `keep` values) and tried again
+    with the next batch. Use it as a context manager, or call `close`.
     """
 
     def __init__(self, run: RunHandle, *, seconds: float = 5.0, keep: int = 100_000) -> None:
@@ -218,7 +220,8 @@ class MetricLog:
             self.lost += len(self._pending)
             self._pending = []
         if self.lost:
-            print(f"textray: {self.lost} metric values of run {self.run.run} were not stored in {self.run.uri}", file=sys.stderr)
+            print(f"textray: {self.lost} metric values of run {self.run.run} were not stored in {self.run.uri}",
+                  file=sys.stderr)
 
     def __enter__(self) -> "MetricLog":
         return self
@@ -238,8 +241,8 @@ class MetricLog:
                 MlflowClient(tracking_uri=self.run.uri).log_batch(self.run.run, metrics=points)
             except STORE_PROBLEMS as problem:
                 if not self._warned:
-                    print(f"textray: warning: metrics cannot be stored in {self.run.uri} for now ({_first_line(problem)}); "
-                          "the run goes on and they are tried again", file=sys.stderr)
+                    print(f"textray: warning: metrics cannot be stored in {self.run.uri} for now "
+                          f"({_first_line(problem)}); the run goes on and they are tried again", file=sys.stderr)
                     self._warned = True
                 return
             with self._lock:  # the oldest may have been dropped meanwhile: remove by identity

@@ -1,7 +1,7 @@
 """A recognizer as files: recognizer.json says how to build it, weights.pt holds its tensors and nothing that runs.
 
-What training writes and evaluation, prediction and the registry read. The served model reads it too, in a process that has
-PyTorch and NumPy but neither Ray nor the rest of this package's requirements: import nothing else here.
+What training writes and evaluation, prediction and the registry read. The served model reads it too, in a process that
+has PyTorch and NumPy but neither Ray nor the rest of this package's requirements: import nothing else here.
 """
 
 import hashlib
@@ -25,8 +25,8 @@ DESCRIPTION, WEIGHTS = "recognizer.json", "weights.pt"
 def save_recognizer(folder: str | Path, recognizer: Recognizer, extra: Mapping[str, Any] | None = None) -> Path:
     """Write a recognizer into a folder; `extra` (JSON values, such as the recipe's name) goes into recognizer.json.
 
-    Equal weights give equal files. Each file is replaced whole; recognizer.json comes last and holds the sha256 of weights.pt,
-    so a folder whose writing was interrupted is recognised.
+    Equal weights give equal files. Each file is replaced whole; recognizer.json comes last and holds the sha256 of
+    weights.pt, so a folder whose writing was interrupted is recognised.
 
     Returns:
         The folder.
@@ -66,12 +66,13 @@ def find_model(where: str | Path, runs: str | Path = "runs") -> Path:
         if (place / DESCRIPTION).is_file():
             return place
     if any((place / WEIGHTS).is_file() for place in places):
-        raise BadInput(f"{where} holds {WEIGHTS} but no {DESCRIPTION}: its writing was interrupted; train or copy it again")
+        raise BadInput(f"{where} holds {WEIGHTS} but no {DESCRIPTION}: its writing was interrupted; train or copy it "
+                       "again")
     if Path(where).is_dir() or (Path(runs) / where).is_dir():
-        raise BadInput(f"expected a model ({DESCRIPTION} and {WEIGHTS}) in {where} or in its folder model/, found neither: "
-                       "has the run finished?")
-    raise BadInput(f"expected a model, found none called {where}: give a run's name under {runs}/, a run's or a model's folder, "
-                   "or a registered model such as models:/NAME@champion")
+        raise BadInput(f"expected a model ({DESCRIPTION} and {WEIGHTS}) in {where} or in its folder model/, found "
+                       "neither: has the run finished?")
+    raise BadInput(f"expected a model, found none called {where}: give a run's name under {runs}/, a run's or a "
+                   "model's folder, or a registered model such as models:/NAME@champion")
 
 
 def _registered(uri: str) -> Path:
@@ -84,7 +85,8 @@ def _registered(uri: str) -> Path:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=store, registry_uri=store))
     except (MlflowException, OSError) as problem:
         reason = str(problem).splitlines()[0]
-        raise BadInput(f"the registry {store} gives no model for {uri} ({reason}); `textray register` puts one there") from None
+        raise BadInput(f"the registry {store} gives no model for {uri} ({reason}); `textray register` puts one "
+                       "there") from None
     return model_inside(folder)
 
 
@@ -111,14 +113,15 @@ def read_description(folder: str | Path) -> dict[str, Any]:
         raise BadInput(f"expected {file}, found no such file") from None
     except (ValueError, AttributeError):
         pass
-    raise BadInput(f"{file} is not the description of a recognizer: expected JSON with name, charset, overrides and weights_sha256")
+    raise BadInput(f"{file} is not the description of a recognizer: expected JSON with name, charset, overrides and "
+                   "weights_sha256")
 
 
 def load_recognizer(where: str | Path, runs: str | Path = "runs") -> Recognizer:
     """Build the recognizer that `where` means (see `find_model`) and load its weights, on the CPU and in eval mode.
 
     Raises:
-        BadInput: no model there, weights that are not those of the description, or that do not fit this code's recognizer.
+        BadInput: no model there, weights that are not those of the description, or that do not fit this recognizer.
     """
     folder = find_model(where, runs)
     description = read_description(folder)
@@ -127,14 +130,15 @@ def load_recognizer(where: str | Path, runs: str | Path = "runs") -> Recognizer:
     except FileNotFoundError:
         raise BadInput(f"expected {folder / WEIGHTS} beside {DESCRIPTION}, found no such file") from None
     if hashlib.sha256(weights).hexdigest() != description["weights_sha256"]:
-        raise BadInput(f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes (sha256 differs): it was changed, or its "
-                       "writing was interrupted; train or copy it again")
+        raise BadInput(f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes (sha256 differs): it was "
+                       "changed, or its writing was interrupted; train or copy it again")
     try:
         recognizer = build(description["name"], Charset(description["charset"]), **description["overrides"])
         state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
         _check_fit(recognizer.state_dict(), state)
     except (ValueError, pickle.UnpicklingError) as problem:
-        raise BadInput(f"the model in {folder} cannot be loaded by this version: {str(problem).splitlines()[0]}") from None
+        reason = str(problem).splitlines()[0]
+        raise BadInput(f"the model in {folder} cannot be loaded by this version: {reason}") from None
     recognizer.load_state_dict(state)
     return recognizer.eval()
 

@@ -1,0 +1,84 @@
+"""Encoded images in, strings out: what evaluation, prediction and the served model share.
+
+The preprocessing is training's: `decode_image` to the recognizer's size, then the view `none` (x / 127.5 - 1). The
+served model imports this file in a process without Ray and most of this package's requirements: import nothing else.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from itertools import chain, islice
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.recognizers import Recognizer
+from pipelines.images import decode_image, image_problem
+
+Item = TypeVar("Item")
+DECODERS = 4  # threads; OpenCV releases the interpreter's lock
+
+
+class Read(NamedTuple):
+    """What was read from one image."""
+
+    text: str  # empty where the image cannot be decoded
+    confidence: float  # in [0, 1]; 0 where the image cannot be decoded
+    problem: str | None = None  # why the image cannot be decoded, as a short fixed phrase
+
+
+def as_input(images: list[np.ndarray], device: torch.device) -> Tensor:
+    """Decoded images, each (height, width, 3) uint8 RGB, as recognizers take them: (n, 3, height, width) in [-1, 1]."""
+    batch = torch.from_numpy(np.stack(images)).to(device)  # (n, height, width, 3) uint8
+    return batch.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
+
+
+@contextmanager
+def evaluating(recognizer: Recognizer) -> Iterator[None]:
+    """Eval mode inside the block; afterwards every module is in the mode it had (a frozen part stays in eval)."""
+    modes = [(module, module.training) for module in recognizer.modules()]
+    recognizer.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def read_stream(recognizer: Recognizer, items: Iterable[Item], image: Callable[[Item], bytes | None], *,
+                batch_size: int = 256) -> Iterator[tuple[Item, Read]]:
+    """Read every item's image, in order, decoding the next batch while the recognizer reads this one.
+
+    Two batches are in memory at a time. The recognizer is used on its device and in its mode: see `evaluating`.
+
+    Args:
+        image: gives an item's encoded image; None where it is known to be missing.
+    """
+    def decode(item: Item) -> tuple[np.ndarray | None, str | None]:
+        data = image(item)
+        if data is None:
+            return None, "no image"
+        decoded = decode_image(data, recognizer.height, recognizer.width)
+        return decoded, image_problem(data, decoded)
+
+    stream = iter(items)
+    with ThreadPoolExecutor(DECODERS) as pool:
+        waiting = None
+        for batch in chain(iter(lambda: list(islice(stream, batch_size)), []), [None]):
+            following = batch and (batch, pool.map(decode, batch))  # `map` starts at once
+            if waiting:
+                yield from zip(waiting[0], _read_batch(recognizer, list(waiting[1])), strict=True)
+            waiting = following
+
+
+def _read_batch(recognizer: Recognizer, decoded: list[tuple[np.ndarray | None, str | None]]) -> list[Read]:
+    usable = [image for image, problem in decoded if problem is None]
+    texts, confidences = [], []
+    if usable:
+        with torch.inference_mode():
+            reading = recognizer.read(as_input(usable, next(recognizer.parameters()).device))
+        texts, confidences = reading.texts, reading.confidences.tolist()
+    found = iter(zip(texts, confidences, strict=True))
+    return [Read(*next(found)) if problem is None else Read("", 0.0, problem) for _, problem in decoded]
