@@ -142,7 +142,7 @@ def notes_on(words: "WordSet", evaluation: Evaluation, recognizer: Recognizer, r
     readable = set("".join(RULES[rule](character) for character in recognizer.charset.characters))
     labels = [word.label_compared for word in evaluation.words]
     counted = [(len(evaluation.unreadable), "unreadable, counted as wrong"),
-               (evaluation.unlabeled, "unlabeled, not counted"),
+               (evaluation.unlabeled, "without a readable label, not counted"),
                (sum(not set(label) <= readable for label in labels), "with characters that this recognizer lacks"),
                (sum(len(label) > recognizer.max_length for label in labels),
                 f"longer than its {recognizer.max_length} characters"),

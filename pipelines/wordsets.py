@@ -42,13 +42,14 @@ def open_sets(arguments: list[str]) -> list[WordSet]:
 
 
 def _open(argument: str) -> list[WordSet]:
-    head, separator, tail = argument.partition("=")
-    name, path = (head, tail) if separator and os.sep not in head else (None, argument)
+    name, separator, path = argument.partition("=")
+    if not separator or os.path.exists(argument):
+        name, path = "", argument
     if os.path.isfile(os.path.join(path, MANIFEST)):
         parts = _corpus_sets(Corpus.open(path))
     else:
-        parts = [WordSet(source.name, str(source.path), source.count(), _reader(source))
-                 for source in open_sources([path])]
+        sources = open_sources([argument])
+        parts = [WordSet(source.name, source.path, source.count(), _reader(source)) for source in sources]
     return [_together(name, path, parts)] if name else parts
 
 

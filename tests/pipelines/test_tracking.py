@@ -24,8 +24,8 @@ def artifacts(client: MlflowClient, run: str) -> dict[str, Path]:
 
 
 def test_a_run_records_what_decides_its_outcome(store, client):
-    handle = start_run("first", "name: first\n", params={"training": {"steps": 10}, "seed": 0}, tags={"kind": "finetune"},
-                       corpora={"labeled": "ab" * 32}, uri=store)
+    handle = start_run("first", "name: first\n", params={"training": {"steps": 10}, "seed": 0},
+                       tags={"kind": "finetune"}, corpora={"labeled": "ab" * 32}, uri=store)
     run = client.get_run(handle.run)
     assert run.info.run_name == "first" and run.info.status == "RUNNING"
     assert run.data.params == {"training.steps": "10", "seed": "0"}
@@ -37,8 +37,8 @@ def test_a_run_records_what_decides_its_outcome(store, client):
 
 
 def test_a_run_names_its_commit_or_says_that_none_is_known(store, client, monkeypatch, tmp_path):
-    run = client.get_run(start_run("here", uri=store).run)
-    assert re.fullmatch("[0-9a-f]{40}", run.data.tags.get("mlflow.source.git.commit", "")) or "no commit known" in run.data.tags["git"]
+    tags = client.get_run(start_run("here", uri=store).run).data.tags
+    assert re.fullmatch("[0-9a-f]{40}", tags.get("mlflow.source.git.commit", "")) or "no commit known" in tags["git"]
     (tmp_path / "tracking.py").touch()
     monkeypatch.setattr(tracking, "__file__", str(tmp_path / "tracking.py"))  # a copy outside any repository
     assert "no commit known" in tracking.git_state()["git"]

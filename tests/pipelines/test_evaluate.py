@@ -1,0 +1,185 @@
+"""What counts as a word read rightly, on pictures made here and a reader whose answers are known."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from models.charset import Charset
+from models.decoders.decoded import Reading
+from models.recognizers import build
+from pipelines import evaluate
+from pipelines.corpus import Rejected, ShardWriter, SourceCounts, rejected_table, write_manifest, write_quarantine
+from pipelines.errors import BadInput
+from pipelines.evaluate import evaluate_recognizer
+from pipelines.reading import as_input
+from pipelines.views import augment
+from pipelines.weights import save_recognizer
+
+
+def picture(level: int, height: int = 20, width: int = 60) -> bytes:
+    """A PNG of one gray level, so that the reader below can know which one it sees."""
+    return cv2.imencode(".png", np.full((height, width, 3), level, np.uint8))[1].tobytes()
+
+
+class KnowsByGray(nn.Module):
+    """Reads an image as the string that belongs to its gray level, with a given confidence."""
+
+    height, width, channels, max_length, charset = 32, 100, 1, 25, Charset.named("36")
+
+    def __init__(self, answers: dict[int, tuple[str, float]]):
+        super().__init__()
+        self.scale, self.answers = nn.Parameter(torch.ones(())), answers
+        self.batches: list[int] = []
+
+    def read(self, images):
+        assert not self.training and images.shape[1:] == (3, 32, 100)
+        self.batches.append(len(images))
+        levels = ((images.mean((1, 2, 3)) + 1) * 127.5).round().int().tolist()
+        texts, confidences = zip(*(self.answers[level] for level in levels))
+        return Reading(list(texts), torch.tensor(confidences), [])
+
+
+def test_words_are_compared_by_the_rule_and_bad_images_count_as_wrong():
+    reader = KnowsByGray({10: ("hello", 0.9), 20: ("wrld", 0.5), 30: ("x", 0.25)})
+    words = [("a", picture(10), "Hello!"), ("b", picture(20), "World"), ("c", b"\x89PNG\r\n\x1a\n no more", "Lost"),
+             ("d", picture(30), None), ("e", None, "Missing")]
+    evaluation = evaluate_recognizer(reader, words, batch_size=2)
+    assert [(word.key, word.correct, word.prediction) for word in evaluation.words] == \
+        [("a", True, "hello"), ("b", False, "wrld"), ("c", False, ""), ("e", False, "")]
+    assert evaluation.unlabeled == 1 and [word.key for word in evaluation.unreadable] == ["c", "e"]
+    score = evaluation.score
+    assert (score.words, score.correct, score.edits, score.characters) == (4, 1, 0 + 1 + 4 + 7, 5 + 5 + 4 + 7)
+    assert score.confidence == pytest.approx((0.9 + 0.5) / 2)
+    assert score.one_minus_ned == pytest.approx((1 + 0.8) / 4)
+    assert score.seconds > 0 and reader.batches == [2]  # c and e never reached the recognizer
+
+
+def test_the_worst_mistakes_are_confident_and_far():
+    reader = KnowsByGray({10: ("zzzz", 0.2), 20: ("abcx", 0.9), 30: ("zzzz", 0.9), 40: ("abcd", 1.0)})
+    words = [(str(level), picture(level), "abcd") for level in (10, 20, 30, 40)]
+    evaluation = evaluate_recognizer(reader, words, keep_worst=2)
+    assert [mistake.word.key for mistake in evaluation.worst] == ["30", "20"]  # 0.9, 0.225; the first has 0.2
+    assert evaluation.worst[0].image == picture(30)
+    assert evaluate_recognizer(reader, words, keep_worst=0).worst == []
+
+
+def test_train_and_eval_modes_are_restored_module_by_module():
+    recognizer = build("crnn_tiny", Charset.named("36")).train()
+    recognizer.encoder.eval()  # frozen, as in a decoder evaluation
+    before = [module.training for module in recognizer.modules()]
+    evaluate_recognizer(recognizer, [("a", picture(10), "a")])
+    assert [module.training for module in recognizer.modules()] == before
+
+
+def test_the_preprocessing_is_that_of_the_view_none():
+    images = np.random.default_rng(0).integers(0, 256, (3, 32, 100, 3), np.uint8)
+    trained_on = augment(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), "none", torch.Generator())
+    assert torch.equal(as_input(list(images), torch.device("cpu")), trained_on)
+
+
+def test_a_recognizer_reads_the_same_in_batches_of_any_size():
+    torch.manual_seed(0)
+    recognizer = build("crnn_tiny", Charset.named("36"))
+    noise = np.random.default_rng(0).integers(0, 256, (7, 40, 90, 3), np.uint8)
+    words = [(str(index), cv2.imencode(".png", image)[1].tobytes(), "a") for index, image in enumerate(noise)]
+    one, seven = (evaluate_recognizer(recognizer, words, batch_size=size).words for size in (1, 7))
+    assert [word.prediction for word in one] == [word.prediction for word in seven]
+
+
+def make_corpus(folder: Path, sources: dict[str, list[tuple[bytes, str | None]]], lost: int = 0) -> Path:
+    folder.mkdir()
+    entries, counts = [], {}
+    for source, rows in sources.items():
+        with ShardWriter(folder, source, 0, rows_per_group=2) as writer:
+            for index, (image, text) in enumerate(rows):
+                writer.write(key=f"{source}/{index}", image=image, text=text, width=60, height=20, phash=0)
+        entries.append(writer.entry)
+        counts[source] = SourceCounts(rows_in=len(rows) + lost, kept=len(rows), quarantined=lost,
+                                      labeled=sum(text is not None for _, text in rows),
+                                      reasons={"corrupt image": lost} if lost else {})
+    rejected = [Rejected(f"{source}/lost{index}", source, "quarantined", "corrupt image")
+                for source in sources for index in range(lost)]
+    write_quarantine(folder, [rejected_table(rejected)])
+    write_manifest(folder, entries, counts, {})
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path) -> Path:
+    torch.manual_seed(0)
+    return save_recognizer(tmp_path / "model", build("crnn_tiny", Charset.named("36")))
+
+
+def test_the_command_prints_a_table_and_writes_every_number(model, tmp_path, capsys):
+    rows = [(picture(10), "AB"), (picture(30), "c-d"), (picture(50), None)]
+    corpus = make_corpus(tmp_path / "corpus", {"SVT": rows, "signs": rows[:1]}, lost=1)
+    out = tmp_path / "out"
+    assert evaluate.main([str(model), "--data", str(corpus), "--data", f"all={corpus}", "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    header, svt, signs, both, average = printed.splitlines()[:5]
+    assert header.split()[:2] == ["set", "words"]
+    assert svt.split()[:2] == ["SVT", "2"] and signs.split()[:2] == ["signs", "1"] and both.split()[:2] == ["all", "3"]
+    assert average.split()[:2] == ["average", "6"]
+    assert "not the published set: SVT has 647 words, this is 2" in svt
+    assert "1 without a readable label, not counted" in svt
+    assert "1 of its rows were left out when it was ingested" in svt and "published" not in signs
+    assert str(out) in printed
+
+    numbers = json.loads((out / "evaluation.json").read_text())
+    assert [row["words"] for row in numbers["sets"]] == [2, 1, 3] and numbers["average"]["words"] == 6
+    assert numbers["recognizer"]["name"] == "crnn_tiny" and numbers["rule"] == "36"
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [(line["set"], line["key"], line["label"]) for line in lines][:3] == \
+        [("SVT", "SVT/0", "AB"), ("SVT", "SVT/1", "c-d"), ("signs", "signs/0", "AB")]
+    page = (out / "evaluation.html").read_text()
+    assert page.count("<img") == sum(not line["correct"] for line in lines)
+    assert sorted(file.name for file in out.iterdir()) == ["evaluation.html", "evaluation.json", "predictions.jsonl"]
+
+
+def test_foreign_formats_are_read_where_they_lie(model, tmp_path, capsys):
+    for leaf, rows in {"street": [(10, "A"), (20, "B")], "shop": [(30, "C")]}.items():
+        folder = tmp_path / "tree" / leaf
+        folder.mkdir(parents=True)
+        for level, _ in rows:
+            (folder / f"{level}.png").write_bytes(picture(level))
+        (folder / "labels.tsv").write_text("".join(f"{level}.png\t{text}\n" for level, text in rows) + "gone.png\tD\n")
+    before = sorted(tmp_path.rglob("*"))
+    out = tmp_path / "out"
+    tree = tmp_path / "tree"
+    assert evaluate.main([str(model), "--data", str(tree), "--data", f"both={tree}", "--out", str(out)]) == 0
+    rows = capsys.readouterr().out.splitlines()[1:5]
+    assert [row.split()[:2] for row in rows] == [["shop", "2"], ["street", "3"], ["both", "5"], ["average", "10"]]
+    assert all("unreadable, counted as wrong" in row for row in rows[:3])
+    assert "both/street/gone.png" in (out / "evaluation.html").read_text()
+    assert [path for path in sorted(tmp_path.rglob("*")) if out not in (path, path.parent)] == before
+
+
+def test_a_missed_gate_is_said_and_exits_with_one(model, tmp_path, capsys):
+    corpus = make_corpus(tmp_path / "corpus", {"signs": [(picture(10), "nobody reads this")]})
+    command = [str(model), "--data", str(corpus), "--out", str(tmp_path / "out")]
+    assert evaluate.main([*command, "--gate", "signs=0.5"]) == 1
+    assert "signs: accuracy 0.0000 (0 of 1) is below 0.5" in capsys.readouterr().err
+    assert evaluate.main([*command, "--gate", "average=0"]) == 0
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["--gate", "signs"], "expected NAME=ACCURACY"), (["--gate", "sings=0.5"], "expected one of signs, average"),
+    (["--gate", "signs=85"], "an accuracy from 0 to 1"), (["--batch-size", "0"], "expected at least 1"),
+    (["--data", "signs=CORPUS"], "sets with different names")])
+def test_bad_arguments_are_explained_before_anything_is_read(model, tmp_path, arguments, sentence):
+    corpus = make_corpus(tmp_path / "corpus", {"signs": [(picture(10), "a")]})
+    arguments = [argument.replace("CORPUS", str(corpus)) for argument in arguments]
+    with pytest.raises(BadInput, match=sentence):
+        evaluate.main([str(model), "--data", str(corpus), "--out", str(tmp_path / "out"), *arguments])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_set_without_labels_is_explained(model, tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", {"wild": [(picture(10), None)]})
+    with pytest.raises(BadInput, match="wild: expected labeled words .*found 1 rows without a label"):
+        evaluate.main([str(model), "--data", str(corpus), "--out", str(tmp_path / "out")])
