@@ -3,10 +3,7 @@
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import accumulate
-from pathlib import Path
 from random import Random
-
-import cv2
 
 from models.charset import Charset
 from pipelines.errors import BadInput
@@ -55,16 +52,16 @@ class Synthesizer:
         return next(face for face in self.faces if face.draws(text))
 
     def render(self, seed: int, index: int) -> tuple[bytes, str]:
-        """Picture number `index`: a JPEG file and its label."""
-        random = Random((seed << 64) + index)
+        """Picture number `index`: a JPEG file and its label. Styles share no words: each has its own random numbers."""
+        random = Random(f"{self.style.name} {seed} {index}")
         word = self.words.draw(random)
         face = self._face(random, word.drawn)
         height = target_height(random, self.style)
-        others = [self.words.draw(random).drawn for _ in range(2)]
+        others = [self.words.draw(random).drawn for _ in range(2)] if random.random() < self.style.neighbours else []
         sheet = letter(random, self.style, face, word.drawn, others, height * 0.8)
         view = aim(random, self.style, sheet, height)
-        picture = paint(random, self.style, project(sheet, view), view.height)
-        return develop(random, self.style, expose(random, self.style, picture)), word.text
+        picture, contrast = paint(random, self.style, project(sheet, view))
+        return develop(random, self.style, expose(random, self.style, picture, contrast)), word.text
 
 
 @cache
@@ -74,12 +71,10 @@ def synthesizer(style: str = "scene", charset: str = "94", max_length: int = 25,
 
     `words`: a file of words; `fonts`: a folder of fonts that takes the place of the packaged ones.
     """
-    cv2.setNumThreads(1)
+    if style not in STYLES:
+        raise BadInput(f"expected one of the styles {', '.join(STYLES)}, found {style!r}: check --style")
     look = STYLES[style]
-    if fonts is not None:
-        faces = folder_faces(Path(fonts))
-    else:
-        faces = packaged_faces(tuple(look.families))
+    faces = folder_faces(fonts) if fonts is not None else packaged_faces(tuple(look.families))
     return Synthesizer(look, Words(Charset.named(charset), max_length, words), faces)
 
 

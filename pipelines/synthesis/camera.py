@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from pipelines.synthesis.lettering import Sheet
-from pipelines.synthesis.styles import Style
+from pipelines.synthesis.styles import Range, Style
 from pipelines.synthesis.textures import camera_noise
 
 MOST_WIDTH = 384  # pixels: a longer word is drawn lower
@@ -32,12 +32,16 @@ def target_height(random: Random, style: Style) -> float:
     return min(max(median * math.exp(random.gauss(0, spread)), least), most)
 
 
-def bend(points: np.ndarray, radius: float) -> np.ndarray:
-    """Points (n, 2) about the word's centre, laid on a circle of that radius (positive: the middle is highest)."""
+def mostly_low(random: Random, limits: Range) -> float:
+    """A number within the limits, the lower ones more frequent."""
+    return limits[0] + (limits[1] - limits[0]) * random.random() ** 2
+
+
+def bend(x: float, y: float, radius: float) -> tuple[float, float]:
+    """A point about the word's centre, laid on a circle of that radius (positive: the middle of the word is highest)."""
     if math.isinf(radius):
-        return points
-    angle, reach = points[:, 0] / radius, radius - points[:, 1]
-    return np.stack((reach * np.sin(angle), radius - reach * np.cos(angle)), axis=1)
+        return x, y
+    return (radius - y) * math.sin(x / radius), radius - (radius - y) * math.cos(x / radius)
 
 
 def unbend(x: np.ndarray, y: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
@@ -55,18 +59,23 @@ def aim(random: Random, style: Style, sheet: Sheet, height: float) -> View:
     radius = math.inf
     if random.random() < style.arc and wide > 2 * high:
         radius = random.choice((1, 1, -1)) * wide / random.uniform(*style.arc_angle)
-    turn = math.radians(random.gauss(0, style.rotation))
+    turn = math.radians(random.gauss(0, style.rotation) * (3 if random.random() < 1 / 7 else 1))
     shear = random.gauss(0, style.shear)
     cosine, sine = math.cos(turn), math.sin(turn)
-    linear = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]]) @ np.array([[squeeze, shear, 0], [0, 1, 0], [0, 0, 1]])
-    near = np.eye(3)
-    near[2, :2] = (random.uniform(-1, 1) * style.perspective * 2 / (wide * squeeze),
-                   random.uniform(-1, 1) * style.perspective / high)
-    matrix = near @ linear
-    steps = np.linspace(-wide / 2, wide / 2, 2 if math.isinf(radius) else 9)
-    edge = np.concatenate([np.stack((steps, np.full_like(steps, side)), axis=1) for side in (-high / 2, high / 2)])
-    edge = cv2.perspectiveTransform(bend(edge, radius)[None], matrix)[0]
-    (x0, y0), (x1, y1) = edge.min(axis=0), edge.max(axis=0)
+    # rotation @ [[squeeze, shear], [0, 1]], then the plane is turned away from the camera
+    xx, xy, yx, yy = squeeze * cosine, shear * cosine - sine, squeeze * sine, shear * sine + cosine
+    away_x = random.triangular(-1, 1) * style.perspective * 2 / (wide * squeeze)
+    away_y = random.triangular(-1, 1) * style.perspective * 0.5 / high
+    matrix = np.array([[xx, xy, 0], [yx, yy, 0], [away_x * xx + away_y * yx, away_x * xy + away_y * yy, 1]])
+    points = []
+    for step in ((-0.5, 0.5) if math.isinf(radius) else (-0.5, -0.375, -0.25, -0.125, 0, 0.125, 0.25, 0.375, 0.5)):
+        for side in (-0.5, 0.5):
+            x, y = bend(step * wide, side * high, radius)
+            x, y = xx * x + xy * y, yx * x + yy * y
+            depth = 1 + away_x * x + away_y * y
+            points.append((x / depth, y / depth))
+    x0, x1 = min(x for x, _ in points), max(x for x, _ in points)
+    y0, y1 = min(y for _, y in points), max(y for _, y in points)
     margins = [random.uniform(*style.margin) * min(y1 - y0, high) for _ in range(4)]
     x0, y0, x1, y1 = x0 - margins[0], y0 - margins[1], x1 + margins[2], y1 + margins[3]
     scale = min(height / (y1 - y0), MOST_WIDTH / (x1 - x0))
@@ -89,11 +98,14 @@ def project(sheet: Sheet, view: View) -> np.ndarray:
     return cv2.remap(sheet.masks, source_x + np.float32(centre_x), source_y + np.float32(centre_y), cv2.INTER_LINEAR)
 
 
-def expose(random: Random, style: Style, picture: np.ndarray) -> np.ndarray:
-    """Blur, shake, coarse pixels and noise. picture: (3, height, width) float32 -> (height, width, 3) uint8."""
+def expose(random: Random, style: Style, picture: np.ndarray, contrast: float) -> np.ndarray:
+    """Blur, shake, coarse pixels, noise and sharpening. picture: (3, height, width) float32 -> (height, width, 3) uint8.
+
+    `contrast` between word and ground bounds the noise: a word that nobody can read teaches nothing.
+    """
     height, width = picture.shape[1:]
     image = cv2.merge([cv2.convertScaleAbs(plane) for plane in np.maximum(picture, 0)])
-    sigma = random.uniform(*style.blur) * height
+    sigma = mostly_low(random, style.blur) * height
     if sigma > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), sigma)
     if random.random() < style.motion:
@@ -103,12 +115,15 @@ def expose(random: Random, style: Style, picture: np.ndarray) -> np.ndarray:
         small = (max(round(width / factor), LEAST_SIDE), max(round(height / factor), LEAST_SIDE))
         image = cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height),
                            interpolation=random.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC)))
-    sigma = random.uniform(*style.noise)
+    sigma = min(mostly_low(random, style.noise), contrast * 0.1)
     if sigma > 0.5:
         noise = camera_noise()
         x, y = random.randrange(noise.shape[2] - width), random.randrange(noise.shape[1] - height)
         noisy = image.transpose(2, 0, 1) + noise[:, y:y + height, x:x + width] * np.float32(sigma)
         image = cv2.merge([cv2.convertScaleAbs(plane) for plane in np.maximum(noisy, 0)])
+    if random.random() < style.sharpen:
+        amount = random.uniform(0.4, 1.6)
+        image = cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (0, 0), random.uniform(0.7, 1.6)), -amount, 0)
     return image
 
 

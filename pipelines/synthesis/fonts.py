@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import ImageFont
+from PIL import Image, ImageDraw, ImageFont
 
 from pipelines.errors import BadInput
 
@@ -82,9 +82,10 @@ class Face:
 
     def _glyph_at(self, character: str, size: int) -> Glyph:
         font = self._open(size)
-        image, (left, top) = font.getmask2(character, mode="L", anchor="ls")
-        pixels = np.frombuffer(bytes(image), np.uint8).reshape(image.size[1], image.size[0])
-        return Glyph(pixels, left, top, font.getlength(character))
+        left, top, right, bottom = map(round, font.getbbox(character, anchor="ls"))
+        image = Image.new("L", (right - left, bottom - top))
+        ImageDraw.Draw(image).text((-left, -top), character, fill=255, font=font, anchor="ls")
+        return Glyph(np.asarray(image), left, top, font.getlength(character))
 
     def draws(self, text: str) -> bool:
         """Whether every character of `text` has a glyph of its own here (lower case in an all-capitals face has none)."""

@@ -76,9 +76,8 @@ def letter(random: Random, style: Style, face: Face, text: str, others: list[str
     ink = np.zeros((bottom - top + 2 * pad, right - left + 2 * pad), np.uint8)
     stamp(ink, line, pad - left, pad - top)
     box = (pad, pad, pad + right - left, pad + bottom - top)
-    if random.random() < style.neighbours:
-        surround(random, ink, box, [set_line(face, other, size, tracking, [size] * len(other), [0] * len(other))
-                                    for other in others if face.draws(other)], size, pad - top)
+    surround(random, ink, box, [set_line(face, other, size, tracking, [size] * len(other), [0] * len(other))
+                                for other in others if face.draws(other)], size, pad - top)
     return Sheet(relief(random, style, shaped(random, style, ink, size), size), box, size)
 
 

@@ -9,20 +9,27 @@ import numpy as np
 from pipelines.synthesis.styles import Style
 from pipelines.synthesis.textures import clutter, ramp, texture, window
 
+# Shares of the hues of dark and of bright things, each hue a range of turns of the colour circle
+RED, ORANGE, YELLOW, GREEN, CYAN, BLUE, PURPLE = \
+    (-0.04, 0.03), (0.04, 0.1), (0.1, 0.17), (0.3, 0.45), (0.45, 0.54), (0.55, 0.67), (0.7, 0.95)
+DARK_HUES = {RED: 0.30, ORANGE: 0.16, YELLOW: 0.06, GREEN: 0.14, CYAN: 0.06, BLUE: 0.24, PURPLE: 0.04}
+BRIGHT_HUES = {RED: 0.08, ORANGE: 0.16, YELLOW: 0.36, GREEN: 0.10, CYAN: 0.10, BLUE: 0.17, PURPLE: 0.03}
 LUMA = (0.114, 0.587, 0.299)  # of blue, green, red: ITU-R BT.601
 
 
 def colour(random: Random, brightness: float, colourfulness: float) -> np.ndarray:
-    """A colour (3, 1, 1) float32 of about that luma, of a random hue; `colourfulness` 1 gives a pure hue."""
-    position = random.random() * 6
-    hue = [min(max(abs((position - shift) % 6 - 3) - 1, 0), 1) for shift in (2, 4, 0)]  # blue, green, red
+    """A colour (3, 1, 1) float32 of about that luma, of a likely hue; `colourfulness` 1 gives a pure one."""
+    hues = BRIGHT_HUES if brightness > 140 else DARK_HUES
+    position = random.uniform(*random.choices(tuple(hues), tuple(hues.values()))[0]) * 6
+    hue = [min(max(abs((position - shift) % 6 - 3) - 1, 0), 1) for shift in (4, 2, 0)]  # blue, green, red
     luma = sum(weight * part for weight, part in zip(LUMA, hue))
-    parts = [min(max(brightness + 255 * colourfulness * (part - luma), 0), 255) for part in hue]
+    chroma = colourfulness * min(255, 90 + 1.1 * brightness, 1.5 * (300 - brightness))  # neither night nor glare has much
+    parts = [min(max(brightness + chroma * (part - luma), 0), 255) for part in hue]
     return np.array(parts, np.float32).reshape(3, 1, 1)
 
 
-def choose_colours(random: Random, style: Style) -> tuple[np.ndarray, np.ndarray]:
-    """The ground's and the ink's colour, (3, 1, 1) each, as far apart in brightness as the style's contrast says."""
+def choose_colours(random: Random, style: Style) -> tuple[np.ndarray, np.ndarray, float]:
+    """The ground's and the ink's colour, (3, 1, 1) each, and how far apart they are in brightness."""
     low, high = style.contrast
     contrast = low + (high - low) * random.random() ** 1.3
     dark = random.random() ** 1.3 * (250 - contrast)
@@ -31,7 +38,7 @@ def choose_colours(random: Random, style: Style) -> tuple[np.ndarray, np.ndarray
     grey = random.random() < style.grey
     ground_colour = 0.0 if grey else random.uniform(*style.ground_colour)
     ink_colour = 0.0 if grey or random.random() < 0.4 else random.uniform(*style.ink_colour)
-    return colour(random, ground, ground_colour), colour(random, ink, ink_colour)
+    return colour(random, ground, ground_colour), colour(random, ink, ink_colour), contrast
 
 
 def blend(picture: np.ndarray, over: np.ndarray, mask: np.ndarray) -> None:
@@ -39,14 +46,11 @@ def blend(picture: np.ndarray, over: np.ndarray, mask: np.ndarray) -> None:
     picture += (over - picture) * mask
 
 
-def paint(random: Random, style: Style, masks: np.ndarray, height: float) -> np.ndarray:
-    """The picture (3, height, width) float32 of masks (height, width, 3) uint8: ink, outline, shadow.
-
-    `height` is the word's height in pixels, the unit of the style's lengths.
-    """
-    ground, ink = choose_colours(random, style)
+def paint(random: Random, style: Style, masks: np.ndarray) -> tuple[np.ndarray, float]:
+    """The picture (3, height, width) float32 of masks (height, width, 3) uint8 (ink, outline, shadow), and its contrast."""
+    ground, ink, contrast = choose_colours(random, style)
     rows, columns = masks.shape[:2]
-    picture = lay_ground(random, style, ground, columns, rows)
+    picture = lay_ground(random, style, ground, contrast, columns, rows)
     ink_mask, outline, shadow = (plane * np.float32(1 / 255) for plane in cv2.split(masks))
     if random.random() < style.panel:
         lay_panel(random, picture, columns, rows)
@@ -63,26 +67,25 @@ def paint(random: Random, style: Style, masks: np.ndarray, height: float) -> np.
         worn = window(random, texture("blotches"), columns, rows, random.uniform(0.3, 0.8), random.uniform(0, 360))
         ink_mask *= np.clip(1.2 + 0.9 * worn, 0.25, 1)
     blend(picture, shade(random, ink, columns, rows), ink_mask)
-    return light(random, style, picture)
+    return light(random, style, picture), contrast
 
 
-def lay_ground(random: Random, style: Style, ground: np.ndarray, width: int, height: int) -> np.ndarray:
+def lay_ground(random: Random, style: Style, ground: np.ndarray, contrast: float, width: int, height: int) -> np.ndarray:
     """The ground: a colour with a gradient and a texture, or now and then a whole scene in its tone."""
     picture = np.empty((3, height, width), np.float32)
     picture[:] = ground
     if random.random() < style.clutter:
         scene = window(random, clutter(), width, height, random.uniform(0.4, 2), random.uniform(0, 360))
-        share = np.float32(random.uniform(0.15, 0.45))
+        share = np.float32(random.uniform(0.1, 0.4) * min(1, contrast / 120))
         picture += (scene.transpose(2, 0, 1) - picture) * share
         return picture
     if random.random() < style.gradient:
-        picture += colour(random, random.uniform(-50, 50), random.uniform(0, 0.2)) * 0 + \
-            ramp(width, height, random.uniform(0, 2 * math.pi)) * np.float32(random.uniform(5, 60))
+        picture += ramp(width, height, random.uniform(0, 2 * math.pi)) * np.float32(random.uniform(5, 60))
     if random.random() < style.texture:
         kind = random.choice(style.textures)
         zoom = random.uniform(0.5, 2.0) * max(height, 24) / 48
         relief = window(random, texture(kind), width, height, zoom, random.gauss(0, 6) + random.choice((0, 0, 90, random.uniform(0, 360))))
-        picture += relief * np.float32(random.uniform(*style.texture_strength))
+        picture += relief * np.float32(min(random.uniform(*style.texture_strength), contrast * 0.3))
     return picture
 
 
@@ -138,6 +141,8 @@ def light(random: Random, style: Style, picture: np.ndarray) -> np.ndarray:
     """Uneven light over the whole picture: a gradient and soft patches of shade."""
     strength = random.uniform(*style.light)
     rows, columns = picture.shape[1:]
-    patches = window(random, texture("clouds"), columns, rows, random.uniform(1, 4) * max(rows, 24) / 48, random.uniform(0, 360))
+    small = (columns + 3) // 4, (rows + 3) // 4
+    patches = window(random, texture("clouds"), *small, random.uniform(0.25, 1) * max(rows, 24) / 48, random.uniform(0, 360))
+    patches = cv2.resize(patches, (columns, rows))
     field = 1 + (0.5 * patches + ramp(columns, rows, random.uniform(0, 2 * math.pi))) * np.float32(strength)
     return picture * field

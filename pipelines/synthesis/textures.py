@@ -13,6 +13,7 @@ import numpy as np
 
 SIDE = 384
 NOISE_SIDE = 640  # larger than any image, so that camera noise is a plain slice
+STEPS = np.arange(NOISE_SIDE, dtype=np.float32)
 
 
 def octaves(generator: np.random.Generator, coarsest: int, finest: int, channels: int = 1) -> np.ndarray:
@@ -129,6 +130,6 @@ def window(random: Random, image: np.ndarray, width: int, height: int, zoom: flo
 
 def ramp(width: int, height: int, radians: float) -> np.ndarray:
     """A linear gradient (height, width) float32 from about -0.5 to 0.5 in the given direction."""
-    across = np.linspace(-0.5, 0.5, width, dtype=np.float32) * math.cos(radians)
-    down = np.linspace(-0.5, 0.5, height, dtype=np.float32) * math.sin(radians)
-    return down[:, None] + across[None, :]
+    across, down = math.cos(radians), math.sin(radians)
+    return (STEPS[:height, None] * np.float32(down / height) + STEPS[None, :width] * np.float32(across / width)
+            - np.float32((across + down) / 2))
