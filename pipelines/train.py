@@ -255,7 +255,7 @@ def command(stage: str, description: str, example: str, argv: list[str] | None) 
     parser.add_argument("recipe", help="a recipe file (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to change, such as training.steps=100")
     parser.add_argument("--resume", action="store_true", help="go on with the run of this name, whatever its state; a killed run goes on anyway")
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     outcome = train(recipe, resume=arguments.resume)
     accuracy = f", word accuracy {outcome.metrics['word_accuracy']:.2%} on the validation words" if "word_accuracy" in outcome.metrics else ""

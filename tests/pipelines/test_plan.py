@@ -14,7 +14,7 @@ def stream(plan: Plan, rank: int, workers: int, batch_size: int, batches: int, f
     lanes = lanes_of(rank, workers, plan.lanes)
     starts = np.concatenate([[0], np.cumsum(plan.group_rows)])
     waiting = {lane: [] for lane in lanes}
-    windows = windows_of(plan, lanes, batch_size, first_batch)
+    windows = windows_of(plan, lanes, batch_size, first_batch, first_batch + batches)
     taken = []
     for batch in range(first_batch, first_batch + batches):
         lane = lanes[batch % len(lanes)]
@@ -70,6 +70,13 @@ def test_epochs_and_seeds_differ(unit):
     assert sorted(first) == sorted(second) == list(range(100))
     assert first != second
     assert stream(Plan((100,), seed=1, lanes=1), 0, 1, 100, 1)[0] != first
+
+
+def test_100_million_rows_are_planned_row_group_by_row_group():
+    plan = Plan((1000,) * 100_000, seed=0, lanes=64)
+    groups, positions = plan.row_ids(plan.window(lane=63, consumed=1_562_400))
+    assert len(groups) == 100  # what is left of the lane's epoch of 1,562,500 rows
+    assert len(np.unique(groups)) <= 3  # a window of 1,924 rows touches few row groups
 
 
 def test_a_worker_reads_only_its_lanes():

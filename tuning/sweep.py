@@ -1,0 +1,249 @@
+"""`textray tune`: search a recipe's confidence threshold, EMA rate and loss weight with Ray Tune (ASHA).
+
+Each trial is a training run of its own (Ray Train inside a Tune function, the form that Train V2 supports: ray.md), a child of the
+sweep's run in MLflow, with its folder under the sweep's. The first trial is the recipe itself, so that the sweep never ends with
+less than what it was given. Killed at any moment and started again, the sweep goes on: finished trials stay, others continue
+from their checkpoints.
+
+    runs/NAME/trials/TRIAL/   a run's folder: recipe, progress, checkpoints, model
+              tune/           Ray Tune's own state
+              best.yaml       the best recipe, which `textray finetune` accepts
+              report.html     every trial
+"""
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.integration.ray_train import TuneReportCallback
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
+
+from pipelines import tracking
+from pipelines.cluster import start_ray
+from pipelines.errors import BadInput
+from pipelines.recipe import Recipe, load_recipe, parse_recipe
+from pipelines.runs import RunFolder, RunState
+from pipelines.train import open_streams, train
+from tuning.report import write_report
+from tuning.space import Axis, space_of, with_values
+
+METRIC = "word_accuracy"
+DRIVER_CPUS = 0.1  # a trial's driver only waits
+
+
+@dataclass
+class TrialResult:
+    """One trial: what it used, and how it went. `curve` holds (step, word accuracy) pairs; `stopped` says ASHA ended it early."""
+
+    name: str
+    values: dict[str, float]
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    stopped: bool = False
+    error: str = ""
+    model: str = ""
+
+    @property
+    def accuracy(self) -> float | None:
+        """The word accuracy at the trial's end; None if it never reached a validation."""
+        return self.curve[-1][1] if self.curve else None
+
+    @property
+    def steps(self) -> int:
+        """How far it came."""
+        return self.curve[-1][0] if self.curve else 0
+
+
+def trial_name(config: dict[str, Any]) -> str:
+    """A name that is the same when the sweep is started again: the trial's place along the axes."""
+    return "trial-" + "-".join(f"{round(config[key] * 1000):03d}" for key in sorted(config))
+
+
+def run_trial(config: dict[str, float], *, recipe: dict[str, Any], folder: str, parent: dict[str, str], reserved_cpus: float) -> None:
+    """The function that Tune runs for each trial, in a process of its own."""
+    base = parse_recipe(recipe)
+    name = trial_name(config)
+    values = {axis.field: axis.value(config[axis.field]) for axis in space_of(base)}
+    train(with_values(base, values, name), resume=True, folder=Path(folder) / "trials" / name, parent=tracking.RunHandle(**parent),
+          callbacks=[TuneReportCallback()], reserved_cpus=reserved_cpus, quiet=True)
+
+
+def concurrent_trials(recipe: Recipe, wanted: int | None, streams: int) -> int:
+    """How many trials fit into the cluster side by side, each with its workers, its readers and its driver.
+
+    Raises:
+        BadInput: not even one fits, or `wanted` do not.
+    """
+    cpus = ray.cluster_resources().get("CPU", 0.0)
+    workers = recipe.training.workers * recipe.training.cpus_per_worker
+    each = workers + 0.2 * streams + DRIVER_CPUS
+    fit = int(cpus // each)
+    if fit < max(1, wanted or 1):
+        raise BadInput(f"a trial takes {each:g} CPUs ({workers:g} for its workers, the rest for readers and driver), so {wanted or 1} at once need "
+                       f"{each * (wanted or 1):g} of {cpus:g}; lower --concurrency, training.workers or training.cpus_per_worker")
+    return min(wanted or fit, fit)
+
+
+def sweep(recipe: Recipe, *, trials: int, concurrency: int | None = None, resume: bool = False) -> list[TrialResult]:
+    """Search around a recipe; returns the trials, the best first.
+
+    Raises:
+        BadInput: the recipe cannot be searched, or has no validation words to decide by.
+    """
+    axes = space_of(recipe)
+    if recipe.data.validation is None:
+        raise BadInput("a sweep decides by word accuracy on validation words: expected data.validation.corpus in the recipe, found none")
+    streams = open_streams(recipe)
+    where = RunFolder(Path(recipe.runs) / recipe.name)
+    fresh = where.state() is None
+    state = where.claim(recipe, resume)
+    try:
+        start_ray()
+        count = concurrent_trials(recipe, concurrency, len(streams))
+        if state.handle is None:
+            state.tracked = asdict(tracking.start_run(recipe.name, recipe.to_yaml(), params={"trials": trials} | recipe.model_dump(mode="json"),
+                                                      tags={"sweep": ", ".join(axis.field for axis in axes)}))
+            where.write(state)
+    except BaseException:
+        if fresh and state.tracked is None:
+            where.discard()
+        where.release()
+        raise
+    try:
+        results = _search(recipe, axes, trials, count, where, state)
+        state.status = "finished" if any(result.accuracy is not None for result in results) else "failed"
+        where.write(state)
+        return _conclude(recipe, axes, results, where, state)
+    finally:
+        where.release()
+
+
+def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, where: RunFolder, state: RunState) -> list[TrialResult]:
+    cpus = ray.cluster_resources()["CPU"]
+    every = recipe.training.validate_every or recipe.training.steps
+    trainable = tune.with_resources(tune.with_parameters(
+        run_trial, recipe=_with_absolute_paths(recipe).model_dump(mode="json"), folder=str(where.path), parent=state.tracked,
+        reserved_cpus=cpus * (count - 1) / count + DRIVER_CPUS), {"cpu": DRIVER_CPUS})
+    storage = where.path / "tune"
+    if tune.Tuner.can_restore(str(storage)):
+        tuner = tune.Tuner.restore(str(storage), trainable=trainable, resume_unfinished=True, resume_errored=True)
+    else:
+        start = {axis.field: min(max(axis.position(recipe.objective[axis.field]), 0.0), 1.0) for axis in axes}
+        tuner = tune.Tuner(
+            trainable, param_space={axis.field: axis.domain() for axis in axes},
+            tune_config=tune.TuneConfig(metric=METRIC, mode="max", num_samples=trials, max_concurrent_trials=count,
+                                        search_alg=BasicVariantGenerator(points_to_evaluate=[start], random_state=recipe.seed),
+                                        scheduler=ASHAScheduler(time_attr="step", max_t=recipe.training.steps + 1, grace_period=every,
+                                                                reduction_factor=2)),
+            run_config=tune.RunConfig(name="tune", storage_path=str(where.path), verbose=0, callbacks=[_Announce(trials)]))
+    grid = tuner.fit()
+    return [_result(result, axes, recipe, where) for result in grid]
+
+
+def _with_absolute_paths(recipe: Recipe) -> Recipe:
+    """Trials run in processes with another working folder."""
+    data = {name: part.model_copy(update={"corpus": str(Path(part.corpus).absolute())}) for name, part in recipe.data if part is not None}
+    start = recipe.initialize_from
+    if start and not start.startswith("models:/"):
+        from pipelines.weights import find_model
+        start = str(find_model(start, recipe.runs).absolute())
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=data), "initialize_from": start,
+                                     "runs": str(Path(recipe.runs).absolute())})
+
+
+def _result(result, axes: tuple[Axis, ...], recipe: Recipe, where: RunFolder) -> TrialResult:
+    """What a trial's folder says of it: it outlives the sweep's own records."""
+    name = trial_name(result.config)
+    folder = RunFolder(where.path / "trials" / name)
+    curve: dict[int, float] = {}
+    for line in folder.progress.read_text(encoding="utf-8").splitlines() if folder.progress.is_file() else []:
+        numbers = json.loads(line)
+        if METRIC in numbers:
+            curve[numbers["step"]] = numbers[METRIC]
+    state = folder.state()
+    finished = state is not None and state.status == "finished"
+    if state is not None and not finished and state.handle is not None:
+        tracking.add_tags(state.handle, {"stopped": "failed" if result.error else "early, by ASHA"})
+        tracking.finish(state.handle, "FAILED" if result.error else "FINISHED")
+    return TrialResult(name, {axis.field: axis.value(result.config[axis.field]) for axis in axes}, sorted(curve.items()),
+                       stopped=not finished and not result.error, error=str(result.error or "").strip().split("\n")[-1],
+                       model=str(folder.model) if finished else "")
+
+
+def _conclude(recipe: Recipe, axes: tuple[Axis, ...], results: list[TrialResult], where: RunFolder, state: RunState) -> list[TrialResult]:
+    """Rank the trials, write the best recipe and the report, close the sweep's run."""
+    # A trial that was stopped early has no model, whatever its accuracy was then: those that went to the end come first.
+    ranked = sorted(results, key=lambda result: (bool(result.model), result.accuracy or -1.0), reverse=True)
+    best = ranked[0]
+    if not best.model:
+        tracking.finish(state.handle, "FAILED")
+        reasons = "; ".join(sorted({result.error for result in ranked if result.error})) or "no trial came to its end"
+        raise BadInput(f"all {len(ranked)} trials of the sweep {recipe.name} failed: {reasons}")
+    (where.path / "best.yaml").write_text(with_values(recipe, best.values, f"{recipe.name}_best").to_yaml(), encoding="utf-8")
+    (where.path / "trials.json").write_text(json.dumps([asdict(result) for result in ranked], indent=1), encoding="utf-8")
+    write_report(where.path / "report.html", recipe, axes, ranked)
+    for file in ("best.yaml", "trials.json", "report.html"):
+        tracking.add_file(state.handle, where.path / file)
+    with tracking.MetricLog(state.handle) as log:
+        log.log(best.steps, {f"best_{METRIC}": best.accuracy})
+    tracking.finish(state.handle)
+    return ranked
+
+
+class _Announce(tune.Callback):
+    """One line on stderr when a trial ends."""
+
+    def __init__(self, trials: int):
+        self._trials, self._ended = trials, 0
+
+    def _say(self, trial, how: str) -> None:
+        self._ended += 1
+        accuracy = (trial.last_result or {}).get(METRIC)
+        shown = f", word accuracy {accuracy:.2%} at step {trial.last_result['step']}" if accuracy is not None else ""
+        print(f"trial {self._ended}/{self._trials} {how}: {trial_name(trial.config)}{shown}", file=sys.stderr, flush=True)
+
+    def on_trial_complete(self, iteration, trials, trial, **info) -> None:
+        """Tune calls this when a trial ends or is stopped."""
+        self._say(trial, "ended")
+
+    def on_trial_error(self, iteration, trials, trial, **info) -> None:
+        """Tune calls this when a trial fails."""
+        self._say(trial, "failed")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="textray tune", description="Search a recipe's confidence threshold, EMA rate and loss weight (ASHA).",
+                                     epilog="example: textray tune recipes/ccr_crnn_tiny.yaml --trials 16 data.validation.corpus=V "
+                                            "training.validate_every=500", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", help="the recipe to search around; its data.validation decides")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to change")
+    parser.add_argument("--trials", type=int, default=8, help="how many to run (default 8); the first is the recipe itself")
+    parser.add_argument("--concurrency", type=int, help="trials at once (default: as many as fit)")
+    parser.add_argument("--resume", action="store_true", help="go on with the sweep of this name, whatever its state; a killed one goes on anyway")
+    arguments = parser.parse_intermixed_args(argv)
+    if arguments.trials < 1:
+        raise BadInput(f"expected --trials of at least 1, found {arguments.trials}")
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    ranked = sweep(recipe, trials=arguments.trials, concurrency=arguments.concurrency, resume=arguments.resume)
+    fields = list(ranked[0].values)
+    print("  ".join(["word accuracy", "steps", *fields]))
+    for result in ranked:
+        shown = "failed" if result.error else f"{result.accuracy:.2%}" if result.accuracy is not None else "none"
+        print("  ".join([f"{shown:>13}", f"{result.steps:>5}", *(f"{result.values[name]:>{len(name)}g}" for name in fields)])
+              + ("  stopped early" if result.stopped else ""))
+    folder = os.path.relpath(Path(recipe.runs) / recipe.name)
+    print(f"best recipe: {folder}/best.yaml\nbest model:  {os.path.relpath(ranked[0].model)}\nreport:      {folder}/report.html")
+    return 0
+
+
+if __name__ == "__main__":
+    from pipelines.cli import run
+
+    raise SystemExit(run("tune"))
