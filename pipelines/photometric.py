@@ -1,16 +1,16 @@
 """Operations on pixel values, each on a batch at once with its own strength for every image.
 
-`images` is always (m, 3, H, W) float32 holding grey levels 0..255, and so is the result, which is a new tensor. A strength is
-(m, 1, 1, 1). The operations that Pillow has (`brightness` to `solarize`) compute what ImageEnhance and ImageOps compute on
-8-bit images, with Pillow's truncation to whole grey levels, so they may follow one another in any order as they do there.
-The filters (`linear_contrast`, `gaussian_blur`, `sharpen`) keep fractions.
+`images` is always (m, 3, H, W) float32 holding grey levels 0..255, and so is the result, a new tensor. A strength is
+(m, 1, 1, 1). The operations from `brightness` to `solarize_add` expect whole grey levels and return whole grey levels,
+truncated where Pillow truncates: they compute what ImageEnhance and ImageOps compute on 8-bit images, in any order. The
+last three (`linear_contrast`, `gaussian_blur`, `sharpen`) keep fractions.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LUMA_WEIGHTS = (19595, 38470, 7471)  # of 65536: Pillow's ITU-R 601-2 luma. The products stay below 2 ** 24: exact in float32
+LUMA_WEIGHTS = (19595, 38470, 7471)  # of 65536, Pillow's ITU-R 601-2 luma; sums stay below 2 ** 24: exact in float32
 
 
 def _luma(images: Tensor) -> Tensor:
@@ -48,41 +48,45 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
     Pillow's HSV mode stores hue in 256 steps; this one does not, and rounds the result alone.
     """
     red, green, blue = images.unbind(1)
-    value, lowest = images.amax(dim=1), images.amin(dim=1)
-    chroma = value - lowest  # 0 for a grey pixel: it has no hue, and whatever stands in `sextant` is multiplied by 0
+    value = images.amax(dim=1)
+    chroma = value - images.amin(dim=1)  # 0 for a grey pixel: whatever hue comes out below is multiplied by 0
     reciprocal = chroma.clamp(min=1).reciprocal_()
-    after_red = (green - blue).mul_(reciprocal)
-    after_green = (blue - red).mul_(reciprocal).add_(2)
-    after_blue = (red - green).mul_(reciprocal).add_(4)
-    sextant = torch.where(value == red, after_red, torch.where(value == green, after_green, after_blue))
+    sextant = (red - green).mul_(reciprocal).add_(4)
+    sextant.lerp_((blue - red).mul_(reciprocal).add_(2), _equal(green, value))
+    sextant.lerp_((green - blue).mul_(reciprocal), _equal(red, value))  # masks, since torch.where is ten times slower
     sextant.add_(turn[:, 0], alpha=6)
     result = torch.empty_like(images)
     for channel, start in enumerate((5, 3, 1)):
         position = sextant + start
-        position.sub_((position / 6).floor_(), alpha=6)  # into 0..6
+        position.sub_((position * (1 / 6)).floor_(), alpha=6)  # into 0..6
         depth = torch.minimum(position, 4 - position).clamp_(0, 1)
         torch.addcmul(value, chroma, depth, value=-1, out=result[:, channel])
     return result.round_()
+
+
+def _equal(left: Tensor, right: Tensor) -> Tensor:
+    """1.0 where the two are equal, 0.0 elsewhere."""
+    return left.clone().eq_(right)
 
 
 def autocontrast(images: Tensor) -> Tensor:
     """ImageOps.autocontrast: every channel stretched to 0..255; a channel of one grey level stays."""
     lowest = images.amin(dim=(2, 3), keepdim=True)
     span = images.amax(dim=(2, 3), keepdim=True) - lowest
-    stretched = (images - lowest).mul_(255).div_(span.clamp(min=1)).floor_()
-    return torch.where(span > 0, stretched, images)
+    return (images - lowest).mul_(255).div_(span.clamp(min=1)).floor_().add_(lowest * (span == 0))
 
 
 def equalize(images: Tensor) -> Tensor:
     """ImageOps.equalize: every channel through a table made from its histogram, as Pillow makes it."""
     levels = images.long().flatten(2).flatten(0, 1)  # (3m, H * W)
-    histogram = levels.new_zeros(len(levels), 256).scatter_add_(1, levels, torch.ones_like(levels))
-    highest = levels.amax(dim=1, keepdim=True)
-    step = (levels.shape[1] - histogram.gather(1, highest)) // 255
+    highest = images.amax(dim=(2, 3)).long().view(-1, 1)
+    histogram = images.new_zeros(len(levels), 256)
+    histogram.scatter_add_(1, levels, histogram.new_ones(1).expand_as(levels))
+    step = ((levels.shape[1] - histogram.gather(1, highest)) / 255).floor_()
     before = histogram.cumsum(dim=1) - histogram  # pixels darker than each level
-    table = ((before + step // 2) // step.clamp(min=1)).clamp_(max=255)
-    unchanged = torch.arange(256, device=images.device)
-    table = torch.where(step > 0, table, unchanged).to(images.dtype)  # too few distinct pixels: Pillow leaves the channel
+    table = ((before + (step / 2).floor_()) / step.clamp(min=1)).floor_().clamp_(max=255)
+    kept = (step == 0).to(images.dtype)  # too few distinct pixels: Pillow leaves the channel
+    table.lerp_(torch.arange(256, dtype=images.dtype, device=images.device).expand_as(table), kept.expand_as(table))
     return table.gather(1, levels).view_as(images)
 
 
@@ -94,13 +98,14 @@ def posterize(images: Tensor, bits: Tensor) -> Tensor:
 
 def solarize(images: Tensor, threshold: Tensor) -> Tensor:
     """ImageOps.solarize: invert the levels from `threshold` up."""
-    return torch.where(images < threshold, images, 255 - images)
+    inverted = images.clone().ge_(threshold)  # 1.0 there, 0.0 elsewhere
+    return torch.addcmul(images, inverted, 255 - 2 * images)
 
 
 def solarize_add(images: Tensor, addend: Tensor) -> Tensor:
     """Add a number of grey levels to all pixels, then solarize at 128, as FixMatch's augmentation pool does."""
     shifted = (images + addend).clamp_(0, 255)
-    return torch.where(shifted < 128, shifted, 255 - shifted)
+    return torch.minimum(shifted, 255 - shifted)
 
 
 def linear_contrast(images: Tensor, factor: Tensor) -> Tensor:
@@ -109,7 +114,7 @@ def linear_contrast(images: Tensor, factor: Tensor) -> Tensor:
 
 
 def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur with 5 taps each way, the border reflected: OpenCV's GaussianBlur with ksize 5 (imgaug's for sigma up to 1.5)."""
+    """Gaussian blur of 5 x 5 taps, the border reflected: OpenCV's GaussianBlur, in imgaug's size for such sigmas."""
     near, far = torch.exp(-0.5 / sigma ** 2), torch.exp(-2 / sigma ** 2)
     total = 1 + 2 * near + 2 * far
     centre, near, far = 1 / total, near / total, far / total
@@ -122,7 +127,10 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def sharpen(images: Tensor, alpha: Tensor, lightness: Tensor) -> Tensor:
-    """imgaug's Sharpen: (1 - alpha) * x + alpha * (x filtered by [-1 -1 -1; -1 8 + lightness -1; -1 -1 -1]), the border reflected."""
+    """imgaug's Sharpen: (1 - alpha) * x + alpha * (x filtered by [-1 -1 -1; -1 8 + lightness -1; -1 -1 -1]).
+
+    The border is reflected.
+    """
     height, width = images.shape[2:]
     padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
     rows = (padded[:, :, :height] + padded[:, :, 1:-1]).add_(padded[:, :, 2:])

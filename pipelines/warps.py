@@ -1,8 +1,9 @@
 """Geometric operations: maps of coordinates, composed for every image into one, so that pixels are resampled once.
 
-Coordinates are fractions of the image: (0, 0) its upper left corner, (1, 1) its lower right one; pixel i of W has its centre
-at (i + 0.5) / W. A map leads from a place in the result to the place in the source whose colour it gets. Maps are homogeneous
-matrices (n, 3, 3) that act on columns (x, y, 1); applying first A, then B to an image is the matrix product A @ B.
+Coordinates are fractions of the image: (0, 0) its upper left corner, (1, 1) its lower right one; pixel i of W has its
+centre at (i + 0.5) / W. A map leads from a place in the result to the place in the source whose colour it gets. Maps
+are homogeneous matrices (n, 3, 3) that act on columns (x, y, 1); applying first A, then B to an image is the matrix
+A @ B.
 """
 
 import torch
@@ -56,18 +57,22 @@ def perspective(corners: Tensor) -> Tensor:
     return torch.stack(entries, dim=1).view(-1, 3, 3)
 
 
-def _between(points: int, size: int, device: torch.device) -> Tensor:
-    """(size, points): how much each of evenly spaced points, the outer two on the border, weighs at each pixel's centre."""
-    places = (torch.arange(size, device=device) + 0.5) / size * (points - 1)
-    return (1 - (places[:, None] - torch.arange(points, device=device)).abs()).clamp_(min=0)
+def elastic(noise: Tensor, starts: Tensor, strength: Tensor, height: int, width: int) -> Tensor:
+    """Displacements (m, 2, H, W) of every pixel on its own, x and y.
+
+    They are windows, from `starts` (m, 2) on, of one strip of `noise` (length,) times `strength` (m, 2, 1, 1): a window
+    costs a copy, fresh numbers for every pixel of every image would cost more than all else here.
+    """
+    windows = noise.as_strided((len(noise) - height * width + 1, height * width), (1, 1))  # overlapping views, no copy
+    return windows.index_select(0, starts.flatten()).view(-1, 2, height, width).mul_(strength)
 
 
 def warp(images: Tensor, matrices: Tensor, moves: Tensor | None = None, border: str = "border") -> Tensor:
     """Resample images (n, 3, H, W) bilinearly at the places where the maps (n, 3, 3) lead.
 
-    `moves` (n, 2, rows, columns), if given, are displacements (x, y) of a grid of control points over the image, interpolated
-    bilinearly between them and added to where the matrices lead. `border` is grid_sample's padding_mode: "border" repeats
-    the outermost pixels, "zeros" gives black. All tensors lie on one device.
+    `moves` (n, 2, H, W), if given, are displacements (x, y) of each pixel, added to where the matrices lead. `border`
+    is grid_sample's padding_mode: "border" repeats the outermost pixels, "zeros" gives black. All tensors lie on one
+    device.
     """
     n, _, height, width = images.shape
     x = (torch.arange(width, device=images.device) + 0.5) / width  # (W,)
@@ -78,7 +83,6 @@ def warp(images: Tensor, matrices: Tensor, moves: Tensor | None = None, border: 
         torch.add(m[3 * axis] * x, m[3 * axis + 1] * y + m[3 * axis + 2], out=grid[:, axis])
     grid.div_((m[6] * x + (m[7] * y + m[8])).unsqueeze(1))
     if moves is not None:
-        down, across = _between(moves.shape[2], height, images.device), _between(moves.shape[3], width, images.device)
-        grid.add_(down @ moves @ across.T)
+        grid.add_(moves)
     grid.mul_(2).sub_(1)  # grid_sample counts from -1 to 1
     return F.grid_sample(images, grid.permute(0, 2, 3, 1), padding_mode=border, align_corners=False)
