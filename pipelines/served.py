@@ -1,0 +1,31 @@
+"""The served model: MLflow runs this file in a fresh process, beside a copy of the sources that it needs.
+
+Only what pipelines/registry.py lists as SERVING_SOURCES and SERVING_REQUIREMENTS is there: import nothing else.
+"""
+
+import pandas as pd
+import torch
+from mlflow.models import set_model
+from mlflow.pyfunc import PythonModel, PythonModelContext
+
+from pipelines.reading import read_stream
+from pipelines.weights import load_recognizer
+
+
+class ServedRecognizer(PythonModel):
+    """Column `image` (encoded image files) in; columns `text` and `confidence` out, one row for each image."""
+
+    def load_context(self, context: PythonModelContext) -> None:
+        """Build the recognizer and load its weights, without pickle; on a GPU if there is one."""
+        self.recognizer = load_recognizer(context.artifacts["recognizer"])
+        self.recognizer.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def predict(self, context: PythonModelContext, model_input: pd.DataFrame,
+                params: dict | None = None) -> pd.DataFrame:
+        """Read every image. One that cannot be decoded gives an empty text with confidence 0."""
+        reads = [read for _, read in read_stream(self.recognizer, model_input["image"], lambda image: image)]
+        return pd.DataFrame({"text": [read.text for read in reads], "confidence": [read.confidence for read in reads]},
+                            index=model_input.index).astype({"text": str, "confidence": "float64"})
+
+
+set_model(ServedRecognizer())

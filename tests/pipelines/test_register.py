@@ -1,0 +1,279 @@
+"""From a model folder to a served champion."""
+
+import base64
+import importlib.metadata
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import cv2
+import mlflow.pyfunc
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from models.charset import Charset
+from models.recognizers import build
+from pipelines import registry
+from pipelines.errors import BadInput
+from pipelines.metrics import Score
+from pipelines.reading import as_input
+from pipelines.register import find_trained, main, register, verdict
+from pipelines.runs import RunFolder, RunState
+from pipelines.tracking import RunHandle, start_run
+from pipelines.weights import load_recognizer, save_recognizer
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def in_the_store(store, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+
+
+def picture(seed: int) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (32, 100, 3), np.uint8)
+    return cv2.imencode(".png", noise)[1].tobytes()
+
+
+IMAGES = [picture(seed) for seed in range(3)] + [b"no image"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    torch.manual_seed(0)
+    return save_recognizer(tmp_path_factory.mktemp("model"), build("crnn_tiny", Charset.named("36")), {"run": "small"})
+
+
+def expected(model: Path) -> list[tuple[str, float]]:
+    recognizer = load_recognizer(model)
+    images = [cv2.cvtColor(cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+              for image in IMAGES[:3]]
+    with torch.no_grad():
+        reading = recognizer.read(as_input(images, torch.device("cpu")))
+    return [*zip(reading.texts, reading.confidences.tolist(), strict=True), ("", 0.0)]
+
+
+def words_folder(folder: Path, labels: list[str]) -> Path:
+    """A folder of the first pictures with these labels."""
+    folder.mkdir()
+    for index, _ in enumerate(labels):
+        (folder / f"{index}.png").write_bytes(IMAGES[index])
+    (folder / "labels.tsv").write_text("".join(f"{index}.png\t{label}\n" for index, label in enumerate(labels)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def served(model, tmp_path_factory) -> Path:
+    """The MLflow model of the model folder, outside any registry."""
+    folder = tmp_path_factory.mktemp("served") / "model"
+    registry.save_served(folder, model)
+    return folder
+
+
+def test_the_served_model_reads_what_the_recognizer_reads(model, served):
+    loaded = mlflow.pyfunc.load_model(str(served))
+    table = loaded.predict(pd.DataFrame({"image": IMAGES}, index=[5, 6, 7, 8]))
+    assert list(table.columns) == ["text", "confidence"] and list(table.index) == [5, 6, 7, 8]
+    assert list(table["text"]) == [text for text, _ in expected(model)]
+    assert list(table["confidence"]) == pytest.approx([confidence for _, confidence in expected(model)])
+
+
+def test_it_names_its_requirements_at_the_installed_versions(served):
+    lines = (served / "requirements.txt").read_text().split()
+    assert lines == registry.serving_requirements()
+    assert f"torch=={torch.__version__.partition('+')[0]}" in lines and not any("+" in line for line in lines)
+    files = sorted(str(path.relative_to(served)) for path in (served / "artifacts").rglob("*.*"))
+    assert [Path(file).name for file in files] == ["recognizer.json", "weights.pt"]
+
+
+FRESH = """
+    import importlib.metadata, sys
+    # What a machine would have after `pip install -r requirements.txt`: these distributions and what they depend on.
+    lines = open(sys.argv[1] + "/requirements.txt").read().split()
+    wanted, waiting = set(), [line.partition("==")[0] for line in lines]
+    while waiting:
+        name = waiting.pop().lower().replace("_", "-")
+        if name in wanted:
+            continue
+        try:
+            requires = importlib.metadata.requires(name) or []
+        except importlib.metadata.PackageNotFoundError:
+            continue  # for another platform
+        wanted.add(name)
+        for line in requires:
+            if "extra ==" not in line:
+                waiting.append(__import__("re").match(r"[\\w.-]+", line).group())
+    hidden = {module for module, owners in importlib.metadata.packages_distributions().items()
+              if not any(owner.lower().replace("_", "-") in wanted for owner in owners)}
+
+    class Hide:
+        def find_spec(self, name, path=None, target=None):
+            if name.partition(".")[0] in hidden - {"models", "pipelines"}:
+                raise ModuleNotFoundError(f"{name} is not among the model's requirements", name=name)
+
+    repository = sys.argv[2]
+    sys.path[:] = [entry for entry in sys.path
+                   if "site-packages" in entry or not (entry + "/").startswith(repository + "/")]
+    sys.meta_path[:] = [Hide()] + [finder for finder in sys.meta_path if "editable" not in repr(finder).lower()]
+    for absent in ("ray", "lmdb", "wordfreq", "tuning"):
+        try:
+            __import__(absent)
+        except ModuleNotFoundError:
+            continue
+        raise SystemExit(f"{absent} should be hidden here")
+    import mlflow.pyfunc, pandas
+    model = mlflow.pyfunc.load_model(sys.argv[1])
+    table = model.predict(pandas.DataFrame({"image": [open(path, "rb").read() for path in sys.argv[3:]]}))
+    import models.recognizers, pipelines.weights
+    for module in (models.recognizers, pipelines.weights):
+        assert module.__file__.startswith(sys.argv[1]), module.__file__
+    print(table.to_json(orient="values"))
+"""
+
+
+def test_it_loads_where_only_its_requirements_are_installed(model, served, tmp_path):
+    for index, image in enumerate(IMAGES):
+        (tmp_path / f"{index}.png").write_bytes(image)
+    files = [str(tmp_path / f"{index}.png") for index in range(len(IMAGES))]
+    command = [sys.executable, "-I", "-c", textwrap.dedent(FRESH), str(served), str(REPOSITORY), *files]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert [text for text, _ in found] == [text for text, _ in expected(model)]
+    assert [confidence for _, confidence in found] == pytest.approx([confidence for _, confidence in expected(model)])
+
+
+def test_a_version_keeps_where_it_came_from(model, store, tmp_path):
+    handle = start_run("small", uri=store)
+    words = words_folder(tmp_path / "words", [expected(model)[0][0] or "-", "nothing like it"])
+    folder = save_recognizer(tmp_path / "runs" / "small" / "model", load_recognizer(model), {"run": "small"})
+    RunFolder(folder.parent).write(RunState("finished", "0", 1, vars(handle)))
+    assert main([str(folder.parent), "--name", "traced", "--gate", f"words={words}"]) == 0
+    client = MlflowClient(tracking_uri=store)
+    version = client.get_model_version("traced", "1")
+    assert version.run_id == handle.run and version.tags["run_id"] == handle.run
+    assert version.tags["recipe"] == "small"
+    assert version.tags["gate_words"] == "2" and version.tags["gate_sets"] == "words"
+    assert float(version.tags["gate_accuracy"]) == 0.5
+    assert registry.champion_of(store, "traced") is None
+    loaded = load_recognizer("models:/traced/1")
+    assert all(torch.equal(one, other) for one, other in
+               zip(loaded.state_dict().values(), load_recognizer(model).state_dict().values(), strict=True))
+
+
+def test_a_run_is_found_by_its_id_in_the_store(model, store):
+    handle = start_run("by id", tags={"model": str(model)}, uri=store)
+    assert find_trained(handle.run, store).folder == model
+    unfinished = start_run("unfinished", uri=store)
+    with pytest.raises(BadInput, match="has no model: .*has it finished"):
+        find_trained(unfinished.run, store)
+    with pytest.raises(BadInput, match="found none with the id ffff"):
+        find_trained("f" * 32, store)
+
+
+def test_the_champion_changes_only_for_a_better_model(model, store, tmp_path, capsys):
+    torch.manual_seed(1)
+    other = save_recognizer(tmp_path / "other", build("crnn_tiny", Charset.named("36"), max_length=5))
+    answers = [text for text, _ in expected(model)[:3]]
+    labels = [answers[0], answers[1], "nothing like it"]
+    gate = words_folder(tmp_path / "gate", labels)
+    command = ["--name", "crown", "--promote", "--gate", f"gate={gate}"]
+
+    assert main([str(other), *command]) == 0
+    assert "version 1 of crown is its first champion with 0 of 3 words (0.00 %)" in capsys.readouterr().out
+    assert main([str(model), *command]) == 0
+    assert ("version 2 of crown is the new champion: 2 of 3 words (66.67 %) against 0 of 3 words (0.00 %) of "
+            "version 1, 2 more (+66.67 points)") in capsys.readouterr().out
+    assert main([str(model), *command]) == 0
+    assert "version 3 of crown is not promoted, version 2 stays champion: " in (said := capsys.readouterr().out)
+    assert "a tie" in said
+    assert main([str(other), *command]) == 0
+    assert "2 fewer (-66.67 points)" in capsys.readouterr().out
+    assert registry.champion_of(store, "crown") == "2"
+    assert load_recognizer("models:/crown@champion").max_length == 25
+
+
+def test_promotion_needs_words_to_compare_on(model, store):
+    assert register(str(model), "lonely", promote=True).champion
+    with pytest.raises(BadInput, match="lonely has a champion .version 1. and --promote must .*--gate NAME=PATH"):
+        register(str(model), "lonely", promote=True)
+    assert len(MlflowClient(tracking_uri=store).search_model_versions("name='lonely'")) == 1
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a:b"])
+def test_a_name_that_the_registry_refuses_is_explained(model, store, name):
+    with pytest.raises(BadInput, match="--name: MLflow refuses"):
+        register(str(model), name)
+
+
+def test_nothing_is_registered_of_a_model_that_cannot_be_loaded(store, tmp_path):
+    broken = save_recognizer(tmp_path, build("crnn_tiny", Charset.named("36")))
+    (broken / "weights.pt").write_bytes(b"cut")
+    with pytest.raises(BadInput, match="sha256 differs"):
+        register(str(broken), "broken")
+    assert MlflowClient(tracking_uri=store).search_registered_models("name='broken'") == []
+
+
+def test_a_tie_changes_nothing_and_a_win_is_counted():
+    assert verdict("n", "2", Score(10, 5), "1", Score(10, 5)) == \
+        (False, "version 2 of n is not promoted, version 1 stays champion: 5 of 10 words (50.00 %) against "
+                "5 of 10 words (50.00 %) of version 1, a tie")
+    assert verdict("n", "2", Score(10, 6), "1", Score(10, 5))[0]
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+def ask(port: int, path: str, body: dict | None = None) -> str:
+    request = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode() if body else None,
+                                     {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return answer.read().decode()
+
+
+@pytest.fixture
+def server(served, tmp_path):
+    """`mlflow models serve` on a free port of the loopback; takes some seconds to come up."""
+    port = free_port()
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", str(served), "--env-manager", "local",
+               "--host", "127.0.0.1", "--port", str(port)]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    with open(tmp_path / "server.log", "wb") as log:
+        process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log,
+                                   start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while process.poll() is None and time.monotonic() < deadline:
+            try:
+                ask(port, "/ping")
+                break
+            except (urllib.error.URLError, ConnectionError):
+                time.sleep(0.2)
+        else:
+            pytest.fail((tmp_path / "server.log").read_text())
+        yield port
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+def test_mlflow_serves_it(model, server):
+    encoded = [base64.b64encode(image).decode() for image in IMAGES]
+    for body in ({"dataframe_split": {"columns": ["image"], "data": [[image] for image in encoded]}},
+                 {"dataframe_records": [{"image": image} for image in encoded]}):
+        found = json.loads(ask(server, "/invocations", body))["predictions"]
+        assert [row["text"] for row in found] == [text for text, _ in expected(model)]
+        assert [row["confidence"] for row in found] == pytest.approx([confidence for _, confidence in expected(model)])
