@@ -38,9 +38,10 @@ def _open(argument: str, allow_holes: bool) -> list[Source]:
 
 
 def _open_tree(name: str, path: str, allow_holes: bool) -> list[Source]:
+    path = os.path.abspath(path)  # tasks may run in another folder
     leaves = _leaves(path, "")
     if leaves == [""]:
-        return [_open_leaf(name or os.path.basename(os.path.abspath(path)) or "root", path, allow_holes)]
+        return [_open_leaf(name or os.path.basename(path) or "root", path, allow_holes)]
     return [_open_leaf("/".join(filter(None, (name, leaf))), os.path.join(path, leaf), allow_holes) for leaf in leaves]
 
 

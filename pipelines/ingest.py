@@ -1,0 +1,198 @@
+"""`textray ingest`: foreign formats -> corpus, by Ray Data.
+
+A chunk of a source (by default 100,000 rows) is one task and becomes one shard. Nothing but chunk descriptions and
+counts goes through Ray: each task reads its rows where they lie and writes its shard itself.
+"""
+
+import argparse
+import json
+import os
+import pickle
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import cv2
+import pyarrow as pa
+
+from pipelines.cluster import start_ray
+from pipelines.corpus import SCHEMA_VERSION, Corpus
+from pipelines.describe import counts_table
+from pipelines.errors import BadInput
+from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, write_chunk
+from pipelines.progress import Progress, clock
+from pipelines.sources import Source, open_sources
+from pipelines.staging import Staging, check_target, open_staging
+
+DESCRIPTION = """Bring images in foreign formats into a corpus: LMDBs (num-samples, image-%09d, label-%09d), folders of images
+with labels.tsv or ICDAR gt.txt or without labels, and trees of these. Every row is kept, quarantined (unusable) or filtered (not
+asked for); quarantine.parquet in the corpus lists the last two with their reasons. Stopped or killed, the same command continues."""
+EXAMPLE = "example: textray ingest data/words/train test_SVT=data/words/test/SVT --out corpora/words --min-side 8"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `textray ingest`."""
+    defaults = Options()
+    parse = argparse.ArgumentParser(prog="textray ingest", description=DESCRIPTION, epilog=EXAMPLE,
+                                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parse.add_argument("sources", nargs="+", metavar="SOURCE", help="PATH or NAME=PATH; keys begin with the name")
+    parse.add_argument("--out", required=True, type=Path, metavar="CORPUS", help="the folder to make")
+    parse.add_argument("--max-errors", type=float, default=0.01, metavar="SHARE",
+                       help="give up when more than this share of all rows is unusable (default: 0.01)")
+    parse.add_argument("--min-side", type=int, default=0, metavar="PIXELS", help="filter images whose smaller side is below this")
+    parse.add_argument("--max-text-length", type=int, default=0, metavar="N", help="filter labels with more characters than this")
+    parse.add_argument("--rows-per-shard", type=int, default=defaults.rows_per_shard, metavar="N", help="default: %(default)s")
+    parse.add_argument("--rows-per-group", type=int, default=defaults.rows_per_group, metavar="N",
+                       help="row groups are the unit of shuffling (default: %(default)s)")
+    parse.add_argument("--allow-holes", action="store_true",
+                       help="bring in LMDBs whose keys disagree with num-samples; missing images are quarantined")
+    parse.add_argument("--overwrite", action="store_true", help="replace the corpus at --out, once the new one is whole")
+    return parse
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run `textray ingest` and print the counts per source."""
+    arguments = parser().parse_args(argv)
+    options = _options(arguments)
+    started = time.monotonic()
+    corpus = ingest(arguments.sources, arguments.out, options, max_errors=arguments.max_errors,
+                    allow_holes=arguments.allow_holes, overwrite=arguments.overwrite)
+    print(counts_table(corpus.manifest))
+    size = sum(shard.bytes for shard in corpus.manifest.shards) / 1e6
+    print(f"\n{corpus.path}: {corpus.rows:,} images in {len(corpus.manifest.shards)} shards, {size:,.1f} MB, "
+          f"in {clock(time.monotonic() - started)}. Look at it: textray describe {corpus.path}")
+    return 0
+
+
+def _options(arguments: argparse.Namespace) -> Options:
+    for name, least in (("min_side", 0), ("max_text_length", 0), ("rows_per_shard", 1), ("rows_per_group", 1)):
+        if getattr(arguments, name) < least:
+            raise BadInput(f"--{name.replace('_', '-')}: expected {least} or more, found {getattr(arguments, name)}: correct it")
+    if not 0 <= arguments.max_errors <= 1:
+        raise BadInput(f"--max-errors: expected a share from 0 to 1, found {arguments.max_errors}: 0.01 is one row in a hundred")
+    return Options(arguments.min_side, arguments.max_text_length, arguments.rows_per_shard, arguments.rows_per_group)
+
+
+def ingest(arguments: list[str], target: str | os.PathLike, options: Options = Options(), *, max_errors: float = 0.01,
+           allow_holes: bool = False, overwrite: bool = False) -> Corpus:
+    """Bring the sources (PATH or NAME=PATH each) into a new corpus at `target`, and open it.
+
+    The bytes are a function of the sources and the options. Raises BadInput, and leaves no corpus, if a source cannot be
+    opened, if more than `max_errors` of all rows are quarantined, or if nothing is kept.
+    """
+    target = Path(target)
+    sources = open_sources(arguments, allow_holes)
+    _check_apart(sources, target)
+    made_by = {"command": "ingest", "sources": arguments, "options": {**asdict(options), "allow_holes": allow_holes}, **_versions()}
+    plan = {**made_by, "fingerprints": [(source.name, source.count(), source.fingerprint) for source in sources]}
+    with open_staging(target) as staging:
+        if staging.published(plan):
+            staging.remove()
+            return Corpus.open(target)
+        try:
+            check_target(target, overwrite)
+        except BadInput:
+            if not staging.plan.exists():  # ours alone, and empty
+                staging.remove()
+            raise
+        staging.prepare(plan)
+        results = _run(sources, staging, options, max_errors)
+        staging.publish(results, made_by)
+    return Corpus.open(target)
+
+
+def _versions() -> dict[str, object]:
+    """What else decides the bytes."""
+    try:
+        textray = version("textray")
+    except PackageNotFoundError:  # a job that runs from its working folder
+        textray = "not installed"
+    return {"textray": textray, "pyarrow": pa.__version__, "opencv": cv2.__version__, "schema_version": SCHEMA_VERSION}
+
+
+def _check_apart(sources: list[Source], target: Path) -> None:
+    """A corpus inside a source would become part of it; a source inside the corpus would be replaced with it."""
+    for source in sources:
+        inner, outer = sorted((Path(source.path).resolve(), target.resolve()), key=lambda path: -len(path.parts))
+        if inner.is_relative_to(outer):
+            raise BadInput(f"--out {target}: expected a folder apart from the sources, found one that overlaps with {source.path}: "
+                           "choose another --out")
+
+
+def _run(sources: list[Source], staging: Staging, options: Options, max_errors: float) -> list[ChunkResult]:
+    total = sum(source.count() for source in sources)
+    results, missing = [], []
+    for chunk in plan_chunks(sources, options.rows_per_shard):
+        earlier = staging.finished(chunk)
+        missing.append(chunk) if earlier is None else results.append(earlier)
+    already = sum(result.counts.rows_in for result in results)
+    if already:
+        print(f"ingest: continues in {staging.folder}, where {already:,} of {total:,} images are done", file=sys.stderr)
+    print(f"ingest: {total:,} images from {len(sources)} {'source' if len(sources) == 1 else 'sources'}", file=sys.stderr)
+    if missing:
+        start_ray()
+    progress = Progress("ingest", total, "images", already)
+    try:
+        for result in _tasks(missing, staging, options):
+            results.append(result)
+            progress.add(result.counts.rows_in)
+            _check_errors(results, total, max_errors)
+        _check_errors(results, total, max_errors)
+        if not any(result.counts.kept for result in results):
+            raise GaveUp(f"expected images that get in, found all {total} rejected ({_reasons(results)}): loosen the filters")
+    except GaveUp as problem:
+        staging.remove()
+        raise BadInput(str(problem)) from None
+    finally:
+        progress.close()
+    return results
+
+
+def _tasks(chunks: list[Chunk], staging: Staging, options: Options) -> Iterator[ChunkResult]:
+    """The results of all chunks, in the order in which they finish."""
+    if not chunks:
+        return
+    import ray.data
+    folder, done = str(staging.corpus.resolve()), str(staging.done.resolve())
+
+    def work(item: dict) -> dict:
+        try:
+            return {"result": write_chunk(pickle.loads(item["chunk"]), folder, done, options).model_dump_json(by_alias=True)}
+        except BadInput as problem:  # as a value: Ray would wrap an exception in its own and in a page of traceback
+            return {"result": json.dumps({"problem": str(problem)})}
+
+    items = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]
+    for item in ray.data.from_items(items, override_num_blocks=len(items)).map(work, num_cpus=1).iter_rows():
+        result = json.loads(item["result"])
+        if "problem" in result:
+            raise BadInput(result["problem"])
+        yield ChunkResult.model_validate(result)
+
+
+class GaveUp(Exception):
+    """The sources are too bad to continue with; what was written goes."""
+
+
+def _check_errors(results: list[ChunkResult], total: int, max_errors: float) -> None:
+    quarantined = sum(result.counts.quarantined for result in results)
+    if quarantined > max_errors * total:
+        examples = [example for result in results for example in result.examples][:3]
+        raise GaveUp(f"expected at most {max_errors:.2%} unusable rows (--max-errors), found {quarantined} of {total} "
+                     f"({quarantined / total:.2%}; {_reasons(results)}), as {', '.join(examples)}: "
+                     "correct the sources, or raise --max-errors")
+
+
+def _reasons(results: list[ChunkResult]) -> str:
+    reasons: dict[str, int] = {}
+    for result in results:
+        for reason, count in result.counts.reasons.items():
+            reasons[reason] = reasons.get(reason, 0) + count
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+
+
+if __name__ == "__main__":
+    from pipelines.cli import run
+    raise SystemExit(run("ingest"))

@@ -1,0 +1,147 @@
+"""One chunk of a source becomes one shard: what a single task of ingest does."""
+
+import errno
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.parquet as pq
+from pydantic import BaseModel
+
+from pipelines.corpus import ROWS_PER_GROUP, Rejected, ShardEntry, ShardWriter, SourceCounts, rejected_table, shard_name
+from pipelines.errors import BadInput
+from pipelines.images import decode_gray, hash_thumbnail, image_problem, perceptual_hashes
+from pipelines.sources import Row, Source
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is kept, and how it is cut."""
+
+    min_side: int = 0  # pixels; images whose smaller side is below are filtered
+    max_text_length: int = 0  # characters; longer labels are filtered; 0: no limit
+    rows_per_shard: int = 100_000
+    rows_per_group: int = ROWS_PER_GROUP
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Rows start to stop of a source, which become shard number `index` of that source."""
+
+    source: Source
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def shard(self) -> str:
+        """The shard's file name: a function of the input, not of the order of work."""
+        return shard_name(self.source.name, self.index)
+
+
+class ChunkResult(BaseModel):
+    """What became of a chunk. Written to a file when the shard is whole, so that it is not done twice."""
+
+    source: str
+    index: int
+    counts: SourceCounts
+    shard: ShardEntry | None  # None if no row was kept
+    rejected: str | None  # file name of the rejected rows
+    examples: list[str]  # the first quarantined rows in words
+
+
+class Kept(NamedTuple):
+    """A row that gets in, before its hash is known."""
+
+    row: Row
+    width: int
+    height: int
+    thumbnail: np.ndarray  # (32, 32) uint8
+
+
+def plan_chunks(sources: list[Source], rows_per_shard: int) -> Iterator[Chunk]:
+    """Cut the sources into chunks of `rows_per_shard` rows."""
+    for source in sources:
+        for index, start in enumerate(range(0, source.count(), rows_per_shard)):
+            stop = min(start + rows_per_shard, source.count())
+            yield Chunk(source.part(start, stop), index, start, stop)
+
+
+def write_chunk(chunk: Chunk, folder: str, done: str, options: Options) -> ChunkResult:
+    """Write a chunk's shard into `folder`, and its rejected rows and its result into the folder `done`.
+
+    Memory holds one row group. Raises BadInput if the source changed while it was read, or the disk is full.
+    """
+    try:
+        return _write_chunk(chunk, folder, done, options)
+    except OSError as problem:
+        if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise BadInput(f"{folder}: expected room for {chunk.shard}, found the disk full: "
+                       "free some space and run the same command again, which continues") from problem
+
+
+def _write_chunk(chunk: Chunk, folder: str, done: str, options: Options) -> ChunkResult:
+    counts, rejected, kept = SourceCounts(), [], []
+    with ShardWriter(folder, chunk.source.name, chunk.index, options.rows_per_group) as writer:
+        for row in chunk.source.read(chunk.start, chunk.stop):
+            outcome = inspect(row, chunk.source.name, options)
+            (rejected if isinstance(outcome, Rejected) else kept).append(outcome)
+            if len(kept) == options.rows_per_group:
+                _write_group(writer, kept, counts)
+                kept = []
+        _write_group(writer, kept, counts)
+    for row in rejected:
+        setattr(counts, row.kind, getattr(counts, row.kind) + 1)
+        counts.reasons[row.reason] = counts.reasons.get(row.reason, 0) + 1
+    counts.rows_in = counts.kept + len(rejected)
+    if counts.rows_in != chunk.stop - chunk.start:
+        raise BadInput(f"{chunk.source.path}: expected {chunk.stop - chunk.start} rows from {chunk.start}, found {counts.rows_in}: "
+                       "the source changed while it was read, run again when it is complete")
+    return _save_result(chunk, folder, done, writer.entry, counts, rejected)
+
+
+def inspect(row: Row, source: str, options: Options) -> Kept | Rejected:
+    """Decode one row's image and decide whether it gets in."""
+    if row.problem is not None:
+        return Rejected(row.key, source, "quarantined", row.problem, row.detail, row.text)
+    gray = decode_gray(row.image)
+    problem = image_problem(row.image, gray)
+    if problem is not None:
+        return Rejected(row.key, source, "quarantined", problem, f"{len(row.image)} bytes from {row.image[:8].hex()}", row.text)
+    height, width = gray.shape
+    if min(width, height) < options.min_side:
+        return Rejected(row.key, source, "filtered", f"side below {options.min_side} px", f"{width} x {height}", row.text)
+    if options.max_text_length and row.text is not None and len(row.text) > options.max_text_length:
+        return Rejected(row.key, source, "filtered", f"text longer than {options.max_text_length}", f"{len(row.text)} characters", row.text)
+    return Kept(row, width, height, hash_thumbnail(gray))
+
+
+def _write_group(writer: ShardWriter, kept: list[Kept], counts: SourceCounts) -> None:
+    if not kept:
+        return
+    hashes = perceptual_hashes(np.stack([item.thumbnail for item in kept]))
+    for item, phash in zip(kept, hashes.tolist(), strict=True):
+        writer.write(key=item.row.key, image=item.row.image, text=item.row.text, width=item.width, height=item.height, phash=phash)
+        counts.labeled += item.row.text is not None
+    counts.kept += len(kept)
+
+
+def _save_result(chunk: Chunk, folder: str, done: str, shard: ShardEntry, counts: SourceCounts, rejected: list[Rejected]) -> ChunkResult:
+    if not counts.kept:
+        os.unlink(os.path.join(folder, shard.name))
+    rejected_name = f"{chunk.shard}.rejected" if rejected else None
+    if rejected:
+        temporary = os.path.join(done, f"{rejected_name}.{os.getpid()}.tmp")
+        pq.write_table(rejected_table(rejected), temporary, compression="ZSTD")
+        os.replace(temporary, os.path.join(done, rejected_name))
+    examples = [f"{row.key}: {row.reason}" for row in rejected if row.kind == "quarantined"][:3]
+    result = ChunkResult(source=chunk.source.name, index=chunk.index, counts=counts, shard=shard if counts.kept else None,
+                         rejected=rejected_name, examples=examples)
+    temporary = os.path.join(done, f"{chunk.shard}.{os.getpid()}.tmp")
+    Path(temporary).write_text(result.model_dump_json(by_alias=True), encoding="utf-8")
+    os.replace(temporary, os.path.join(done, f"{chunk.shard}.json"))
+    return result

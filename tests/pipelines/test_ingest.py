@@ -1,0 +1,284 @@
+"""Foreign formats in, a corpus out: exact accounts, the same bytes each time, nothing half-written."""
+
+import errno
+import json
+from pathlib import Path
+
+import cv2
+import lmdb
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipelines.cli import run
+from pipelines.corpus import Corpus, ShardWriter
+from pipelines.errors import BadInput
+from pipelines.images import decode_gray, perceptual_hash
+from pipelines.ingest import ingest
+from pipelines.intake import Chunk, Options, write_chunk
+from pipelines.progress import Progress
+from pipelines.sources import open_sources
+from pipelines.staging import Staging
+
+
+def jpeg(seed: int, width: int = 60, height: int = 20) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (3, 6, 3), dtype=np.uint8)
+    return cv2.imencode(".jpg", cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC))[1].tobytes()
+
+
+def make_lmdb(folder: Path, images: dict[int, bytes], labels: dict[int, str] | None = None, samples: int | None = None) -> Path:
+    folder.mkdir(parents=True)
+    with lmdb.open(str(folder), map_size=2**26) as environment, environment.begin(write=True) as transaction:
+        for number, image in images.items():
+            transaction.put(b"image-%09d" % number, image)
+        for number, label in (labels or {}).items():
+            transaction.put(b"label-%09d" % number, label.encode())
+        transaction.put(b"num-samples", b"%d" % (samples or len(images)))
+    return folder
+
+
+def make_folder(folder: Path, images: dict[str, bytes], labels: str | None = None) -> Path:
+    folder.mkdir(parents=True)
+    for name, image in images.items():
+        (folder / name).write_bytes(image)
+    if labels is not None:
+        (folder / "labels.tsv").write_text(labels, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture
+def sources(tmp_path) -> list[str]:
+    """An LMDB of 25 labeled words and a folder of 4 images, 3 of them labeled."""
+    words = make_lmdb(tmp_path / "in/words", {number: jpeg(number) for number in range(1, 26)},
+                      {number: f"word{number}" for number in range(1, 26)})
+    crops = make_folder(tmp_path / "in/crops", {f"{name}.jpg": jpeg(100 + number) for number, name in enumerate("abcd")},
+                        "a.jpg\tA\nc.jpg\tC c\nd.jpg\tÜber\n")
+    return [str(words), str(crops)]
+
+
+SMALL = Options(rows_per_shard=10, rows_per_group=4)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def all_rows(corpus: Corpus) -> list[dict]:
+    return pa.concat_tables(corpus.rows_iter()).to_pylist()
+
+
+def rejected(corpus: Corpus) -> list[tuple[str, str, str]]:
+    return [(row["key"], row["kind"], row["reason"]) for table in corpus.quarantine_iter() for row in table.to_pylist()]
+
+
+def left_in(folder: Path, but: str = "in") -> list[str]:
+    return sorted(path.name for path in folder.iterdir() if path.name != but)
+
+
+def test_every_row_arrives_once_with_its_bytes_and_label(ray_session, tmp_path, sources):
+    corpus = ingest(sources, tmp_path / "c", SMALL)
+    rows = {row["key"]: row for row in all_rows(corpus)}
+    assert len(rows) == corpus.rows == 29
+    assert rows["words/000000007"] == {
+        "key": "words/000000007", "image": jpeg(7), "text": "word7", "source": "words", "width": 60, "height": 20,
+        "phash": perceptual_hash(decode_gray(jpeg(7))), "confidence": None, "labeler": None}
+    assert (rows["crops/c.jpg"]["text"], rows["crops/b.jpg"]["text"]) == ("C c", None)
+    assert [(shard.name, shard.row_groups) for shard in corpus.manifest.shards] == [
+        ("part-crops-00000.parquet", [4]), ("part-words-00000.parquet", [4, 4, 2]), ("part-words-00001.parquet", [4, 4, 2]),
+        ("part-words-00002.parquet", [4, 1])]
+    assert {name: counts.model_dump(by_alias=True) for name, counts in corpus.manifest.sources.items()} == {
+        "crops": {"in": 4, "kept": 4, "quarantined": 0, "filtered": 0, "labeled": 3, "reasons": {}},
+        "words": {"in": 25, "kept": 25, "quarantined": 0, "filtered": 0, "labeled": 25, "reasons": {}}}
+
+
+def test_two_runs_give_the_same_bytes_and_no_other_files(ray_session, tmp_path, sources):
+    ingest(sources, tmp_path / "a", SMALL)
+    ingest(sources, tmp_path / "b", SMALL)
+    assert content(tmp_path / "a") == content(tmp_path / "b")
+    assert left_in(tmp_path) == ["a", "b"]
+
+
+def test_bad_rows_are_quarantined_and_small_ones_filtered_with_exact_counts(ray_session, tmp_path):
+    images = {number: jpeg(number) for number in range(1, 21)}
+    images |= {3: images[3][:-40], 5: b"", 8: b"<html>", 11: jpeg(11, width=40, height=6)}
+    labels = {number: "w" * number for number in range(1, 21)}
+    folder = make_lmdb(tmp_path / "in/mixed", images, labels)
+    corpus = ingest([str(folder)], tmp_path / "c", Options(min_side=8, max_text_length=19, rows_per_shard=7), max_errors=0.15)
+    assert corpus.manifest.sources["mixed"].model_dump(by_alias=True) == {
+        "in": 20, "kept": 15, "quarantined": 3, "filtered": 2, "labeled": 15,
+        "reasons": {"empty image": 1, "not an image": 1, "side below 8 px": 1, "text longer than 19": 1, "truncated image": 1}}
+    assert rejected(corpus) == [
+        ("mixed/000000003", "quarantined", "truncated image"), ("mixed/000000005", "quarantined", "empty image"),
+        ("mixed/000000008", "quarantined", "not an image"), ("mixed/000000011", "filtered", "side below 8 px"),
+        ("mixed/000000020", "filtered", "text longer than 19")]
+    kept = {row["key"] for row in all_rows(corpus)}
+    assert kept == {f"mixed/{number:09d}" for number in range(1, 21)} - {key for key, _, _ in rejected(corpus)}
+
+
+def test_missing_files_and_allowed_holes_are_quarantined(ray_session, tmp_path):
+    holes = make_lmdb(tmp_path / "in/holes", {1: jpeg(1), 3: jpeg(3)}, samples=3)
+    folder = make_folder(tmp_path / "in/files", {"a.jpg": jpeg(4)}, "a.jpg\tA\ngone.jpg\tG\n")
+    corpus = ingest([str(holes), str(folder)], tmp_path / "c", max_errors=0.5, allow_holes=True)
+    assert rejected(corpus) == [("files/gone.jpg", "quarantined", "missing file"), ("holes/000000002", "quarantined", "missing image")]
+    assert corpus.rows == 3
+
+
+def test_too_many_bad_rows_leave_nothing(ray_session, tmp_path):
+    images = {number: jpeg(number) if number != 4 else b"bad" for number in range(1, 51)}
+    folder = str(make_lmdb(tmp_path / "in/bad", images))
+    with pytest.raises(BadInput, match=r"at most 1.00% unusable rows \(--max-errors\), found 1 of 50 \(2.00%; 1 not an image\), "
+                                       "as bad/000000004: not an image: correct"):
+        ingest([folder], tmp_path / "c")
+    assert left_in(tmp_path) == []
+    assert ingest([folder], tmp_path / "c", max_errors=0.02).rows == 49
+
+
+def test_a_corpus_of_which_nothing_is_left_is_refused(ray_session, tmp_path, sources):
+    with pytest.raises(BadInput, match=r"found all 29 rejected \(29 side below 100 px\): loosen the filters"):
+        ingest(sources, tmp_path / "c", Options(min_side=100))
+    assert left_in(tmp_path) == []
+
+
+def test_a_chunk_of_which_nothing_is_left_makes_no_shard(ray_session, tmp_path):
+    images = {number: jpeg(number, height=6 if number <= 10 else 20) for number in range(1, 16)}
+    corpus = ingest([str(make_lmdb(tmp_path / "in/s", images))], tmp_path / "c", Options(min_side=8, rows_per_shard=10))
+    assert [shard.name for shard in corpus.manifest.shards] == ["part-s-00001.parquet"]
+    assert sorted(content(tmp_path / "c")) == ["corpus.json", "part-s-00001.parquet", "quarantine.parquet"]
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: no handler runs that a dead process would not run."""
+
+
+def test_a_killed_ingest_continues_and_ends_with_the_same_bytes(ray_session, tmp_path, sources, monkeypatch, capsys):
+    ingest(sources, tmp_path / "whole", SMALL)
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "add", lambda progress, count: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            ingest(sources, tmp_path / "c", SMALL)
+    assert left_in(tmp_path) == ["c.partial", "whole"]
+    (tmp_path / "c.partial/corpus/part-words-00009.parquet.123.tmp").write_bytes(b"half a shard")
+    capsys.readouterr()
+    ingest(sources, tmp_path / "c", SMALL)
+    assert "ingest: continues in " in capsys.readouterr().err
+    assert content(tmp_path / "c") == content(tmp_path / "whole")
+    assert left_in(tmp_path) == ["c", "whole"]
+
+
+@pytest.mark.parametrize("moment", range(4))
+def test_a_kill_while_a_corpus_is_replaced_loses_neither(ray_session, tmp_path, sources, monkeypatch, moment):
+    """Killed before or after each of the two renames that replace a corpus."""
+    import os
+    ingest(sources[:1], tmp_path / "c", SMALL)
+    ingest(sources, tmp_path / "whole", SMALL)
+    renames = []
+
+    def rename(old, new, real=os.rename):
+        renames.append(old)
+        if len(renames) == moment // 2 + 1 and moment % 2 == 0:
+            raise Killed
+        real(old, new)
+        if len(renames) == moment // 2 + 1:
+            raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.staging.os.rename", rename)
+        with pytest.raises(Killed):
+            ingest(sources, tmp_path / "c", SMALL, overwrite=True)
+    ingest(sources, tmp_path / "c", SMALL, overwrite=True)
+    assert content(tmp_path / "c") == content(tmp_path / "whole")
+    assert left_in(tmp_path) == ["c", "whole"]
+
+
+def test_a_damaged_or_changed_beginning_is_not_continued(ray_session, tmp_path, sources, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(Staging, "publish", lambda *arguments: (_ for _ in ()).throw(Killed()))
+        with pytest.raises(Killed):
+            ingest(sources, tmp_path / "c", SMALL)
+    shard = tmp_path / "c.partial/corpus/part-words-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:100])
+    (tmp_path / "in/crops/b.jpg").write_bytes(jpeg(7))
+    corpus = ingest(sources, tmp_path / "c", SMALL)
+    assert {row["key"]: row["image"] for row in all_rows(corpus)}["crops/b.jpg"] == jpeg(7)
+    assert corpus.rows == 29
+
+
+def test_a_corpus_is_replaced_only_on_request(ray_session, tmp_path, sources):
+    ingest(sources, tmp_path / "c", SMALL)
+    before = content(tmp_path / "c")
+    with pytest.raises(BadInput, match="found a corpus: choose another --out, or add --overwrite"):
+        ingest(sources[:1], tmp_path / "c", SMALL)
+    assert content(tmp_path / "c") == before
+    assert ingest(sources[:1], tmp_path / "c", SMALL, overwrite=True).rows == 25
+    assert left_in(tmp_path) == ["c"]
+
+
+def test_a_failed_replacement_leaves_the_old_corpus(ray_session, tmp_path, sources):
+    ingest(sources, tmp_path / "c", SMALL)
+    before = content(tmp_path / "c")
+    with pytest.raises(BadInput, match="loosen the filters"):
+        ingest(sources, tmp_path / "c", Options(min_side=100), overwrite=True)
+    assert content(tmp_path / "c") == before
+    assert left_in(tmp_path) == ["c"]
+
+
+@pytest.mark.parametrize("prepare, out, message", [
+    (lambda folder: (folder / "c").write_text("notes"), "c", "found a file: choose another --out"),
+    (lambda folder: make_folder(folder / "c", {"mine.jpg": b""}), "c", "found a folder with other files"),
+    (lambda folder: None, "in/words/c", "found one that overlaps with"),
+    (lambda folder: None, "in", "found one that overlaps with"),
+])
+def test_a_place_that_is_taken_is_refused_and_left_alone(tmp_path, sources, prepare, out, message):
+    prepare(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(BadInput, match=message):
+        ingest(sources, tmp_path / out, overwrite=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_two_at_once_do_not_write_the_same_corpus(tmp_path, sources):
+    from pipelines.staging import open_staging
+    with open_staging(tmp_path / "c"), pytest.raises(BadInput, match="found another process at work"):
+        ingest(sources, tmp_path / "c")
+
+
+def test_a_full_disk_is_told_and_what_is_done_is_kept(tmp_path, sources, monkeypatch):
+    source = open_sources(sources[:1])[0]
+
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ShardWriter, "write", full)
+    with pytest.raises(BadInput, match="room for part-words-00000.parquet, found the disk full: free some space"):
+        write_chunk(Chunk(source, 0, 0, 10), str(tmp_path), str(tmp_path), SMALL)
+    assert left_in(tmp_path) == []
+
+
+def test_the_command_prints_the_account_and_where_the_corpus_is(ray_session, tmp_path, sources, capsys):
+    assert run("ingest", [*sources, "--out", str(tmp_path / "c"), "--min-side", "8"]) == 0
+    printed = capsys.readouterr()
+    assert printed.out.splitlines()[:4] == [
+        "source  in  kept  labeled  quarantined  filtered", "crops    4     4        3            0         0",
+        "words   25    25       25            0         0", "all     29    29       28            0         0"]
+    assert f"{tmp_path / 'c'}: 29 images in 2 shards" in printed.out
+    assert "ingest: 29 of 29 images (100 %)" in printed.err
+    made_by = json.loads((tmp_path / "c/corpus.json").read_text())["made_by"]
+    assert made_by["sources"] == sources and made_by["options"]["min_side"] == 8
+
+
+@pytest.mark.parametrize("option, message", [
+    (["--rows-per-group", "0"], "--rows-per-group: expected 1 or more, found 0"),
+    (["--max-errors", "5"], "--max-errors: expected a share from 0 to 1, found 5.0"),
+    (["--min-side", "-1"], "--min-side: expected 0 or more, found -1"),
+])
+def test_options_out_of_range_are_bad_input(tmp_path, sources, capsys, option, message):
+    assert run("ingest", [*sources, "--out", str(tmp_path / "c"), *option]) == 2
+    assert message in capsys.readouterr().err
+    assert left_in(tmp_path) == []
+
+
+def test_bad_sources_are_bad_input_and_leave_nothing(tmp_path, capsys):
+    folder = make_lmdb(tmp_path / "in/holes", {1: jpeg(1)}, samples=2)
+    assert run("ingest", [str(folder), "--out", str(tmp_path / "c")]) == 2
+    assert capsys.readouterr().err.startswith(f"textray: error: {folder}: expected images 1 to 2, as num-samples says, found 1 missing")
+    assert left_in(tmp_path) == []
