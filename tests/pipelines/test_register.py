@@ -146,7 +146,8 @@ def test_it_loads_where_only_its_requirements_are_installed(model, served, tmp_p
         (tmp_path / f"{index}.png").write_bytes(image)
     files = [str(tmp_path / f"{index}.png") for index in range(len(IMAGES))]
     command = [sys.executable, "-I", "-c", textwrap.dedent(FRESH), str(served), str(REPOSITORY), *files]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    no_pickle = {**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"}
+    done = subprocess.run(command, cwd=tmp_path, env=no_pickle, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert [text for text, _ in found] == [text for text, _ in expected(model)]
