@@ -107,8 +107,8 @@ class CCR(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """The loss of a batch with labeled words (one view, targets) and unlabeled ones (a weak and a strong view).
 
-        Nothing here waits for the device: what does not count is masked, and the loss of no steps is a zero that still
-        sends a (zero) gradient to every parameter.
+        Nothing here waits for the device (only the target's decoder may ask whether all words have ended): what does
+        not count is masked, and the loss of no steps is a zero that still sends a (zero) gradient to every parameter.
         """
         decoder = self.recognizer.decoder
         (labeled_view,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
