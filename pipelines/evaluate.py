@@ -264,8 +264,7 @@ def parser() -> argparse.ArgumentParser:
                            help="characters that count (default: 36; exact: all, as they stand)")
     arguments.add_argument("--gate", action="append", default=[], metavar="NAME=ACCURACY",
                            help="exit with status 1 if a set, or `average`, is below this accuracy (0 to 1)")
-    arguments.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu",
-                           help="default: a GPU if there is one")
+    arguments.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     return arguments
 
 
@@ -277,8 +276,9 @@ def main(argv: list[str] | None = None) -> int:
         raise BadInput(f"--batch-size: expected at least 1, found {options.batch_size}")
     sets = open_sets(options.data)
     gates = parse_gates(options.gate, [words.name for words in sets])
+    device = device_named(options.device)
     folder = find_model(options.model)
-    recognizer = load_recognizer(folder).to(options.device)
+    recognizer = load_recognizer(folder).to(device)
     results = [evaluate_set(recognizer, words, rule=options.rule, batch_size=options.batch_size) for words in sets]
     out = Path(options.out or Path("reports") / f"evaluation-{file_safe(options.model)}")
     write_results(out, options.model, options.rule, results, read_description(folder))
@@ -289,6 +289,23 @@ def main(argv: list[str] | None = None) -> int:
     for sentence in missed:
         print(f"textray: {sentence}", file=sys.stderr)
     return 1 if missed else 0
+
+
+def device_named(name: str | None) -> torch.device:
+    """The device called `name`; without a name a GPU if there is one.
+
+    Raises:
+        BadInput: this machine has no such device.
+    """
+    gpus = torch.cuda.device_count()
+    try:
+        device = torch.device(name or ("cuda" if gpus else "cpu"))
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= gpus):
+        known = ", ".join(["cpu", *(f"cuda:{index}" for index in range(gpus))])
+        raise BadInput(f"--device: expected a device of this machine ({known}), found {name!r}")
+    return device
 
 
 def file_safe(model: str) -> str:

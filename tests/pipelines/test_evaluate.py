@@ -170,7 +170,8 @@ def test_a_missed_gate_is_said_and_exits_with_one(model, tmp_path, capsys):
 @pytest.mark.parametrize("arguments, sentence", [
     (["--gate", "signs"], "expected NAME=ACCURACY"), (["--gate", "sings=0.5"], "expected one of signs, average"),
     (["--gate", "signs=85"], "an accuracy from 0 to 1"), (["--batch-size", "0"], "expected at least 1"),
-    (["--data", "signs=CORPUS"], "sets with different names")])
+    (["--data", "signs=CORPUS"], "sets with different names"),
+    (["--device", "gpu"], "--device: expected a device .*cpu.*found 'gpu'"), (["--device", "cuda:99"], "found 'cuda:99'")])
 def test_bad_arguments_are_explained_before_anything_is_read(model, tmp_path, arguments, sentence):
     corpus = make_corpus(tmp_path / "corpus", {"signs": [(picture(10), "a")]})
     arguments = [argument.replace("CORPUS", str(corpus)) for argument in arguments]
