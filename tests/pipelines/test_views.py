@@ -63,6 +63,17 @@ def test_views_are_float32_under_autocast(name):
     assert torch.equal(inside_autocast, augment(images, name, seeded(3)))
 
 
+def test_each_image_gets_its_own_operations_in_its_own_order_with_its_own_strengths():
+    n = 3 * views.CACHED + 5
+    start, addend, factor = torch.arange(float(n)), torch.arange(n) * 10.0, torch.arange(n) % 3 + 2.0
+    drawn = torch.tensor([[0, 1], [1, 0], [-1, 1], [-1, -1], [0, 0]]).repeat(n // 5 + 1, 1)[:n]
+    operations = [(lambda images, number: images + number, addend.view(n, 1, 1, 1)),
+                  (lambda images, number: images * number, factor.view(n, 1, 1, 1))]
+    found = views._in_order(start.view(n, 1, 1, 1).clone(), drawn, operations).flatten()
+    cases = torch.stack([(start + addend) * factor, start * factor + addend, start * factor, start, start + 2 * addend])
+    assert torch.equal(found, cases[torch.arange(n) % 5, torch.arange(n)])
+
+
 def test_unknown_view_names_the_nearest():
     with pytest.raises(BadInput, match="no view 'stronk'.*perhaps 'strong'"):
         augment(word_images(1), "stronk", seeded(0))
@@ -123,6 +134,21 @@ def test_strong_strengths(monkeypatch):
     assert set(calls["posterize"][1].flatten().tolist()) == {4, 5, 6, 7}
     assert set(calls["solarize"][1].flatten().tolist()) == {256 - int(level * 25.6) for level in range(1, 10)}
     assert set(calls["solarize_add"][1].flatten().tolist()) == {11 * level for level in range(-9, 10) if level}
+
+
+def test_strong_composes_two_spatial_draws(monkeypatch):
+    """Of the images moved at all (3 of 4), two thirds are moved by one operation and one third by two."""
+    maps = record(monkeypatch, 4000, "strong")["warp"][1]
+    level, sign = torch.arange(1.0, 5).repeat(2), torch.tensor([1.0, -1]).repeat_interleave(4)
+    single = torch.cat([views._spatial(torch.full((8,), choice), level, sign, 8, 12) for choice in range(5)])
+    alone = torch.cdist(maps.flatten(1), single.flatten(1)).amin(dim=1) < 1e-5
+    assert alone.float().mean().item() == pytest.approx(2 / 3, abs=0.03)
+
+
+@pytest.mark.parametrize("name", ["weak", "strong"])
+def test_colour_operations_keep_whole_grey_levels(name):
+    levels = (augment(word_images(64), name, seeded(12)) + 1) * 127.5
+    assert (levels - levels.round()).abs().max() < 1e-3
 
 
 def test_spatial_draws_of_strong():
