@@ -11,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,26 +114,39 @@ def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = N
     return RunHandle(store, experiment, run)
 
 
+@contextmanager
+def _without_failing(run: RunHandle, what: str) -> Iterator[MlflowClient]:
+    """What is written about a run must not end it: a store that is away costs a warning."""
+    try:
+        yield MlflowClient(tracking_uri=run.uri)
+    except STORE_PROBLEMS as problem:
+        print(f"textray: warning: {what} of run {run.run} is not stored in {run.uri} ({_first_line(problem)})",
+              file=sys.stderr)
+
+
 def finish(run: RunHandle, status: str = "FINISHED") -> None:
     """Close a run as FINISHED, FAILED or KILLED."""
-    MlflowClient(tracking_uri=run.uri).set_terminated(run.run, status)
+    with _without_failing(run, f"the end ({status})") as client:
+        client.set_terminated(run.run, status)
 
 
 def reopen(run: RunHandle) -> None:
     """Mark a run as running again, after its driver was killed and started anew."""
-    MlflowClient(tracking_uri=run.uri).update_run(run.run, status="RUNNING")
+    with _without_failing(run, "the new start") as client:
+        client.update_run(run.run, status="RUNNING")
 
 
 def add_tags(run: RunHandle, tags: Mapping[str, str]) -> None:
     """Set tags on a run, such as where its folder is."""
-    MlflowClient(tracking_uri=run.uri).log_batch(run.run, tags=[RunTag(key, str(value)) for key, value in tags.items()])
+    with _without_failing(run, f"a tag ({', '.join(tags)})") as client:
+        client.log_batch(run.run, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
 
 def add_file(run: RunHandle, path: str | Path, folder: str | None = None) -> None:
     """Copy a file, or a whole folder, into the run's artifacts, under `folder` if given."""
-    client = MlflowClient(tracking_uri=run.uri)
-    log = client.log_artifacts if Path(path).is_dir() else client.log_artifact
-    log(run.run, str(path), folder)
+    with _without_failing(run, Path(path).name) as client:
+        log = client.log_artifacts if Path(path).is_dir() else client.log_artifact
+        log(run.run, str(path), folder)
 
 
 def find_run(run: str, uri: str | None = None) -> Run | None:

@@ -11,7 +11,17 @@ from mlflow.exceptions import MlflowException
 
 from pipelines import tracking
 from pipelines.errors import BadInput
-from pipelines.tracking import MetricLog, add_file, find_run, finish, metric_history, reopen, start_run
+from pipelines.tracking import (
+    MetricLog,
+    RunHandle,
+    add_file,
+    add_tags,
+    find_run,
+    finish,
+    metric_history,
+    reopen,
+    start_run,
+)
 
 
 @pytest.fixture
@@ -93,6 +103,16 @@ def test_files_become_artifacts_and_unknown_runs_are_none(store, client, tmp_pat
     assert [file.path for file in client.list_artifacts(handle.run, "reports")] == ["reports/report.html"]
     assert find_run(handle.run, store).info.run_name == "files"
     assert find_run("f" * 32, store) is None
+
+
+def test_a_store_that_is_away_does_not_end_the_run(store, capfd):
+    lost = RunHandle(store, "0", "f" * 32)  # a run that the store does not have
+    finish(lost)
+    reopen(lost)
+    add_tags(lost, {"model": "somewhere"})
+    lines = capfd.readouterr().err.strip().splitlines()
+    assert len(lines) == 3 and all("is not stored in" in line for line in lines)
+    assert "a tag (model) of run ffff" in lines[2]
 
 
 def test_metrics_reach_the_store_at_close(store):
