@@ -58,7 +58,7 @@ class ValidationRecipe(Section):
     """Words that decide while a run goes on; never a test set."""
 
     corpus: str
-    words: int = Field(2000, gt=0, description="at most this many, the first of the corpus")
+    words: int = Field(2000, gt=0, description="at most this many, evenly spread over the corpus")
 
 
 class DataRecipe(Section):

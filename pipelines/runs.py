@@ -11,6 +11,8 @@ import fcntl
 import json
 import os
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -110,6 +112,21 @@ class RunFolder:
         now = flat(recipe.model_dump(mode="json"))
         keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         return ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in keys[:3]) + (", …" if len(keys) > 3 else "")
+
+    @contextmanager
+    def training(self, wait_line: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Hold the folder for writing checkpoints and progress: rank 0, while it trains.
+
+        When a driver is killed its workers live on for a moment. Whoever continues the run waits here until they are gone.
+        `wait_line` is called once if there is somebody to wait for.
+        """
+        with open(self.path / "workers.lock", "w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                wait_line()
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
 
     def release(self) -> None:
         """Let others write here."""

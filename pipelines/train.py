@@ -107,6 +107,8 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, p
         cpus = reader_cpus(recipe, len(streams), reserved_cpus)
         if not fresh:
             _say(f"continuing the run {recipe.name} in {where.path}", quiet)
+            with where.training(lambda: _say("waiting for the killed run's workers to end", quiet)):
+                pass
         _say_streams(streams, quiet)
         if state.handle is None:
             state.tracked = vars(_start_tracking(recipe, streams, parent))

@@ -5,6 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -25,6 +26,7 @@ from pipelines.evaluate import evaluate_recognizer
 from pipelines.feed import Share, Stream, batches, ray_blocks
 from pipelines.loop import Hooks, NonFiniteLoss, Numerics, Schedule, build_optimizer, fit, one_cycle
 from pipelines.recipe import Recipe, parse_recipe
+from pipelines.runs import RunFolder
 from pipelines.tracking import MetricLog, RunHandle
 from pipelines.weights import find_model, load_recognizer, read_description
 
@@ -77,6 +79,13 @@ def start_from(source: str, runs: str, recognizer: Recognizer) -> list[str]:
     return copied
 
 
+def spread_words(corpus: Corpus, count: int) -> Iterator[tuple[str, bytes, str | None]]:
+    """At most `count` rows (key, encoded image, text), evenly spread over the corpus, so that every source of it is among them."""
+    every = max(1, corpus.rows // count)
+    rows = (row for table in corpus.rows_iter(["key", "image", "text"]) for row in zip(*(column.to_pylist() for column in table.columns)))
+    return islice(rows, 0, every * count, every)
+
+
 def trained_parts(objective: nn.Module) -> list[str]:
     """The parts of the recognizer that the objective trains; pretraining leaves the decoder out."""
     return [name for name, part in objective.recognizer.named_children() if any(p.requires_grad for p in part.parameters())]
@@ -116,6 +125,11 @@ class _Worker:
             self.optimizer, steps=training.steps, learning_rate=options.learning_rate, warmup_fraction=options.warmup_fraction,
             initial_division=options.initial_division, final_division=options.final_division)
         done = self._restore()
+        with RunFolder(self.job.folder).training() if self.rank == 0 else nullcontext():
+            self._train(device, done)
+
+    def _train(self, device: torch.device, done: int) -> None:
+        recipe, training, options = self.recipe, self.recipe.training, self.recipe.optimizer
         trained = DistributedDataParallel(self.objective, device_ids=[device] if device.type == "cuda" else None) \
             if self.world > 1 else self.objective
         trained = torch.compile(trained) if training.compile else trained
@@ -155,9 +169,8 @@ class _Worker:
         if validation is None:
             return {}
         if self.rank == 0:
-            tables = Corpus.open(validation.corpus).rows_iter(["key", "image", "text"])
-            rows = ((row["key"], row["image"], row["text"]) for table in tables for row in table.to_pylist())
-            score = evaluate_recognizer(self.objective.recognizer, islice(rows, validation.words), keep_worst=0).score
+            words = spread_words(Corpus.open(validation.corpus), validation.words)
+            score = evaluate_recognizer(self.objective.recognizer, words, keep_worst=0).score
             self.metrics = {"word_accuracy": score.accuracy, "one_minus_ned": score.one_minus_ned, "cer": score.cer}
         return self.metrics
 

@@ -1,0 +1,206 @@
+"""`textray demo`: the whole job, command by command, on words that it draws itself or on real benchmarks.
+
+Every step is a command that a user would type; the demo prints it before it runs it.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines import cli
+from pipelines.corpus import Corpus
+from pipelines.errors import BadInput
+from pipelines.runs import RunFolder
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+SOURCE_WORDS, TARGET_WORDS, VALIDATION_WORDS, HELD_OUT_WORDS = 30_000, 6_000, 300, 1_000
+REAL_SOURCE_WORDS = 60_000
+MODEL = "textray-demo"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What the job works on: a labeled corpus, an unlabeled one, words to decide by, and words to measure on."""
+
+    source: Path
+    target: Path
+    validation: Path
+    tests: dict[str, Path]
+
+
+class Steps:
+    """Runs commands one after another, with a heading and the time of each; stops at the first that fails."""
+
+    def __init__(self, count: int):
+        self._count, self._done, self._started = count, 0, time.monotonic()
+
+    def __call__(self, title: str, *words: str | Path) -> None:
+        self.heading(f"{title}: textray {shlex.join(_shown(word) for word in words)}")
+        status = cli.run(str(words[0]), [str(word) for word in words[1:]])
+        if status:
+            raise BadInput(f"the demo stops, since its step {self._done} ({title}) failed; what is done so far is kept")
+
+    def heading(self, line: str) -> None:
+        """Begin a step."""
+        self._done += 1
+        passed = time.strftime("%M:%S", time.gmtime(self.seconds))
+        print(f"\n[{self._done}/{self._count}] {passed}  {line}", file=sys.stderr, flush=True)
+
+    @property
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self._started
+
+
+def _shown(word: str | Path) -> str:
+    name, separator, path = str(word).partition("=")
+    if separator and Path(path).is_absolute():
+        return f"{name}={os.path.relpath(path)}"
+    return os.path.relpath(word) if Path(word).is_absolute() else str(word)
+
+
+def write_pictures(corpus: Path, folder: Path, first: int, last: int, labels: bool) -> None:
+    """Rows first … last - 1 of a corpus as the files that a user might have: pictures, and labels.tsv if `labels`."""
+    folder.mkdir(parents=True)
+    lines = []
+    for number, (image, text) in enumerate(_rows(Corpus.open(corpus), first, last)):
+        name = f"{number:06d}.jpg"
+        (folder / name).write_bytes(image)
+        lines.append(f"{name}\t{text}\n")
+    if labels:
+        (folder / "labels.tsv").write_text("".join(lines), encoding="utf-8")
+
+
+def _rows(corpus: Corpus, first: int, last: int) -> Iterator[tuple[bytes, str]]:
+    number = 0
+    for table in corpus.rows_iter(["image", "text"]):
+        for image, text in zip(table["image"].to_pylist(), table["text"].to_pylist()):
+            if first <= number < last:
+                yield image, text
+            number += 1
+
+
+def drawn_material(folder: Path, step: Steps) -> Material:
+    """A labeled source and an unlabeled target that look different, drawn, left as plain files, and brought in."""
+    drawn, files, corpora = folder / "drawn", folder / "files", folder / "corpora"
+    step("draw labeled source words", "render", "--out", drawn / "source", "-n", str(SOURCE_WORDS), "--style", "plain", "--charset", "36",
+         "--max-length", "12")
+    step("draw target words of another look", "render", "--out", drawn / "target", "-n", str(TARGET_WORDS + VALIDATION_WORDS + HELD_OUT_WORDS),
+         "--style", "street", "--charset", "36", "--max-length", "12", "--seed", "1")
+    write_pictures(drawn / "source", files / "source", 0, SOURCE_WORDS, labels=True)
+    ends = [0, TARGET_WORDS, TARGET_WORDS + VALIDATION_WORDS, TARGET_WORDS + VALIDATION_WORDS + HELD_OUT_WORDS]
+    for name, first, last in zip(("target", "validation", "held-out"), ends, ends[1:]):
+        write_pictures(drawn / "target", files / name, first, last, labels=name != "target")
+    for name in ("source", "target", "validation"):
+        step(f"bring in the {name} words", "ingest", files / name, "--out", corpora / name)
+    return Material(corpora / "source", corpora / "target", corpora / "validation", {"held-out": files / "held-out"})
+
+
+def real_material(folder: Path, step: Steps, data: Path) -> Material:
+    """Synthetic labels; the training images of IIIT5K, IC15 and SVT as unlabeled; their test sets to measure on.
+
+    The words to decide by are labels of the training images, as the benchmark of Baek et al. selects its models.
+    """
+    words = data / "words"
+    train = [f"{name}={words / 'train' / name}" for name in ("IIIT5K", "IC15", "SVT")]
+    tests = {name: words / "test" / name for name in ("SVT", "IIIT5K", "IC13")}
+    for place in (*(Path(entry.partition("=")[2]) for entry in train), *tests.values()):
+        if not place.exists():
+            raise BadInput(f"expected the real benchmarks under {data} (words/train/… and words/test/…), found no {place}")
+    step("draw labeled source words", "render", "--out", folder / "corpora" / "source", "-n", str(REAL_SOURCE_WORDS), "--style", "scene",
+         "--charset", "36")
+    step("bring in the real training images", "ingest", *train, "--out", folder / "corpora" / "target")
+    return Material(folder / "corpora" / "source", folder / "corpora" / "target", folder / "corpora" / "target", tests)
+
+
+def learn(folder: Path, step: Steps, material: Material) -> dict[str, Path]:
+    """Pretrain, fine-tune supervised and with CCR, sweep; returns the models by name."""
+    runs = f"runs={folder / 'runs'}"
+    labeled = [f"data.labeled.corpus={material.source}", f"data.validation.corpus={material.validation}"]
+    both = [*labeled, f"data.unlabeled.corpus={material.target}"]
+    step("pretrain without labels (SeqCLR)", "pretrain", RECIPES / "demo_pretrain.yaml", runs, f"data.unlabeled.corpus={material.target}")
+    step("fine-tune on the source's labels", "finetune", RECIPES / "demo_supervised.yaml", runs, *labeled)
+    step("fine-tune on both (CCR)", "finetune", RECIPES / "demo_ccr.yaml", runs, *both)
+    step("sweep four trials", "tune", RECIPES / "demo_sweep.yaml", "--trials", "4", runs, *both)
+    best = json.loads((folder / "runs" / "sweep" / "trials.json").read_text())[0]
+    return {"supervised": folder / "runs" / "supervised", "ccr": folder / "runs" / "ccr",
+            "sweep, best trial": RunFolder(folder / "runs" / "sweep" / "trials" / best["name"]).path}
+
+
+def measure(folder: Path, step: Steps, models: dict[str, Path], tests: dict[str, Path]) -> dict[str, dict]:
+    """Evaluate every model on every test set; returns the average rows by model."""
+    averages = {}
+    for name, model in models.items():
+        out = folder / "reports" / model.name
+        step(f"evaluate {name}", "evaluate", model, *(word for test, path in tests.items() for word in ("--data", f"{test}={path}")),
+             "--out", out)
+        averages[name] = json.loads((out / "evaluation.json").read_text())["average"]
+    return averages
+
+
+def read_five(step: Steps, tests: dict[str, Path]) -> None:
+    """Read five images with the champion, through MLflow, as a user of the registry would."""
+    import mlflow
+    import pandas
+
+    from pipelines.sources import open_sources
+    from pipelines.tracking import tracking_uri
+    step.heading(f"read five images with models:/{MODEL}@champion")
+    mlflow.set_tracking_uri(tracking_uri())
+    champion = mlflow.pyfunc.load_model(f"models:/{MODEL}@champion")
+    source = open_sources([str(next(iter(tests.values())))])[0]
+    rows = list(source.read(0, 5))
+    answers = champion.predict(pandas.DataFrame({"image": [row.image for row in rows]}))
+    for row, text, confidence in zip(rows, answers["text"], answers["confidence"]):
+        print(f"  {row.key:<28} label {row.text:<14} read {text:<14} confidence {confidence:.2f}")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command."""
+    parser = argparse.ArgumentParser(prog="textray demo", formatter_class=argparse.RawDescriptionHelpFormatter,
+                                     description="Render, ingest, pretrain, fine-tune, sweep, evaluate, register, read.",
+                                     epilog="example: textray demo\n         textray demo --data ../shared/data --folder real")
+    parser.add_argument("--folder", default="demo", help="where everything goes (default demo); must not exist, unless --overwrite")
+    parser.add_argument("--data", help="real benchmarks (words/train/{IIIT5K,IC15,SVT}, words/test/{SVT,IIIT5K,IC13}) instead of drawn targets")
+    parser.add_argument("--overwrite", action="store_true", help="remove what an earlier demo left in the folder")
+    arguments = parser.parse_args(argv)
+    folder = Path(arguments.folder).absolute()
+    if folder.exists():
+        if not arguments.overwrite:
+            raise BadInput(f"expected no folder {arguments.folder}, found one; say --overwrite to remove it, or name another with --folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+    step = Steps(12 if arguments.data is None else 9)
+    material = drawn_material(folder, step) if arguments.data is None else real_material(folder, step, Path(arguments.data).absolute())
+    models = learn(folder, step, material)
+    averages = measure(folder, step, models, material.tests)
+    winner = max(averages, key=lambda name: averages[name]["accuracy"])
+    gates = [word for test, path in material.tests.items() for word in ("--gate", f"{test}={path}")]
+    step(f"register the winner, {winner}", "register", models[winner], "--name", MODEL, "--promote", *gates)
+    read_five(step, material.tests)
+    _conclude(folder, averages, winner, step.seconds)
+    return 0
+
+
+def _conclude(folder: Path, averages: dict[str, dict], winner: str, seconds: float) -> None:
+    print(f"\n{'model':<20} {'words':>6} {'word accuracy':>14} {'1 - NED':>8} {'CER':>7}")
+    for name, row in averages.items():
+        print(f"{name:<20} {row['words']:>6} {row['accuracy']:>14.2%} {row['one_minus_ned']:>8.3f} {row['cer']:>7.3f}"
+              + ("  <- registered" if name == winner else ""))
+    place = os.path.relpath(folder)
+    print(f"\ndone in {seconds / 60:.1f} minutes\n"
+          f"runs and registry: mlflow ui --backend-store-uri {os.environ['MLFLOW_TRACKING_URI']}\n"
+          f"worst mistakes:    {place}/reports/*/evaluation.html\nsweep:             {place}/runs/sweep/report.html\n"
+          f"read with it:      mlflow models serve -m models:/{MODEL}@champion --env-manager local")
+
+
+if __name__ == "__main__":
+    raise SystemExit(cli.run("demo"))

@@ -1,0 +1,142 @@
+"""Training under Ray: the same bits after a kill, on any number of workers the same number of steps, and clear refusals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from pipelines.errors import BadInput
+from pipelines.recipe import parse_recipe
+from pipelines.render import Settings, render_corpus
+from pipelines.runs import RunFolder
+from pipelines.train import train
+from pipelines.weights import load_recognizer
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory) -> Path:
+    """200 labeled words and 150 to use without labels."""
+    folder = tmp_path_factory.mktemp("corpora")
+    render_corpus(folder / "source", 200, Settings(style="plain", charset="36"))
+    render_corpus(folder / "target", 150, Settings(style="street", charset="36", seed=1))
+    return folder
+
+
+@pytest.fixture
+def place(tmp_path, store, monkeypatch) -> Path:
+    """A working folder whose runs go to the tests' MLflow store."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def recipe(corpora: Path, place: Path, name: str = "try", objective: dict | None = None, data: dict | None = None, **training) -> dict:
+    both = {"labeled": {"corpus": str(corpora / "source"), "batch_size": 8}, "unlabeled": {"corpus": str(corpora / "target"), "batch_size": 8}}
+    return {"name": name, "runs": str(place / "runs"), "recognizer": {"name": "crnn_tiny"}, "objective": objective or {"name": "ccr"},
+            "data": both | (data or {}),
+            "training": {"steps": 8, "checkpoint_every": 3, "log_every": 1, "threads_per_worker": 1, "cpus_per_worker": 0.5} | training}
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return torch.load(folder / "model" / "weights.pt", weights_only=True)
+
+
+def logged(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+
+
+def test_a_run_killed_with_sigkill_continues_with_the_same_command_and_ends_with_the_same_bits(corpora, place, ray_session):
+    whole = train(parse_recipe(recipe(corpora, place, "whole", steps=10, checkpoint_every=4)), quiet=True)
+    (place / "killed.yaml").write_text(yaml.safe_dump(recipe(corpora, place, "killed", steps=10, checkpoint_every=4)))
+    command = [sys.executable, "-m", "pipelines.finetune", "killed.yaml"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    progress = place / "runs" / "killed" / "progress.jsonl"
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        while not (progress.is_file() and '"step": 6' in progress.read_text()):
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    before = len(logged(place / "runs" / "killed"))
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "continuing the run killed in" in done.stderr
+    steps = [line["step"] for line in logged(place / "runs" / "killed")[before:]]
+    assert steps == list(range(steps[0], 11)) and steps[0] in (1, 5)  # from the last checkpoint; the first may not have been whole
+    assert weights(place / "runs" / "killed").keys() == weights(whole.folder).keys()
+    assert all(torch.equal(a, b) for a, b in zip(weights(place / "runs" / "killed").values(), weights(whole.folder).values()))
+
+
+def test_two_workers_take_the_same_number_of_steps_and_survive_the_loss_of_one(corpora, place, ray_session):
+    import ray
+    from ray.util.state import list_actors
+
+    del list_actors  # the state API needs the dashboard; the worker is found by its process name
+    job = parse_recipe(recipe(corpora, place, "pair", {"name": "seqclr"}, steps=12, checkpoint_every=2, workers=2))
+    killed = []
+
+    def kill_one():
+        progress = place / "runs" / "pair" / "progress.jsonl"
+        while not (progress.is_file() and '"step": 5' in progress.read_text()):
+            time.sleep(0.05)
+        found = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker|ray::_RayTrainWorker"], capture_output=True, text=True).stdout.split()
+        killed.extend(found[:1])
+        os.kill(int(found[0]), signal.SIGKILL)
+    import threading
+    thread = threading.Thread(target=kill_one, daemon=True)
+    thread.start()
+    outcome = train(job, quiet=True)
+    thread.join()
+    assert len(killed) == 1 and ray.is_initialized()
+    assert outcome.metrics["step"] == 12
+    assert [line["step"] for line in logged(outcome.folder)][-1] == 12
+    assert load_recognizer(outcome.folder).name == "crnn_tiny"
+
+
+def test_a_finished_run_is_refused_unless_resumed_and_a_changed_recipe_always(corpora, place, ray_session):
+    tree = recipe(corpora, place, "once", {"name": "supervised"}, steps=2)
+    first = train(parse_recipe(tree), quiet=True)
+    before = weights(first.folder)
+    with pytest.raises(BadInput, match=r"the run 'once' exists in .* \(finished\); choose another name=, or say --resume"):
+        train(parse_recipe(tree), quiet=True)
+    again = train(parse_recipe(tree), resume=True, quiet=True)
+    assert again.model == first.model and all(torch.equal(a, b) for a, b in zip(before.values(), weights(first.folder).values()))
+    tree["training"]["steps"] = 3
+    with pytest.raises(BadInput, match=r"with another recipe \(training.steps was 2, is 3\)"):
+        train(parse_recipe(tree), resume=True, quiet=True)
+
+
+def test_fine_tuning_starts_from_the_pretrained_encoder_with_a_fresh_decoder(corpora, place, ray_session):
+    pretrained = train(parse_recipe(recipe(corpora, place, "before", {"name": "seqclr"}, steps=1)), quiet=True)
+    started = train(parse_recipe(recipe(corpora, place, "after", {"name": "supervised"}, steps=1)
+                                 | {"initialize_from": "before", "optimizer": {"learning_rate": 1e-12, "weight_decay": 0.0}}), quiet=True)
+    before, after = weights(pretrained.folder), weights(started.folder)
+    convolutions = [name for name in before if name.startswith("encoder.") and before[name].ndim == 4]
+    assert convolutions and all(torch.allclose(before[name], after[name], atol=1e-6) for name in convolutions)
+    assert json.loads((pretrained.model / "recognizer.json").read_text())["trained"] == ["encoder", "sequence"]
+
+
+def test_a_loss_that_is_not_finite_ends_the_command_with_its_sentence(corpora, place, ray_session):
+    tree = recipe(corpora, place, "spoiled", {"name": "supervised"}) | {"optimizer": {"learning_rate": 1e30, "gradient_clip": 1e30}}
+    with pytest.raises(BadInput, match=r"the loss of step \d+ is not finite \(loss nan, .*; the batch held plain/0/\d+, "):
+        train(parse_recipe(tree), quiet=True)
+    assert RunFolder(place / "runs" / "spoiled").state().status == "failed"
+
+
+@pytest.mark.parametrize("change, sentence", [
+    ({"data": {"labeled": None}}, r"the objective ccr needs data.labeled \(its corpus and batch_size\), found none in the recipe"),
+    ({"data": {"unlabeled": {"corpus": "nowhere", "batch_size": 4}}}, "nowhere"),
+    ({"data": {"unlabeled": {"corpus": "TARGET", "batch_size": 400}}}, "a batch of 400 images on each of 1 workers needs at least 400 rows"),
+    ({"workers": 9}, r"9 workers with 0.5 CPUs each leave 0 of \d+ CPUs for reading, .*; set training.cpus_per_worker="),
+])
+def test_what_cannot_work_is_refused_before_anything_is_written(corpora, place, ray_session, change, sentence):
+    if change.get("data", {}).get("unlabeled"):
+        change["data"]["unlabeled"]["corpus"] = change["data"]["unlabeled"]["corpus"].replace("TARGET", str(corpora / "target"))
+    with pytest.raises(BadInput, match=sentence):
+        train(parse_recipe(recipe(corpora, place, "never", **change)), quiet=True)
+    assert not (place / "runs" / "never").exists()
