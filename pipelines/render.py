@@ -11,6 +11,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from pipelines.synthesis import STYLES, Synthesizer, synthesizer
 
 WANTED_SHARDS = 64  # so that a few dozen CPUs share a corpus of moderate size evenly
 MOST_SHARD_ROWS = 100_000  # some 200 MB
+GRACE_SECONDS = 10  # for cancelled tasks to end
 SHEET_WORDS = 64
 SHEET_COLUMNS = 8
 SHEET_CELL = (184, 84)  # pixels, width and height, of which the label takes the lowest 16
@@ -65,6 +67,12 @@ def render_shard(folder: str, source: str, number: int, start: int, stop: int, s
     return writer.entry
 
 
+def shards_here(folder: str, source: str, ranges: list[tuple[int, int]], settings: Settings) -> Iterator[ShardEntry]:
+    """The shards one after the other, in this process."""
+    for number, (start, stop) in enumerate(ranges):
+        yield render_shard(folder, source, number, start, stop, settings)
+
+
 def parallel_shards(folder: str, source: str, ranges: list[tuple[int, int]], settings: Settings) -> Iterator[ShardEntry]:
     """The shards in the order they get done, on every CPU of the cluster; no more tasks are waiting than CPUs can take."""
     import ray
@@ -74,11 +82,17 @@ def parallel_shards(folder: str, source: str, ranges: list[tuple[int, int]], set
     task = ray.remote(num_cpus=1)(render_shard)
     waiting = [(folder, source, number, start, stop, settings) for number, (start, stop) in enumerate(ranges)][::-1]
     running: list = []
-    while waiting or running:
-        while waiting and len(running) < 2 * max(cluster_cpus(), 1):
-            running.append(task.remote(*waiting.pop()))
-        done, running = ray.wait(running)
-        yield from ray.get(done)
+    try:
+        while waiting or running:
+            while waiting and len(running) < 2 * max(cluster_cpus(), 1):
+                running.append(task.remote(*waiting.pop()))
+            done, running = ray.wait(running)
+            yield from ray.get(done)
+    finally:  # given up: nobody may write any more when the folder is removed
+        for unfinished in running:
+            ray.cancel(unfinished, force=True)
+        if running:
+            ray.wait(running, num_returns=len(running), timeout=GRACE_SECONDS)
 
 
 def render_corpus(out: str | os.PathLike, count: int, settings: Settings, source: str | None = None,
@@ -99,12 +113,12 @@ def render_corpus(out: str | os.PathLike, count: int, settings: Settings, source
     try:
         ranges = shard_ranges(count)
         shards, done = [], 0
-        made = parallel_shards(str(partial), source, ranges, settings) if len(ranges) > 1 else \
-            iter([render_shard(str(partial), source, 0, 0, count, settings)])
-        for entry in made:
-            shards.append(entry)
-            done += entry.rows
-            progress(done, count)
+        draw = parallel_shards if len(ranges) > 1 else shards_here
+        with closing(draw(str(partial), source, ranges, settings)) as made:
+            for entry in made:
+                shards.append(entry)
+                done += entry.rows
+                progress(done, count)
         write_quarantine(partial)
         write_manifest(partial, shards, {source: SourceCounts(rows_in=count, kept=count, labeled=count)},
                        made_by(settings, count))
@@ -131,7 +145,8 @@ def made_by(settings: Settings, count: int) -> dict:
     made = {"command": "textray render", "count": count, **asdict(settings)}
     if settings.words:
         data = Path(settings.words).read_bytes()
-        made["words"] = {"file": Path(settings.words).name, "sha256": hashlib.sha256(data).hexdigest()}
+        made["words"] = {"file": Path(settings.words).name, "sha256": hashlib.sha256(data).hexdigest(),
+                         "refused": settings.synthesizer().words.refused}
     made["fonts"] = [face.name for face in settings.synthesizer().faces]
     made["versions"] = {name: version(name) for name in ("numpy", "opencv-python-headless", "pillow", "wordfreq")}
     return made
@@ -212,6 +227,10 @@ def main(argv: list[str] | None = None) -> int:
         print(f"{count} pictures in style {given.style}: {given.sheet}")
         return 0
     count = 100_000 if given.n is None else given.n
+    words = settings.synthesizer().words
+    if words.verbatim and words.refused:
+        print(f"render: {words.refused} of {words.refused + len(words.vocabulary)} lines of {given.words} are left out: "
+              f"outside the charset, or longer than {given.max_length}", file=sys.stderr)
     render_corpus(given.out, count, settings, given.source, Progress())
     print(f"{count:,} labeled pictures in style {given.style}, seed {given.seed}: {given.out}")
     return 0

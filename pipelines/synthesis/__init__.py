@@ -1,9 +1,11 @@
 """Synthetic words: what they say (words), how they look (styles, fonts), and one picture of one word (Synthesizer)."""
 
-from dataclasses import dataclass, field
+import unicodedata
+from dataclasses import dataclass, field, replace
 from functools import cache
-from itertools import accumulate
 from random import Random
+
+import cv2
 
 from models.charset import Charset
 from pipelines.errors import BadInput
@@ -11,8 +13,9 @@ from pipelines.synthesis.camera import aim, develop, expose, project, target_hei
 from pipelines.synthesis.fonts import Face, folder_faces, packaged_faces
 from pipelines.synthesis.lettering import letter
 from pipelines.synthesis.paint import paint
+from pipelines.synthesis.shares import Shares
 from pipelines.synthesis.styles import STYLES, Style
-from pipelines.synthesis.words import Words
+from pipelines.synthesis.words import Word, Words
 
 FACE_TRIES = 30
 
@@ -24,14 +27,17 @@ class Synthesizer:
     style: Style
     words: Words
     faces: list[Face]
-    shares: list[float] = field(init=False)
+    shares: Shares[Face] = field(init=False)
 
     def __post_init__(self) -> None:
         counts: dict[str, int] = {}
         for face in self.faces:
             counts[face.family] = counts.get(face.family, 0) + 1
-        self.shares = list(accumulate(self._share(face, counts[face.family]) for face in self.faces))
+        self.shares = Shares({face: self._share(face, counts[face.family]) for face in self.faces})
         characters = self.words.characters
+        if joined := "".join(character for character in characters if is_joined(character)):
+            raise BadInput(f"expected letters that stand one after the other from left to right, found {joined!r}: words of scripts "
+                           "whose letters join, stack or run leftwards would be drawn wrongly, so take real images for them")
         if not any(face.draws(characters) for face in self.faces):
             best = max(self.faces, key=lambda face: sum(map(face.draws, characters)))
             lacking = "".join(character for character in characters if not best.draws(character))
@@ -43,25 +49,34 @@ class Synthesizer:
         slant = self.style.italic if face.italic else 1.0
         return self.style.families.get(face.family, 1.0) * self.style.weights[face.weight] * slant / siblings
 
-    def _face(self, random: Random, text: str) -> Face:
-        """A face by its share in the style, among those that have every character."""
+    def _face(self, random: Random, word: Word) -> tuple[Face, str]:
+        """A face by its share in the style among those that have every character, and what it is to draw.
+
+        Where no face has the unlabeled marks around a word, they are left out.
+        """
         for _ in range(FACE_TRIES):
-            face = random.choices(self.faces, cum_weights=self.shares)[0]
-            if face.draws(text):
-                return face
-        return next(face for face in self.faces if face.draws(text))
+            face = self.shares.pick(random)
+            if face.draws(word.drawn):
+                return face, word.drawn
+        face = next(face for face in self.faces if face.draws(word.text))
+        return face, word.drawn if face.draws(word.drawn) else word.text
 
     def render(self, seed: int, index: int) -> tuple[bytes, str]:
         """Picture number `index`: a JPEG file and its label. Styles share no words: each has its own random numbers."""
         random = Random(f"{self.style.name} {seed} {index}")
         word = self.words.draw(random)
-        face = self._face(random, word.drawn)
+        face, drawn = self._face(random, word)
         height = target_height(random, self.style)
         others = [self.words.draw(random).drawn for _ in range(2)] if random.random() < self.style.neighbours else []
-        sheet = letter(random, self.style, face, word.drawn, others, height * 0.8)
+        sheet = letter(random, self.style, face, drawn, others, height * 0.8)
         view = aim(random, self.style, sheet, height)
         picture, contrast = paint(random, self.style, project(sheet, view))
         return develop(random, self.style, expose(random, self.style, picture, contrast)), word.text
+
+
+def is_joined(character: str) -> bool:
+    """Whether a character needs text shaping: it combines with others, or belongs to a script written leftwards."""
+    return unicodedata.category(character) in ("Mn", "Mc", "Me") or unicodedata.bidirectional(character) in ("R", "AL")
 
 
 @cache
@@ -73,9 +88,18 @@ def synthesizer(style: str = "scene", charset: str = "94", max_length: int = 25,
     """
     if style not in STYLES:
         raise BadInput(f"expected one of the styles {', '.join(STYLES)}, found {style!r}: check --style")
+    cv2.setNumThreads(0)  # whoever wants several CPUs starts several processes
     look = STYLES[style]
-    faces = folder_faces(fonts) if fonts is not None else packaged_faces(tuple(look.families))
-    return Synthesizer(look, Words(Charset.named(charset), max_length, words), faces)
+    if fonts is None:
+        faces = packaged_faces(tuple(look.families))
+    else:
+        faces = folder_faces(fonts)
+        look = replace(look, families={}, weights=dict.fromkeys(look.weights, 1.0))  # the user's choice of faces stands
+    try:
+        characters = Charset.named(charset)
+    except ValueError as problem:
+        raise BadInput(f"--charset {charset}: {problem}") from problem
+    return Synthesizer(look, Words(characters, max_length, words), faces)
 
 
 def render_word(seed: int, index: int, style: str = "scene") -> tuple[bytes, str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageFont
 
 from pipelines.errors import BadInput
 
@@ -82,10 +82,9 @@ class Face:
 
     def _glyph_at(self, character: str, size: int) -> Glyph:
         font = self._open(size)
-        left, top, right, bottom = map(round, font.getbbox(character, anchor="ls"))
-        image = Image.new("L", (right - left, bottom - top))
-        ImageDraw.Draw(image).text((-left, -top), character, fill=255, font=font, anchor="ls")
-        return Glyph(np.asarray(image), left, top, font.getlength(character))
+        ink, (left, top) = font.getmask2(character, mode="L", anchor="ls")  # half the time of drawing on an image
+        pixels = np.frombuffer(bytes(ink), np.uint8).reshape(ink.size[1], ink.size[0])
+        return Glyph(pixels, left, top, font.getlength(character))
 
     def draws(self, text: str) -> bool:
         """Whether every character of `text` has a glyph of its own here (lower case in an all-capitals face has none)."""
@@ -94,6 +93,8 @@ class Face:
     def _draws_character(self, character: str) -> bool:
         if character in self.refused:
             return False
+        if character == " ":
+            return True
         glyph = self.glyph(character, PROBE_SIZE)
         if not glyph.pixels.any() or same_shape(glyph, self.glyph("\uffff", PROBE_SIZE)):
             return False

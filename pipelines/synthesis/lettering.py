@@ -50,10 +50,11 @@ def stamp(sheet: np.ndarray, placed: list[tuple], x: int, y: int) -> None:
     height, width = sheet.shape
     for pixels, left, top in placed:
         left, top = left + x, top + y
-        cut_left, cut_top = max(-left, 0), max(-top, 0)
-        pixels = pixels[cut_top:height - top, cut_left:width - left] if left < width and top < height else pixels[:0]
+        if left < 0 or top < 0 or left + pixels.shape[1] > width or top + pixels.shape[0] > height:
+            pixels = pixels[max(-top, 0):max(height - top, 0), max(-left, 0):max(width - left, 0)]
+            left, top = max(left, 0), max(top, 0)
         if pixels.size:
-            spot = sheet[top + cut_top:top + cut_top + pixels.shape[0], left + cut_left:left + cut_left + pixels.shape[1]]
+            spot = sheet[top:top + pixels.shape[0], left:left + pixels.shape[1]]
             np.maximum(spot, pixels, out=spot)
 
 

@@ -6,21 +6,22 @@ from random import Random
 import cv2
 import numpy as np
 
+from pipelines.synthesis.shares import Shares
 from pipelines.synthesis.styles import Style
 from pipelines.synthesis.textures import clutter, ramp, texture, window
 
 # Shares of the hues of dark and of bright things, each hue a range of turns of the colour circle
 RED, ORANGE, YELLOW, GREEN, CYAN, BLUE, PURPLE = \
     (-0.04, 0.03), (0.04, 0.1), (0.1, 0.17), (0.3, 0.45), (0.45, 0.54), (0.55, 0.67), (0.7, 0.95)
-DARK_HUES = {RED: 0.30, ORANGE: 0.16, YELLOW: 0.06, GREEN: 0.14, CYAN: 0.06, BLUE: 0.24, PURPLE: 0.04}
-BRIGHT_HUES = {RED: 0.08, ORANGE: 0.16, YELLOW: 0.36, GREEN: 0.10, CYAN: 0.10, BLUE: 0.17, PURPLE: 0.03}
+DARK_HUES = Shares({RED: 0.30, ORANGE: 0.16, YELLOW: 0.06, GREEN: 0.14, CYAN: 0.06, BLUE: 0.24, PURPLE: 0.04})
+BRIGHT_HUES = Shares({RED: 0.08, ORANGE: 0.16, YELLOW: 0.36, GREEN: 0.10, CYAN: 0.10, BLUE: 0.17, PURPLE: 0.03})
 LUMA = (0.114, 0.587, 0.299)  # of blue, green, red: ITU-R BT.601
 
 
 def colour(random: Random, brightness: float, colourfulness: float) -> np.ndarray:
     """A colour (3, 1, 1) float32 of about that luma, of a likely hue; `colourfulness` 1 gives a pure one."""
     hues = BRIGHT_HUES if brightness > 140 else DARK_HUES
-    position = random.uniform(*random.choices(tuple(hues), tuple(hues.values()))[0]) * 6
+    position = random.uniform(*hues.pick(random)) * 6
     hue = [min(max(abs((position - shift) % 6 - 3) - 1, 0), 1) for shift in (4, 2, 0)]  # blue, green, red
     luma = sum(weight * part for weight, part in zip(LUMA, hue))
     chroma = colourfulness * min(255, 90 + 1.1 * brightness, 1.5 * (300 - brightness))  # neither night nor glare has much

@@ -4,25 +4,29 @@ The shares of the cases follow the training crops of IIIT5K and IC15 (upper 0.47
 lower 0.17 and 0.14), as do digits and punctuation marks (about a tenth each).
 """
 
+import re
 import string
+from functools import cache
 from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
 from models.charset import Charset
 from pipelines.errors import BadInput
+from pipelines.synthesis.shares import Shares
 
 DICTIONARY_SIZE = 100_000  # the most frequent tokens of wordfreq's English list
 FLATTENING = 4.0  # rank = size * u ** FLATTENING: the 100 most frequent words get 18 %, the rarer half of them 16 %
 TRIES = 25  # draws of a kind that the charset or the length may refuse, before a plain one is taken
 
 # kind of text: share
-KINDS = {"word": 0.84, "number": 0.06, "price": 0.025, "code": 0.055, "single": 0.02}
-CASES = {"upper": 0.49, "title": 0.26, "lower": 0.21, "inner": 0.04}
+KINDS = Shares({"word": 0.84, "number": 0.06, "price": 0.025, "code": 0.055, "single": 0.02})
+CASES = Shares({"upper": 0.49, "title": 0.26, "lower": 0.21, "inner": 0.04})
 PUNCTUATED = 0.10
 COMMON_MARKS = ("{}.", "{}.", "{},", "{},", "{}!", "{}:", "{}?", "{}'s", "{}-{}", "{}-", "({}", "{})", "{}&{}", "{}/{}")
 RARE_MARKS = ("'{}'", '"{}"', '"{}', "({})", "-{}", "#{}", "@{}", "{}@{}", "&{}", "*{}", "{}*", "{}...", "{}+", "{}_{}", "~{}",
               "<{}>", ">{}", "[{}]", "{{{}}}", "{}={}", "{}|{}", "{}^", "`{}", "{}\\{}", "{};", "{}%", "${}", "{}.{}")
+UNFIT = re.compile(r"[\d\s]|[^\w'.&/+-]")
 MARKS = frozenset(string.punctuation + "£€")
 
 
@@ -46,6 +50,8 @@ class Words:
         self.charset = charset
         self.max_length = max_length
         self.verbatim = file is not None
+        self._unlabeled = {ord(mark): None for mark in MARKS if mark not in charset.index}
+        self._allowed = frozenset(charset.characters)
         listed = lines_of(file) if file is not None else english_words()
         self.vocabulary = [word for word in listed if self._plain(word)]
         self.refused = len(listed) - len(self.vocabulary)
@@ -73,8 +79,7 @@ class Words:
             word = random.choice(self.vocabulary)
             return Word(word, word)
         for _ in range(TRIES):
-            kind = random.choices(tuple(KINDS), tuple(KINDS.values()))[0]
-            drawn = self._of_kind(random, kind)
+            drawn = self._of_kind(random, KINDS.pick(random))
             if random.random() < PUNCTUATED:
                 drawn = self._punctuated(random, drawn)
             if self._fits(drawn):
@@ -84,12 +89,12 @@ class Words:
 
     def _label(self, drawn: str) -> str:
         """The drawn text without the punctuation marks that the charset lacks."""
-        return drawn if self.verbatim else "".join(c for c in drawn if c not in MARKS or c in self.charset.index)
+        return drawn if self.verbatim else drawn.translate(self._unlabeled)
 
     def _fits(self, drawn: str) -> bool:
         """Whether the label is something, short enough, and within the charset."""
         label = self._label(drawn)
-        return 0 < len(label) <= self.max_length and not self.charset.outside(label)
+        return 0 < len(label) <= self.max_length and self._allowed.issuperset(self.charset.normalise(label))
 
     def _plain(self, word: str) -> str:
         """The word, or its upper case for a charset of capitals, if it fits; else the empty string."""
@@ -132,7 +137,7 @@ class Words:
 
 def cased(random: Random, word: str) -> str:
     """The word in one of the cases that signs use."""
-    case = random.choices(tuple(CASES), tuple(CASES.values()))[0]
+    case = CASES.pick(random)
     if case == "upper":
         return word.upper()
     if case == "inner":
@@ -141,12 +146,12 @@ def cased(random: Random, word: str) -> str:
     return word.capitalize() if case == "title" else word
 
 
+@cache
 def english_words() -> list[str]:
     """wordfreq's most frequent English tokens, most frequent first, without those that hold digits (there they are
-    placeholders) or characters outside the Basic Multilingual Plane (emoji)."""
+    placeholders), spaces or controls."""
     from wordfreq import top_n_list
-    return [word for word in top_n_list("en", DICTIONARY_SIZE)
-            if not any(character.isdigit() or ord(character) > 0xFFFF or not character.isprintable() for character in word)]
+    return [word for word in top_n_list("en", DICTIONARY_SIZE) if not UNFIT.search(word)]
 
 
 def lines_of(file: str | Path) -> list[str]:
