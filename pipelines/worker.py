@@ -51,7 +51,10 @@ def build_objective(recipe: Recipe) -> nn.Module:
     if recipe.initialize_from and not any(parameter.is_meta for parameter in recognizer.parameters()):
         start_from(recipe.initialize_from, recipe.runs, recognizer)
     options = {name: value for name, value in recipe.objective.items() if name != "name"}
-    return OBJECTIVES[recipe.objective["name"]](recognizer, **options)
+    try:
+        return OBJECTIVES[recipe.objective["name"]](recognizer, **options)
+    except ValueError as problem:
+        raise BadInput(f"objective: {problem}") from None
 
 
 def start_from(source: str, runs: str, recognizer: Recognizer) -> list[str]:
