@@ -1,10 +1,11 @@
-"""The sequence stage: bidirectional LSTMs over the frames (CRNN, Shi et al., TPAMI 2017; four-stage benchmark)."""
+"""Sequence stages: what the frames tell each other before the decoder sees them."""
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
 class BidirectionalLSTM(nn.Module):
-    """One bidirectional LSTM layer and a linear layer that joins its two directions."""
+    """One bidirectional LSTM layer and a linear layer that joins its two directions (CRNN, Shi et al., TPAMI 2017)."""
 
     def __init__(self, width: int, hidden: int, out_width: int) -> None:
         super().__init__()
@@ -17,5 +18,28 @@ class BidirectionalLSTM(nn.Module):
 
 
 def bilstm_stage(width: int, hidden: int = 256, layers: int = 2) -> nn.Sequential:
-    """The stage of the benchmark: `layers` bidirectional LSTMs, (n, frames, width) -> (n, frames, hidden)."""
+    """The benchmark's stage: `layers` bidirectional LSTMs, (n, frames, width) -> (n, frames, hidden)."""
     return nn.Sequential(*(BidirectionalLSTM(width if i == 0 else hidden, hidden, hidden) for i in range(layers)))
+
+
+class ResidualConvolution(nn.Module):
+    """A convolution along the frames, BatchNorm and ReLU, added to its input."""
+
+    def __init__(self, width: int, kernel: int) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(width, width, kernel, padding=kernel // 2, bias=False)
+        self.norm = nn.BatchNorm1d(width)
+
+    def forward(self, frames: Tensor) -> Tensor:
+        """(n, frames, width) -> (n, frames, width)."""
+        heard = F.relu(self.norm(self.convolution(frames.transpose(1, 2))), inplace=True)
+        return frames + heard.transpose(1, 2)
+
+
+def convolution_stage(width: int, kernel: int = 5, layers: int = 2) -> nn.Sequential:
+    """A stage without recurrence, (n, frames, width) -> (n, frames, width).
+
+    For small recognizers: it passes the frames on from the first step, where an LSTM with CTC spends most of a minute's
+    training on blanks.
+    """
+    return nn.Sequential(*(ResidualConvolution(width, kernel) for _ in range(layers)))
