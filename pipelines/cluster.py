@@ -38,7 +38,7 @@ def cluster_cpus() -> int:
 def _start_local(num_cpus: int | None, object_store_memory: int | None) -> None:
     # Ray's ports are open to the network, so a local Ray asks for a token. Left alone, Ray would write that token to
     # ~/.ray/auth_token, where a later `ray start --head` finds it and turns authentication on for a whole cluster whose
-    # job clients know nothing of it. A token in this process's environment dies with it. RAY_AUTH_MODE, if set, decides.
+    # job clients know nothing of it. A token in this process's environment dies with it. RAY_AUTH_MODE decides, if set.
     if "RAY_AUTH_MODE" not in os.environ and "RAY_AUTH_TOKEN_PATH" not in os.environ:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -52,7 +52,8 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, OSError, ValueError) as problem:
         raise BadInput(f"RAY_ADDRESS={address}: expected a running Ray cluster, found none that answers "
-                       f"({str(problem).splitlines()[0]}): start it, correct the address, or unset RAY_ADDRESS for a local Ray") from problem
+                       f"({str(problem).splitlines()[0]}): start it, correct the address, "
+                       "or unset RAY_ADDRESS for a local Ray") from problem
 
 
 def _check_answers(address: str) -> None:

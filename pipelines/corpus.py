@@ -58,7 +58,7 @@ PARQUET_OPTIONS = dict(
 
 
 class SourceCounts(BaseModel):
-    """What became of one source's rows: rows_in = kept + quarantined + filtered, and the reasons add up to the last two."""
+    """What became of one source's rows: rows_in = kept + quarantined + filtered; the reasons add up to the last two."""
 
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
@@ -158,11 +158,12 @@ class Corpus:
         except ValidationError as problem:
             first = problem.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise BadInput(f"{folder}/{MANIFEST}: expected a corpus manifest, found {first['msg']} at {where or 'the top'}: "
-                           "ingest the sources again") from problem
+            raise BadInput(f"{folder}/{MANIFEST}: expected a corpus manifest, found {first['msg']} "
+                           f"at {where or 'the top'}: ingest the sources again") from problem
         if manifest.schema_version != SCHEMA_VERSION:
-            raise BadInput(f"{folder}: expected a corpus of schema version {SCHEMA_VERSION}, found {manifest.schema_version}: "
-                           "read it with the version of textray that wrote it, or ingest the sources again")
+            raise BadInput(f"{folder}: expected a corpus of schema version {SCHEMA_VERSION}, "
+                           f"found {manifest.schema_version}: read it with the version of textray that wrote it, "
+                           "or ingest the sources again")
         _check_shards(folder, manifest)
         return cls(folder, manifest, hashlib.sha256(data).hexdigest())
 
@@ -208,7 +209,7 @@ def _manifest_bytes(folder: str) -> bytes:
     try:
         return Path(folder, MANIFEST).read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        found = "no such folder" if not os.path.exists(folder) else "a file" if os.path.isfile(folder) else f"no {MANIFEST}"
+        found = f"no {MANIFEST}" if os.path.isdir(folder) else "a file" if os.path.exists(folder) else "no such folder"
         raise BadInput(f"{folder}: expected a corpus (a folder with {MANIFEST}), found {found}: "
                        "make one with `textray ingest SOURCE... --out CORPUS`") from None
 
@@ -221,7 +222,8 @@ def _check_shards(folder: str, manifest: Manifest) -> None:
         found = sizes.get(shard.name)
         if found != shard.bytes:
             raise BadInput(f"{folder}: expected {shard.name} with {shard.bytes} bytes, found "
-                           f"{'no such file' if found is None else f'{found} bytes'}: copy the corpus again, or ingest it again")
+                           f"{'no such file' if found is None else f'{found} bytes'}: copy the corpus again, "
+                           "or ingest it again")
 
 
 def shard_name(source: str, index: int) -> str:
@@ -316,8 +318,9 @@ class ShardWriter:
                 self._parquet.close()
                 self._file.sync()
                 os.replace(self._temporary, self._final)
-                self.entry = ShardEntry(name=self.name, source=self.source, rows=sum(self._row_groups), bytes=self._file.size,
-                                        sha256=self._file.sha256.hexdigest(), row_groups=self._row_groups)
+                self.entry = ShardEntry(name=self.name, source=self.source, rows=sum(self._row_groups),
+                                        bytes=self._file.size, sha256=self._file.sha256.hexdigest(),
+                                        row_groups=self._row_groups)
         finally:
             self._file.close()
             Path(self._temporary).unlink(missing_ok=True)
@@ -348,7 +351,8 @@ def write_manifest(folder: str | os.PathLike, shards: Sequence[ShardEntry], sour
     for name, counts in sources.items():
         written = sum(shard.rows for shard in ordered if shard.source == name)
         if not counts.balanced() or counts.kept != written:
-            raise ValueError(f"source {name}: expected in = kept + quarantined + filtered with {written} rows kept, found {counts}")
+            raise ValueError(f"source {name}: expected in = kept + quarantined + filtered with {written} rows kept, "
+                             f"found {counts}")
     manifest = Manifest(rows=sum(shard.rows for shard in ordered), sources=sources, shards=ordered, made_by=made_by)
     text = manifest.model_dump_json(by_alias=True, indent=1)
     temporary = os.path.join(folder, f"{MANIFEST}.{os.getpid()}.tmp")

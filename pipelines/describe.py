@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from pipelines.corpus import Corpus, Manifest, SourceCounts
 
-DESCRIPTION = "Print what a corpus holds: rows per source, what was rejected and why, label lengths, image sizes, characters."
+DESCRIPTION = "Print what a corpus holds: rows per source, rejects and why, label lengths, image sizes, characters."
 EXAMPLE = "example: textray describe corpora/words --json"
 QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
 CHARACTERS_SHOWN = 200
@@ -43,7 +43,8 @@ class Tally:
     def add_table(self, table: pa.Table) -> None:
         """Count the rows of a table with the columns text, width and height."""
         texts = table["text"].drop_null()
-        for histogram, column in ((self.text_length, pc.utf8_length(texts)), (self.width, table["width"]), (self.height, table["height"])):
+        for histogram, column in ((self.text_length, pc.utf8_length(texts)), (self.width, table["width"]),
+                                  (self.height, table["height"])):
             for pair in pc.value_counts(column).to_pylist():
                 histogram[pair["values"]] += pair["counts"]
         self.characters.update("".join(texts.to_pylist()))
@@ -54,9 +55,10 @@ class Tally:
             getattr(self, name).update(getattr(other, name))
 
     def summary(self) -> dict:
-        """Quantiles of the three histograms, None for an empty one, and the characters from the most to the least frequent."""
+        """Quantiles of the three histograms, None for an empty one, and the characters, the most frequent first."""
         order = sorted(self.characters.items(), key=lambda pair: (-pair[1], pair[0]))
-        return {name: quantiles(getattr(self, name)) for name in ("text_length", "width", "height")} | {"characters": dict(order)}
+        ranges = {name: quantiles(getattr(self, name)) for name in ("text_length", "width", "height")}
+        return ranges | {"characters": dict(order)}
 
 
 def describe(corpus: Corpus) -> dict:
@@ -70,8 +72,10 @@ def describe(corpus: Corpus) -> dict:
         total.add(tally)
     counts = corpus.manifest.sources
     return {
-        "path": corpus.path, "rows": corpus.rows, "shards": len(corpus.manifest.shards), "row_groups": len(corpus.row_groups),
-        "bytes": sum(shard.bytes for shard in corpus.manifest.shards), "sha256": corpus.sha256, "made_by": corpus.manifest.made_by,
+        "path": corpus.path, "rows": corpus.rows,
+        "shards": len(corpus.manifest.shards), "row_groups": len(corpus.row_groups),
+        "bytes": sum(shard.bytes for shard in corpus.manifest.shards),
+        "sha256": corpus.sha256, "made_by": corpus.manifest.made_by,
         "sources": {name: counts[name].model_dump(by_alias=True) | tallies[name].summary() for name in counts},
         "total": sum_counts(counts.values()).model_dump(by_alias=True) | total.summary(),
     }
@@ -110,20 +114,22 @@ def quantiles(histogram: Counter) -> dict[str, float] | None:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Text columns: the first flush left, the others flush right."""
-    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-    return "\n".join("  ".join(cell.ljust(width) if column == 0 else cell.rjust(width)
-                               for column, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip() for row in (head, *rows))
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    aligned = [[row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+               for row in (head, *rows)]
+    return "\n".join("  ".join(row).rstrip() for row in aligned)
 
 
 def counts_table(manifest: Manifest) -> str:
     """Rows per source, and below them the reasons of what was rejected."""
     total = sum_counts(manifest.sources.values())
     named = [*manifest.sources.items(), ("all", total)] if len(manifest.sources) > 1 else list(manifest.sources.items())
-    rows = [(name, *(f"{value:,}" for value in (counts.rows_in, counts.kept, counts.labeled, counts.quarantined, counts.filtered)))
-            for name, counts in named]
+    columns = ("rows_in", "kept", "labeled", "quarantined", "filtered")
+    rows = [(name, *(f"{getattr(counts, column):,}" for column in columns)) for name, counts in named]
     text = table(("source", "in", "kept", "labeled", "quarantined", "filtered"), rows)
     if total.reasons:
-        reasons = [(name, reason, f"{count:,}") for name, counts in manifest.sources.items() for reason, count in counts.reasons.items()]
+        reasons = [(name, reason, f"{count:,}")
+                   for name, counts in manifest.sources.items() for reason, count in counts.reasons.items()]
         text += "\n\n" + table(("rejected", "reason", "rows"), reasons) + "\neach with its key in quarantine.parquet"
     return text
 
@@ -133,23 +139,27 @@ def _text(corpus: Corpus, summary: dict) -> str:
     characters = summary["total"]["characters"]
     if characters:
         parts.append(_characters(characters))
-    parts.append(f"{corpus.path}: {corpus.rows:,} images in {summary['shards']} shards and {summary['row_groups']} row groups, "
-                 f"{summary['bytes'] / 1e6:,.1f} MB, manifest sha256 {corpus.sha256[:16]}…")
+    parts.append(f"{corpus.path}: {corpus.rows:,} images in {summary['shards']} shards "
+                 f"and {summary['row_groups']} row groups, {summary['bytes'] / 1e6:,.1f} MB, "
+                 f"manifest sha256 {corpus.sha256[:16]}…")
     return "\n\n".join(parts)
 
 
 def _ranges(summary: dict) -> str:
     rows = []
-    for name, source in [*summary["sources"].items(), ("all", summary["total"])][:None if len(summary["sources"]) > 1 else 1]:
+    named = [*summary["sources"].items(), ("all", summary["total"])]
+    for name, source in named if len(named) > 2 else named[:1]:
         for what in ("text_length", "width", "height"):
             found = source[what]
             if found is not None:
-                rows.append((name, what.replace("_", " "), *(f"{found[quantile]:,.1f}".removesuffix(".0") for quantile in QUANTILES)))
+                values = (f"{found[quantile]:,.1f}".removesuffix(".0") for quantile in QUANTILES)
+                rows.append((name, what.replace("_", " "), *values))
     return table(("source", "", *QUANTILES), rows)
 
 
 def _characters(characters: dict[str, int]) -> str:
-    shown = "  ".join(f"{_visible(character)}\N{NO-BREAK SPACE}{count:,}" for character, count in list(characters.items())[:CHARACTERS_SHOWN])
+    shown = "  ".join(f"{_visible(character)}\N{NO-BREAK SPACE}{count:,}"
+                      for character, count in list(characters.items())[:CHARACTERS_SHOWN])
     lines = textwrap.wrap(shown, 110, break_long_words=False, break_on_hyphens=False)
     if len(characters) > CHARACTERS_SHOWN:
         lines.append(f"and {len(characters) - CHARACTERS_SHOWN:,} more, which --json lists")

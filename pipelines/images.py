@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 
 cv2.setNumThreads(0)
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # a corrupt image is a result here (None), not a line on the terminal for each one
+# A corrupt image is a result here (None), not a line on the terminal for each one.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 HASH_INPUT = 32  # the side in pixels of the thumbnail that is hashed
 HASH_SIDE = 8  # of the square of low frequencies that makes the 64 bits
@@ -30,8 +31,9 @@ def _decode(data: bytes | memoryview, mode: int) -> np.ndarray | None:
 def decode_image(data: bytes | memoryview, height: int, width: int) -> np.ndarray | None:
     """The image scaled to exactly height x width, (height, width, 3) uint8 RGB; None if it is corrupt.
 
-    The aspect ratio is ignored (Baek et al. 2019, §4.1). An axis that shrinks is averaged, an axis that grows is interpolated
-    with cubics: cubics alone would skip pixels of large images. EXIF orientation is applied, 16 bits become 8.
+    The aspect ratio is ignored (Baek et al. 2019, §4.1). An axis that shrinks is averaged, an axis that grows is
+    interpolated with cubics: cubics alone would skip pixels of large images. EXIF orientation is applied,
+    16 bits become 8.
     """
     image = _decode(data, cv2.IMREAD_COLOR)
     if image is None:
@@ -63,8 +65,8 @@ def image_format(data: bytes) -> str | None:
 def is_cut_off(data: bytes) -> bool:
     """Whether a JPEG or a PNG lacks its end.
 
-    Some decoders fill the missing part of a truncated JPEG with grey and report success. The end marker cannot stand inside
-    the compressed data, only after it, so a file whose last scan starts after its last end marker is incomplete.
+    Some decoders fill the missing part of a truncated JPEG with grey and report success. The end marker cannot stand
+    inside the compressed data, only after it, so a file whose last scan starts after its last end marker is incomplete.
     """
     if data.startswith(b"\xff\xd8"):
         return not data.endswith(b"\xff\xd9") and data.rfind(b"\xff\xd9") <= data.rfind(b"\xff\xda")
@@ -107,7 +109,7 @@ def perceptual_hashes(thumbnails: np.ndarray) -> np.ndarray:
     """64-bit DCT hashes of thumbnails (n, 32, 32) uint8, as (n,) uint64.
 
     The 8 x 8 lowest frequencies of the DCT against their median, row by row, most significant bit first. Images that
-    look alike differ in few bits (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions", §3.1).
+    look alike differ in few bits (Zauner 2010, "Implementation and benchmarking of perceptual image hash functions").
     """
     low = COSINES @ thumbnails.astype(np.float64) @ COSINES.T  # (n, 8, 8)
     low = low.reshape(len(low), HASH_SIDE * HASH_SIDE)  # (n, 64)

@@ -27,9 +27,10 @@ from pipelines.progress import Progress, clock
 from pipelines.sources import Source, open_sources
 from pipelines.staging import Staging, check_target, open_staging
 
-DESCRIPTION = """Bring images in foreign formats into a corpus: LMDBs (num-samples, image-%09d, label-%09d), folders of images
-with labels.tsv or ICDAR gt.txt or without labels, and trees of these. Every row is kept, quarantined (unusable) or filtered (not
-asked for); quarantine.parquet in the corpus lists the last two with their reasons. Stopped or killed, the same command continues."""
+DESCRIPTION = """Bring images in foreign formats into a corpus: LMDBs (num-samples, image-%09d, label-%09d), folders of
+images with labels.tsv or ICDAR gt.txt or without labels, and trees of these. Every row is kept, quarantined (unusable)
+or filtered (not asked for); quarantine.parquet in the corpus lists the last two with their reasons. Stopped or killed,
+the same command continues."""
 EXAMPLE = "example: textray ingest data/words/train test_SVT=data/words/test/SVT --out corpora/words --min-side 8"
 
 
@@ -42,14 +43,18 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--out", required=True, type=Path, metavar="CORPUS", help="the folder to make")
     parse.add_argument("--max-errors", type=float, default=0.01, metavar="SHARE",
                        help="give up when more than this share of all rows is unusable (default: 0.01)")
-    parse.add_argument("--min-side", type=int, default=0, metavar="PIXELS", help="filter images whose smaller side is below this")
-    parse.add_argument("--max-text-length", type=int, default=0, metavar="N", help="filter labels with more characters than this")
-    parse.add_argument("--rows-per-shard", type=int, default=defaults.rows_per_shard, metavar="N", help="default: %(default)s")
+    parse.add_argument("--min-side", type=int, default=0, metavar="PIXELS",
+                       help="filter images whose smaller side is below this")
+    parse.add_argument("--max-text-length", type=int, default=0, metavar="N",
+                       help="filter labels with more characters than this")
+    parse.add_argument("--rows-per-shard", type=int, default=defaults.rows_per_shard, metavar="N",
+                       help="default: %(default)s")
     parse.add_argument("--rows-per-group", type=int, default=defaults.rows_per_group, metavar="N",
                        help="row groups are the unit of shuffling (default: %(default)s)")
     parse.add_argument("--allow-holes", action="store_true",
                        help="bring in LMDBs whose keys disagree with num-samples; missing images are quarantined")
-    parse.add_argument("--overwrite", action="store_true", help="replace the corpus at --out, once the new one is whole")
+    parse.add_argument("--overwrite", action="store_true",
+                       help="replace the corpus at --out, once the new one is whole")
     return parse
 
 
@@ -70,9 +75,11 @@ def main(argv: list[str] | None = None) -> int:
 def _options(arguments: argparse.Namespace) -> Options:
     for name, least in (("min_side", 0), ("max_text_length", 0), ("rows_per_shard", 1), ("rows_per_group", 1)):
         if getattr(arguments, name) < least:
-            raise BadInput(f"--{name.replace('_', '-')}: expected {least} or more, found {getattr(arguments, name)}: correct it")
+            raise BadInput(f"--{name.replace('_', '-')}: expected {least} or more, "
+                           f"found {getattr(arguments, name)}: correct it")
     if not 0 <= arguments.max_errors <= 1:
-        raise BadInput(f"--max-errors: expected a share from 0 to 1, found {arguments.max_errors}: 0.01 is one row in a hundred")
+        raise BadInput(f"--max-errors: expected a share from 0 to 1, found {arguments.max_errors}: "
+                       "0.01 is one row in a hundred")
     return Options(arguments.min_side, arguments.max_text_length, arguments.rows_per_shard, arguments.rows_per_group)
 
 
@@ -80,13 +87,14 @@ def ingest(arguments: list[str], target: str | os.PathLike, options: Options = O
            allow_holes: bool = False, overwrite: bool = False) -> Corpus:
     """Bring the sources (PATH or NAME=PATH each) into a new corpus at `target`, and open it.
 
-    The bytes are a function of the sources and the options. Raises BadInput, and leaves no corpus, if a source cannot be
-    opened, if more than `max_errors` of all rows are quarantined, or if nothing is kept.
+    The bytes are a function of the sources and the options. Raises BadInput, and leaves no corpus, if a source cannot
+    be opened, if more than `max_errors` of all rows are quarantined, or if nothing is kept.
     """
     target = Path(target)
     sources = open_sources(arguments, allow_holes)
     _check_apart(sources, target)
-    made_by = {"command": "ingest", "sources": arguments, "options": {**asdict(options), "allow_holes": allow_holes}, **_versions()}
+    made_by = {"command": "ingest", "sources": arguments, "options": {**asdict(options), "allow_holes": allow_holes},
+               **_versions()}
     plan = {**made_by, "fingerprints": [(source.name, source.count(), source.fingerprint) for source in sources]}
     with open_staging(target) as staging:
         if staging.published(plan):
@@ -118,8 +126,8 @@ def _check_apart(sources: list[Source], target: Path) -> None:
     for source in sources:
         inner, outer = sorted((Path(source.path).resolve(), target.resolve()), key=lambda path: -len(path.parts))
         if inner.is_relative_to(outer):
-            raise BadInput(f"--out {target}: expected a folder apart from the sources, found one that overlaps with {source.path}: "
-                           "choose another --out")
+            raise BadInput(f"--out {target}: expected a folder apart from the sources, "
+                           f"found one that overlaps with {source.path}: choose another --out")
 
 
 def _run(sources: list[Source], staging: Staging, options: Options, max_errors: float) -> list[ChunkResult]:
@@ -131,7 +139,8 @@ def _run(sources: list[Source], staging: Staging, options: Options, max_errors: 
     already = sum(result.counts.rows_in for result in results)
     if already:
         print(f"ingest: continues in {staging.folder}, where {already:,} of {total:,} images are done", file=sys.stderr)
-    print(f"ingest: {total:,} images from {len(sources)} {'source' if len(sources) == 1 else 'sources'}", file=sys.stderr)
+    print(f"ingest: {total:,} images from {len(sources)} {'source' if len(sources) == 1 else 'sources'}",
+          file=sys.stderr)
     if missing:
         start_ray()
     progress = Progress("ingest", total, "images", already)
@@ -142,7 +151,8 @@ def _run(sources: list[Source], staging: Staging, options: Options, max_errors: 
             _check_errors(results, total, max_errors)
         _check_errors(results, total, max_errors)
         if not any(result.counts.kept for result in results):
-            raise GaveUp(f"expected images that get in, found all {total} rejected ({_reasons(results)}): loosen the filters")
+            raise GaveUp(f"expected images that get in, found all {total} rejected ({_reasons(results)}): "
+                         "loosen the filters")
     except GaveUp as problem:
         staging.remove()
         raise BadInput(str(problem)) from None
@@ -160,7 +170,8 @@ def _tasks(chunks: list[Chunk], staging: Staging, options: Options) -> Iterator[
 
     def work(item: dict) -> dict:
         try:
-            return {"result": write_chunk(pickle.loads(item["chunk"]), folder, done, options).model_dump_json(by_alias=True)}
+            result = write_chunk(pickle.loads(item["chunk"]), folder, done, options)
+            return {"result": result.model_dump_json(by_alias=True)}
         except BadInput as problem:  # as a value: Ray would wrap an exception in its own and in a page of traceback
             return {"result": json.dumps({"problem": str(problem)})}
 

@@ -99,8 +99,8 @@ def _write_chunk(chunk: Chunk, folder: str, done: str, options: Options) -> Chun
         counts.reasons[row.reason] = counts.reasons.get(row.reason, 0) + 1
     counts.rows_in = counts.kept + len(rejected)
     if counts.rows_in != chunk.stop - chunk.start:
-        raise BadInput(f"{chunk.source.path}: expected {chunk.stop - chunk.start} rows from {chunk.start}, found {counts.rows_in}: "
-                       "the source changed while it was read, run again when it is complete")
+        raise BadInput(f"{chunk.source.path}: expected {chunk.stop - chunk.start} rows from {chunk.start}, "
+                       f"found {counts.rows_in}: the source changed while it was read, run again when it is complete")
     return _save_result(chunk, folder, done, writer.entry, counts, rejected)
 
 
@@ -111,12 +111,15 @@ def inspect(row: Row, source: str, options: Options) -> Kept | Rejected:
     gray = decode_gray(row.image)
     problem = image_problem(row.image, gray)
     if problem is not None:
-        return Rejected(row.key, source, "quarantined", problem, f"{len(row.image)} bytes from {row.image[:8].hex()}", row.text)
+        return Rejected(row.key, source, "quarantined", problem, f"{len(row.image)} bytes from {row.image[:8].hex()}",
+                        row.text)
     height, width = gray.shape
     if min(width, height) < options.min_side:
-        return Rejected(row.key, source, "filtered", f"side below {options.min_side} px", f"{width} x {height}", row.text)
+        return Rejected(row.key, source, "filtered", f"side below {options.min_side} px", f"{width} x {height}",
+                        row.text)
     if options.max_text_length and row.text is not None and len(row.text) > options.max_text_length:
-        return Rejected(row.key, source, "filtered", f"text longer than {options.max_text_length}", f"{len(row.text)} characters", row.text)
+        return Rejected(row.key, source, "filtered", f"text longer than {options.max_text_length}",
+                        f"{len(row.text)} characters", row.text)
     return Kept(row, width, height, hash_thumbnail(gray))
 
 
@@ -125,12 +128,14 @@ def _write_group(writer: ShardWriter, kept: list[Kept], counts: SourceCounts) ->
         return
     hashes = perceptual_hashes(np.stack([item.thumbnail for item in kept]))
     for item, phash in zip(kept, hashes.tolist(), strict=True):
-        writer.write(key=item.row.key, image=item.row.image, text=item.row.text, width=item.width, height=item.height, phash=phash)
+        writer.write(key=item.row.key, image=item.row.image, text=item.row.text, width=item.width, height=item.height,
+                     phash=phash)
         counts.labeled += item.row.text is not None
     counts.kept += len(kept)
 
 
-def _save_result(chunk: Chunk, folder: str, done: str, shard: ShardEntry, counts: SourceCounts, rejected: list[Rejected]) -> ChunkResult:
+def _save_result(chunk: Chunk, folder: str, done: str, shard: ShardEntry, counts: SourceCounts,
+                 rejected: list[Rejected]) -> ChunkResult:
     if not counts.kept:
         os.unlink(os.path.join(folder, shard.name))
     rejected_name = f"{chunk.shard}.rejected" if rejected else None
@@ -139,8 +144,8 @@ def _save_result(chunk: Chunk, folder: str, done: str, shard: ShardEntry, counts
         pq.write_table(rejected_table(rejected), temporary, compression="ZSTD")
         os.replace(temporary, os.path.join(done, rejected_name))
     examples = [f"{row.key}: {row.reason}" for row in rejected if row.kind == "quarantined"][:3]
-    result = ChunkResult(source=chunk.source.name, index=chunk.index, counts=counts, shard=shard if counts.kept else None,
-                         rejected=rejected_name, examples=examples)
+    result = ChunkResult(source=chunk.source.name, index=chunk.index, counts=counts,
+                         shard=shard if counts.kept else None, rejected=rejected_name, examples=examples)
     temporary = os.path.join(done, f"{chunk.shard}.{os.getpid()}.tmp")
     Path(temporary).write_text(result.model_dump_json(by_alias=True), encoding="utf-8")
     os.replace(temporary, os.path.join(done, f"{chunk.shard}.json"))

@@ -46,7 +46,8 @@ class Progress:
     def _show(self) -> None:
         self._shown = time.monotonic()
         line = self.line(self._shown - self._started)
-        print(f"\r{line:<79}" if self._on_terminal else line, end="" if self._on_terminal else "\n", file=self._stream, flush=True)
+        print(f"\r{line:<79}" if self._on_terminal else line, end="" if self._on_terminal else "\n", file=self._stream,
+              flush=True)
 
 
 def clock(seconds: float) -> str:

@@ -30,9 +30,11 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise BadInput(f"{target}: expected a folder name that is free, found a file: choose another --out")
     if not (target / MANIFEST).is_file():
         if any(target.iterdir()):
-            raise BadInput(f"{target}: expected a free name or a corpus, found a folder with other files: choose another --out")
+            raise BadInput(f"{target}: expected a free name or a corpus, found a folder with other files: "
+                           "choose another --out")
     elif not overwrite:
-        raise BadInput(f"{target}: expected a free name, found a corpus: choose another --out, or add --overwrite to replace it")
+        raise BadInput(f"{target}: expected a free name, found a corpus: choose another --out, "
+                       "or add --overwrite to replace it")
 
 
 class Staging:
@@ -47,7 +49,7 @@ class Staging:
         self.plan = self.folder / "plan.json"
 
     def restore(self) -> None:
-        """Give a corpus that was about to be replaced its name back, if the run that replaces it was killed just then."""
+        """Give a corpus that was being replaced its name back, if the run that replaces it was killed just then."""
         if self.replaced.exists() and not self.target.exists():
             os.rename(self.replaced, self.target)
 
@@ -58,7 +60,8 @@ class Staging:
     def prepare(self, plan: dict) -> None:
         """Keep what an earlier run of the same plan has finished, or start empty."""
         if not self._holds(plan) or not self.corpus.is_dir():
-            for path in (self.plan, self.corpus, self.done, self.replaced):  # the plan first: the rest means nothing without it
+            # The plan first: the rest means nothing without it.
+            for path in (self.plan, self.corpus, self.done, self.replaced):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
             self.corpus.mkdir()
             self.done.mkdir()
@@ -92,7 +95,8 @@ class Staging:
                 counts[result.source] = result.counts.model_copy(deep=True)
         for source in counts.values():
             source.reasons = dict(sorted(source.reasons.items()))
-        write_quarantine(self.corpus, (pq.read_table(self.done / result.rejected) for result in ordered if result.rejected))
+        rejected = [self.done / result.rejected for result in ordered if result.rejected]
+        write_quarantine(self.corpus, map(pq.read_table, rejected))
         write_manifest(self.corpus, [result.shard for result in ordered if result.shard], counts, made_by)
         if self.target.exists():
             os.rename(self.target, self.replaced)
@@ -100,7 +104,7 @@ class Staging:
         self.remove()
 
     def remove(self) -> None:
-        """Remove the folder. Renamed first, so that a task that still writes into it fails instead of bringing it back."""
+        """Remove the folder. Renamed first: a task that still writes into it must fail, not bring it back."""
         doomed = self.folder.with_name(self.folder.name + ".removed")
         shutil.rmtree(doomed, ignore_errors=True)
         os.rename(self.folder, doomed)

@@ -11,10 +11,10 @@ __all__ = ["Row", "Source", "open_sources"]
 
 
 def open_sources(arguments: list[str], allow_holes: bool = False) -> list[Source]:
-    """Open each PATH or NAME=PATH: an LMDB, a folder of images, or a tree of these, where each leaf is a source of its own.
+    """Open each PATH or NAME=PATH: an LMDB, a folder of images, or a tree of these, each leaf a source of its own.
 
-    A source is named NAME, or else like its folder; a leaf of a tree like its path inside the tree, after NAME/ if given.
-    Raises BadInput for what cannot be opened and for names that clash. `allow_holes`: see `open_lmdb`.
+    A source is named NAME, or else like its folder; a leaf of a tree like its path inside the tree, after NAME/ if
+    there is one. Raises BadInput for what cannot be opened and for names that clash. `allow_holes`: see `open_lmdb`.
     """
     sources = [source for argument in arguments for source in _open(argument, allow_holes)]
     _check_names(sources)
@@ -24,17 +24,20 @@ def open_sources(arguments: list[str], allow_holes: bool = False) -> list[Source
 def _open(argument: str, allow_holes: bool) -> list[Source]:
     name, path = _split_name(argument)
     if not os.path.exists(path):
-        raise BadInput(f"{path}: expected an LMDB, a folder of images or a tree of these, found no such path: check the spelling")
+        raise BadInput(f"{path}: expected an LMDB, a folder of images or a tree of these, found no such path: "
+                       "check the spelling")
     if os.path.basename(path) == "data.mdb":
         path = os.path.dirname(path) or "."
     if not os.path.isdir(path):
-        raise BadInput(f"{path}: expected an LMDB, a folder of images or a tree of these, found a file: name its folder")
+        raise BadInput(f"{path}: expected an LMDB, a folder of images or a tree of these, found a file: "
+                       "name its folder")
     if os.path.isfile(os.path.join(path, "corpus.json")):
         raise BadInput(f"{path}: expected a foreign format, found a corpus: it needs no ingest, use it as it is")
     try:
         return _open_tree(name, path, allow_holes)
     except OSError as problem:
-        raise BadInput(f"{problem.filename}: expected a readable folder, found {problem.strerror}: correct its permissions") from problem
+        raise BadInput(f"{problem.filename}: expected a readable folder, found {problem.strerror}: "
+                       "correct its permissions") from problem
 
 
 def _open_tree(name: str, path: str, allow_holes: bool) -> list[Source]:
@@ -50,7 +53,8 @@ def _split_name(argument: str) -> tuple[str, str]:
     if not equals or os.path.exists(argument):
         return "", argument
     if not name or not path or not name.isprintable():
-        raise BadInput(f"{argument!r}: expected PATH or NAME=PATH, found an empty or unprintable part: name the source and its path")
+        raise BadInput(f"{argument!r}: expected PATH or NAME=PATH, found an empty or unprintable part: "
+                       "name the source and its path")
     return name, path
 
 
@@ -63,8 +67,11 @@ def _is_leaf(folder: str) -> bool:
 
 
 def _leaves(root: str, inside: str) -> list[str]:
-    """The paths inside `root`, sorted, of the sources below `inside`. A folder that holds neither LMDBs nor label files,
-    at any depth, is one source of unlabeled images ([""] if it is the root), or none if it holds no image."""
+    """The paths inside `root`, sorted, of the sources below `inside`.
+
+    A folder that holds neither LMDBs nor label files, at any depth, is one source of unlabeled images ("" if it is the
+    root), or none if it holds no image.
+    """
     folder = os.path.join(root, inside)
     if _is_leaf(folder):
         return [inside]
@@ -85,8 +92,9 @@ def _check_names(sources: list[Source]) -> None:
     paths = {}
     for source in sources:
         if source.name in paths:
-            raise BadInput(f"expected sources with different names, found two named {source.name} ({paths[source.name]} and "
-                           f"{source.path}): give one another name, as in OTHER={source.path}")
+            raise BadInput(f"expected sources with different names, found two named {source.name} "
+                           f"({paths[source.name]} and {source.path}): "
+                           f"give one another name, as in OTHER={source.path}")
         paths[source.name] = source.path
     for name in paths:
         parts = name.split("/")

@@ -1,9 +1,10 @@
 """Word images as loose files in a folder, with one label file or none.
 
     labels.tsv   path<TAB>text, one image a line; text is everything after the first tab
-    gt.txt       ICDAR's `word_1.jpg, "Text"` (UTF-8 with or without BOM, \\" and \\\\ inside the quotes), or path<TAB>text
+    gt.txt       ICDAR's `word_1.jpg, "Text"` (\\" and \\\\ inside the quotes), or path<TAB>text
 
-Paths are relative to the folder, or to its subfolder `images`. Images that no line names are unlabeled.
+The files are UTF-8, with or without BOM. Paths are relative to the folder, or to its subfolder `images`. Images that
+no line names are unlabeled.
 """
 
 import hashlib
@@ -50,7 +51,8 @@ class FolderSource:
 
     def part(self, start: int, stop: int) -> "FolderSource":
         """A source with only the files start to stop."""
-        return FolderSource(self.name, self.path, self.entries[start - self.first:stop - self.first], self.fingerprint, start)
+        return FolderSource(self.name, self.path, self.entries[start - self.first:stop - self.first], self.fingerprint,
+                            start)
 
     def read(self, start: int, stop: int) -> Iterator[Row]:
         """Rows start to stop: first the lines of the label file in its order, then the unlabeled images by path."""
@@ -69,18 +71,17 @@ class FolderSource:
 
 
 def open_folder(name: str, folder: str) -> FolderSource:
-    """List the images of `folder` and read its label file. Raises BadInput if there are two label files or no images."""
+    """List the images of `folder` and read its label file. Raises BadInput for two label files or no images."""
     label_files = [file for file in LABEL_FILES if os.path.isfile(os.path.join(folder, file))]
     if len(label_files) > 1:
         raise BadInput(f"{folder}: expected one label file, found {' and '.join(label_files)}: remove or rename one")
     files = dict(walk_files(folder))
     entries = _labeled_entries(folder, label_files[0], files) if label_files else []
     named = {entry.path for entry in entries}
-    entries += [Entry(path) if path == printable(path) else Entry(path, problem="file name is not UTF-8", detail=repr(os.fsencode(path)))
-                for path in sorted(files) if is_image_name(path) and path not in named]
+    entries += [_unlabeled(path) for path in sorted(files) if is_image_name(path) and path not in named]
     if not entries:
-        raise BadInput(f"{folder}: expected an LMDB (data.mdb), a label file ({', '.join(LABEL_FILES)}) or images, found none: "
-                       "name the folder that holds the images")
+        raise BadInput(f"{folder}: expected an LMDB (data.mdb), a label file ({', '.join(LABEL_FILES)}) or images, "
+                       "found none: name the folder that holds the images")
     return FolderSource(name, folder, tuple(entries), _fingerprint(entries, files))
 
 
@@ -95,7 +96,7 @@ def printable(path: str) -> str:
 
 
 def walk_files(folder: str) -> Iterator[tuple[str, str]]:
-    """(relative path, size and time of change) of every file below the folder, not of hidden ones; follows links once."""
+    """(relative path, size and time of change) of every file below the folder but hidden ones; follows links once."""
     seen = set()
     pending = [""]
     while pending:
@@ -115,6 +116,12 @@ def walk_files(folder: str) -> Iterator[tuple[str, str]]:
                     yield path, f"{item.stat().st_size} {item.stat().st_mtime_ns}"
 
 
+def _unlabeled(path: str) -> Entry:
+    if path == printable(path):
+        return Entry(path)
+    return Entry(path, problem="file name is not UTF-8", detail=repr(os.fsencode(path)))
+
+
 def _labeled_entries(folder: str, label_file: str, files: dict[str, str]) -> list[Entry]:
     with open(os.path.join(folder, label_file), "rb") as file:
         lines = file.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
@@ -126,7 +133,8 @@ def _labeled_entries(folder: str, label_file: str, files: dict[str, str]) -> lis
             continue
         entry = _entry(line, f"{label_file}:{number}", split, files)
         if entry.problem is None and entry.path in seen:
-            entry = entry._replace(problem="image labeled twice", detail=f"line {number} of {label_file} names it again")
+            entry = entry._replace(problem="image labeled twice",
+                                   detail=f"line {number} of {label_file} names it again")
         seen.add(entry.path)
         entries.append(entry)
     return entries

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 
 import lmdb
 
@@ -82,7 +83,7 @@ def _transaction(folder: str) -> Iterator[lmdb.Transaction]:
             with environment.begin() as transaction:
                 yield transaction
     except lmdb.Error as problem:
-        raise BadInput(f"{folder}: expected a readable LMDB, found {problem}: copy it again from where it came from") from problem
+        raise BadInput(f"{folder}: expected a readable LMDB, found {problem}: copy it again") from problem
 
 
 def _check_length(folder: str, environment: lmdb.Environment) -> None:
@@ -90,13 +91,15 @@ def _check_length(folder: str, environment: lmdb.Environment) -> None:
     found = os.path.getsize(os.path.join(folder, DATA))
     expected = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
     if found < expected:
-        raise BadInput(f"{folder}/{DATA}: expected at least {expected} bytes, found {found}: the file is cut off, copy it again")
+        raise BadInput(f"{folder}/{DATA}: expected at least {expected} bytes, found {found}: "
+                       "the file is cut off, copy it again")
 
 
 def _num_samples(folder: str, transaction: lmdb.Transaction) -> int:
     value = transaction.get(b"num-samples")
     if value is None:
-        raise BadInput(f"{folder}: expected an LMDB of images with the key num-samples, found {_example_keys(transaction)}: "
+        raise BadInput(f"{folder}: expected an LMDB of images with the key num-samples, "
+                       f"found {_example_keys(transaction)}: "
                        "write the number of images under num-samples, or make the LMDB again")
     if not value.isdigit() or int(value) == 0:
         raise BadInput(f"{folder}: expected the number of images under num-samples, found {value[:40]!r}: "
@@ -105,7 +108,8 @@ def _num_samples(folder: str, transaction: lmdb.Transaction) -> int:
 
 
 def _example_keys(transaction: lmdb.Transaction) -> str:
-    keys = [key.decode("utf-8", "backslashreplace") for key, _ in zip(transaction.cursor().iternext(values=False), range(3))]
+    walk = transaction.cursor().iternext(values=False)
+    keys = [key.decode("utf-8", "backslashreplace") for key in islice(walk, 3)]
     return f"keys like {', '.join(keys)}" if keys else "no keys"
 
 
@@ -118,10 +122,12 @@ def _check_keys(folder: str, transaction: lmdb.Transaction, samples: int) -> Non
     cursor = transaction.cursor()
     if missing:
         from_zero = " (it counts from image-000000000)" if cursor.set_key(b"image-000000000") else ""
-        raise BadInput(f"{folder}: expected images 1 to {samples}, as num-samples says, found {missing} missing, the first is "
-                       f"image-{first:09d}{from_zero}: make the LMDB again, or add --allow-holes to bring in the others")
+        raise BadInput(f"{folder}: expected images 1 to {samples}, as num-samples says, found {missing} missing, "
+                       f"the first is image-{first:09d}{from_zero}: make the LMDB again, "
+                       "or add --allow-holes to bring in the others")
     if cursor.set_key(b"image-%09d" % (samples + 1)):
-        raise BadInput(f"{folder}: expected images 1 to {samples}, as num-samples says, found image-{samples + 1:09d} too: "
+        raise BadInput(f"{folder}: expected images 1 to {samples}, as num-samples says, "
+                       f"found image-{samples + 1:09d} too: "
                        "correct num-samples, or add --allow-holes to leave out what is beyond it")
 
 
@@ -137,7 +143,7 @@ def _present(transaction: lmdb.Transaction, pattern: bytes, start: int, stop: in
 
 
 def _values(transaction: lmdb.Transaction, pattern: bytes, start: int, stop: int) -> Iterator[bytes | None]:
-    """The values of consecutive keys, None for a missing one. A cursor trusts that keys are contiguous, so each is compared."""
+    """The values of consecutive keys, None for a missing one. A cursor knows no gaps, so each key is compared."""
     cursor = transaction.cursor()
     walk = cursor.iternext() if cursor.set_range(pattern % start) else iter(())
     found, value = next(walk, (None, None))

@@ -31,7 +31,7 @@ def test_a_local_ray_asks_for_a_token_but_leaves_none_behind(tmp_path):
               "import os\n"
               "print(os.environ['RAY_AUTH_MODE'], cluster_cpus(), ray.get(ray.remote(lambda: 7).remote()))\n")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run([sys.executable, "-c", script], env={**environment, "HOME": str(tmp_path)}, capture_output=True, text=True,
-                          timeout=120, cwd=os.getcwd())
+    done = subprocess.run([sys.executable, "-c", script], env={**environment, "HOME": str(tmp_path)},
+                          capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "token 1 7", done.stderr
     assert not (tmp_path / ".ray").exists()

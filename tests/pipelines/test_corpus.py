@@ -17,8 +17,8 @@ from pipelines.errors import BadInput
 def make_shard(folder: Path, source: str = "words", index: int = 0, rows: int = 5, rows_per_group: int = 2):
     with ShardWriter(folder, source, index, rows_per_group) as writer:
         for row in range(rows):
-            writer.write(key=f"{source}/{index}-{row}", image=bytes([row] * 40), text=None if row % 2 else f"text {row}",
-                         width=10 + row, height=8, phash=2**64 - 1 - row)
+            writer.write(key=f"{source}/{index}-{row}", image=bytes([row] * 40),
+                         text=None if row % 2 else f"text {row}", width=10 + row, height=8, phash=2**64 - 1 - row)
     return writer.entry
 
 
@@ -41,8 +41,8 @@ def test_what_is_written_is_read_back(tmp_path):
                                  RowGroup("part-words-00000.parquet", 2, 1)]
     table = corpus.read_row_group("part-words-00000.parquet", 1)
     assert table.schema.equals(SCHEMA)
-    assert table.to_pylist()[1] == {"key": "words/0-3", "image": bytes([3] * 40), "text": None, "source": "words", "width": 13,
-                                    "height": 8, "phash": 2**64 - 4, "confidence": None, "labeler": None}
+    assert table.to_pylist()[1] == {"key": "words/0-3", "image": bytes([3] * 40), "text": None, "source": "words",
+                                    "width": 13, "height": 8, "phash": 2**64 - 4, "confidence": None, "labeler": None}
 
 
 def test_pseudo_labels_have_their_own_columns(tmp_path):
@@ -73,8 +73,9 @@ def test_the_manifest_holds_counts_hashes_and_row_groups(tmp_path):
     corpus = make_corpus(tmp_path / "c")
     manifest = json.loads((tmp_path / "c" / "corpus.json").read_text())
     shard = (tmp_path / "c" / "part-words-00000.parquet").read_bytes()
-    assert manifest["shards"] == [{"name": "part-words-00000.parquet", "source": "words", "rows": 5, "bytes": len(shard),
-                                   "sha256": hashlib.sha256(shard).hexdigest(), "row_groups": [2, 2, 1]}]
+    assert manifest["shards"] == [{"name": "part-words-00000.parquet", "source": "words", "rows": 5,
+                                   "bytes": len(shard), "sha256": hashlib.sha256(shard).hexdigest(),
+                                   "row_groups": [2, 2, 1]}]
     assert manifest["sources"]["words"] == {"in": 7, "kept": 5, "quarantined": 1, "filtered": 1, "labeled": 3,
                                             "reasons": {"truncated image": 1, "side too small": 1}}
     assert corpus.sha256 == hashlib.sha256((tmp_path / "c" / "corpus.json").read_bytes()).hexdigest()
@@ -111,7 +112,8 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path):
     assert writer.entry is None
 
 
-@pytest.mark.parametrize("source, name", [("SVT", "part-SVT-00003.parquet"), ("a b", "part-a_b-c8687a08-00003.parquet")])
+@pytest.mark.parametrize("source, name", [("SVT", "part-SVT-00003.parquet"),
+                                          ("a b", "part-a_b-c8687a08-00003.parquet")])
 def test_shard_names_are_safe_file_names(source, name):
     assert shard_name(source, 3) == name
 
@@ -130,9 +132,11 @@ def test_counts_that_do_not_add_up_are_refused(tmp_path):
 
 @pytest.mark.parametrize("damage, message", [
     (lambda folder: (folder / "corpus.json").unlink(), "found no corpus.json: make one with `textray ingest"),
-    (lambda folder: (folder / "corpus.json").write_text("{}"), "expected a corpus manifest, found Field required at rows"),
+    (lambda folder: (folder / "corpus.json").write_text("{}"),
+     "expected a corpus manifest, found Field required at rows"),
     (lambda folder: (folder / "corpus.json").write_text("[1"), "expected a corpus manifest, found Invalid JSON"),
-    (lambda folder: (folder / "part-words-00000.parquet").unlink(), "part-words-00000.parquet with .* found no such file"),
+    (lambda folder: (folder / "part-words-00000.parquet").unlink(),
+     "part-words-00000.parquet with .* found no such file"),
     (lambda folder: (folder / "part-words-00000.parquet").write_bytes(b"PAR1"), "found 4 bytes"),
 ])
 def test_what_is_not_a_whole_corpus_is_refused(tmp_path, damage, message):

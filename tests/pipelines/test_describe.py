@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from pipelines.cli import run
-from pipelines.corpus import Corpus, Rejected, ShardWriter, SourceCounts, rejected_table, write_manifest, write_quarantine
+from pipelines.corpus import (Corpus, Rejected, ShardWriter, SourceCounts, rejected_table, write_manifest,
+                              write_quarantine)
 from pipelines.describe import describe, quantiles
 
 
@@ -80,5 +81,6 @@ def test_what_is_no_corpus_is_bad_input(tmp_path, capsys):
 def test_quantiles_are_numpys():
     values = np.random.default_rng(3).integers(1, 400, 1001)
     found = quantiles(Counter(values.tolist()))
-    assert list(found.values()) == pytest.approx([np.quantile(values, share) for share in (0, 0.05, 0.5, 0.95, 1)], abs=0.005)
+    assert list(found.values()) == pytest.approx([np.quantile(values, share) for share in (0, 0.05, 0.5, 0.95, 1)],
+                                                 abs=0.005)
     assert quantiles(Counter()) is None

@@ -4,8 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.images import (decode_gray, decode_image, hash_thumbnail, image_problem, image_size, is_cut_off, perceptual_hash,
-                              perceptual_hashes)
+from pipelines.images import (decode_gray, decode_image, hash_thumbnail, image_problem, image_size, is_cut_off,
+                              perceptual_hash, perceptual_hashes)
 
 
 def word(text: str = "Textray", width: int = 160, height: int = 48) -> np.ndarray:

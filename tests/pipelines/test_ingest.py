@@ -26,7 +26,8 @@ def jpeg(seed: int, width: int = 60, height: int = 20) -> bytes:
     return cv2.imencode(".jpg", cv2.resize(noise, (width, height), interpolation=cv2.INTER_CUBIC))[1].tobytes()
 
 
-def make_lmdb(folder: Path, images: dict[int, bytes], labels: dict[int, str] | None = None, samples: int | None = None) -> Path:
+def make_lmdb(folder: Path, images: dict[int, bytes], labels: dict[int, str] | None = None,
+              samples: int | None = None) -> Path:
     folder.mkdir(parents=True)
     with lmdb.open(str(folder), map_size=2**26) as environment, environment.begin(write=True) as transaction:
         for number, image in images.items():
@@ -51,8 +52,8 @@ def sources(tmp_path) -> list[str]:
     """An LMDB of 25 labeled words and a folder of 4 images, 3 of them labeled."""
     words = make_lmdb(tmp_path / "in/words", {number: jpeg(number) for number in range(1, 26)},
                       {number: f"word{number}" for number in range(1, 26)})
-    crops = make_folder(tmp_path / "in/crops", {f"{name}.jpg": jpeg(100 + number) for number, name in enumerate("abcd")},
-                        "a.jpg\tA\nc.jpg\tC c\nd.jpg\tÜber\n")
+    images = {f"{name}.jpg": jpeg(100 + number) for number, name in enumerate("abcd")}
+    crops = make_folder(tmp_path / "in/crops", images, "a.jpg\tA\nc.jpg\tC c\nd.jpg\tÜber\n")
     return [str(words), str(crops)]
 
 
@@ -84,8 +85,8 @@ def test_every_row_arrives_once_with_its_bytes_and_label(ray_session, tmp_path, 
         "phash": perceptual_hash(decode_gray(jpeg(7))), "confidence": None, "labeler": None}
     assert (rows["crops/c.jpg"]["text"], rows["crops/b.jpg"]["text"]) == ("C c", None)
     assert [(shard.name, shard.row_groups) for shard in corpus.manifest.shards] == [
-        ("part-crops-00000.parquet", [4]), ("part-words-00000.parquet", [4, 4, 2]), ("part-words-00001.parquet", [4, 4, 2]),
-        ("part-words-00002.parquet", [4, 1])]
+        ("part-crops-00000.parquet", [4]), ("part-words-00000.parquet", [4, 4, 2]),
+        ("part-words-00001.parquet", [4, 4, 2]), ("part-words-00002.parquet", [4, 1])]
     assert {name: counts.model_dump(by_alias=True) for name, counts in corpus.manifest.sources.items()} == {
         "crops": {"in": 4, "kept": 4, "quarantined": 0, "filtered": 0, "labeled": 3, "reasons": {}},
         "words": {"in": 25, "kept": 25, "quarantined": 0, "filtered": 0, "labeled": 25, "reasons": {}}}
@@ -103,10 +104,12 @@ def test_bad_rows_are_quarantined_and_small_ones_filtered_with_exact_counts(ray_
     images |= {3: images[3][:-40], 5: b"", 8: b"<html>", 11: jpeg(11, width=40, height=6)}
     labels = {number: "w" * number for number in range(1, 21)}
     folder = make_lmdb(tmp_path / "in/mixed", images, labels)
-    corpus = ingest([str(folder)], tmp_path / "c", Options(min_side=8, max_text_length=19, rows_per_shard=7), max_errors=0.15)
+    corpus = ingest([str(folder)], tmp_path / "c", Options(min_side=8, max_text_length=19, rows_per_shard=7),
+                    max_errors=0.15)
     assert corpus.manifest.sources["mixed"].model_dump(by_alias=True) == {
         "in": 20, "kept": 15, "quarantined": 3, "filtered": 2, "labeled": 15,
-        "reasons": {"empty image": 1, "not an image": 1, "side below 8 px": 1, "text longer than 19": 1, "truncated image": 1}}
+        "reasons": {"empty image": 1, "not an image": 1, "side below 8 px": 1, "text longer than 19": 1,
+                    "truncated image": 1}}
     assert rejected(corpus) == [
         ("mixed/000000003", "quarantined", "truncated image"), ("mixed/000000005", "quarantined", "empty image"),
         ("mixed/000000008", "quarantined", "not an image"), ("mixed/000000011", "filtered", "side below 8 px"),
@@ -119,14 +122,16 @@ def test_missing_files_and_allowed_holes_are_quarantined(ray_session, tmp_path):
     holes = make_lmdb(tmp_path / "in/holes", {1: jpeg(1), 3: jpeg(3)}, samples=3)
     folder = make_folder(tmp_path / "in/files", {"a.jpg": jpeg(4)}, "a.jpg\tA\ngone.jpg\tG\n")
     corpus = ingest([str(holes), str(folder)], tmp_path / "c", max_errors=0.5, allow_holes=True)
-    assert rejected(corpus) == [("files/gone.jpg", "quarantined", "missing file"), ("holes/000000002", "quarantined", "missing image")]
+    assert rejected(corpus) == [("files/gone.jpg", "quarantined", "missing file"),
+                                ("holes/000000002", "quarantined", "missing image")]
     assert corpus.rows == 3
 
 
 def test_too_many_bad_rows_leave_nothing(ray_session, tmp_path):
     images = {number: jpeg(number) if number != 4 else b"bad" for number in range(1, 51)}
     folder = str(make_lmdb(tmp_path / "in/bad", images))
-    with pytest.raises(BadInput, match=r"at most 1.00% unusable rows \(--max-errors\), found 1 of 50 \(2.00%; 1 not an image\), "
+    with pytest.raises(BadInput, match=r"at most 1.00% unusable rows \(--max-errors\), "
+                                       r"found 1 of 50 \(2.00%; 1 not an image\), "
                                        "as bad/000000004: not an image: correct"):
         ingest([folder], tmp_path / "c")
     assert left_in(tmp_path) == []
@@ -280,5 +285,6 @@ def test_options_out_of_range_are_bad_input(tmp_path, sources, capsys, option, m
 def test_bad_sources_are_bad_input_and_leave_nothing(tmp_path, capsys):
     folder = make_lmdb(tmp_path / "in/holes", {1: jpeg(1)}, samples=2)
     assert run("ingest", [str(folder), "--out", str(tmp_path / "c")]) == 2
-    assert capsys.readouterr().err.startswith(f"textray: error: {folder}: expected images 1 to 2, as num-samples says, found 1 missing")
+    assert capsys.readouterr().err.startswith(f"textray: error: {folder}: expected images 1 to 2, as num-samples "
+                                              "says, found 1 missing")
     assert left_in(tmp_path) == []

@@ -11,7 +11,8 @@ from pipelines.errors import BadInput
 from pipelines.sources import Row, open_sources
 
 
-def make_lmdb(folder: Path, images: dict[int, bytes], labels: dict[int, bytes] | None = None, samples: bytes | None = b"auto",
+def make_lmdb(folder: Path, images: dict[int, bytes], labels: dict[int, bytes] | None = None,
+              samples: bytes | None = b"auto",
               lock_file: bool = True) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     with lmdb.open(str(folder), map_size=2**24) as environment, environment.begin(write=True) as transaction:
@@ -91,7 +92,7 @@ def test_a_tree_yields_one_source_for_each_leaf(tmp_path):
     (None, {1: b"a"}, "with the key num-samples, found keys like image-000000001: write the number"),
     (b"two", {1: b"a"}, "under num-samples, found b'two'"),
     (b"0", {}, "under num-samples, found b'0'"),
-    (b"4", {1: b"a", 4: b"d"}, "images 1 to 4, as num-samples says, found 2 missing, the first is image-000000002: make"),
+    (b"4", {1: b"a", 4: b"d"}, "images 1 to 4, as num-samples says, found 2 missing, the first is image-000000002: m"),
     (b"3", {1: b"a"}, "found 2 missing, the first is image-000000002"),
     (b"2", {0: b"z", 1: b"a"}, r"the first is image-000000002 \(it counts from image-000000000\)"),
     (b"1", {1: b"a", 2: b"b"}, "found image-000000002 too: correct num-samples"),
@@ -129,13 +130,16 @@ def test_a_damaged_lmdb_is_refused(tmp_path, damage, message):
 def test_a_tsv_keeps_everything_after_the_first_tab(tmp_path):
     labels = b'\xef\xbb\xbfa.jpg\tplain\nsub/b.jpg\t two\ttabs "quoted" \xe2\x80\xa8 \r\n./c.jpg\t\n\n'
     folder = make_folder(tmp_path / "t", {"labels.tsv": labels, "a.jpg": b"1", "sub/b.jpg": b"2", "c.jpg": b"3"})
-    assert rows_of(only(folder)) == [Row("t/a.jpg", b"1", "plain"), Row("t/sub/b.jpg", b"2", ' two\ttabs "quoted" \u2028 '),
+    assert rows_of(only(folder)) == [Row("t/a.jpg", b"1", "plain"),
+                                     Row("t/sub/b.jpg", b"2", ' two\ttabs "quoted" \u2028 '),
                                      Row("t/c.jpg", b"3", "")]
 
 
 def test_icdar_labels_have_bom_carriage_returns_and_escaped_quotes(tmp_path):
-    labels = b'\xef\xbb\xbfword_1.jpg, "Tiredness"\r\nword_2.jpg, "say \\"hi\\", \\\\o/"\r\nword_3.jpg, "a, b"\r\nword_4.jpg, bare\r\n'
-    folder = make_folder(tmp_path / "IC13", {"gt.txt": labels, **{f"images/word_{n}.jpg": b"%d" % n for n in range(1, 5)}})
+    labels = (b'\xef\xbb\xbfword_1.jpg, "Tiredness"\r\nword_2.jpg, "say \\"hi\\", \\\\o/"\r\n'
+              b'word_3.jpg, "a, b"\r\nword_4.jpg, bare\r\n')
+    folder = make_folder(tmp_path / "IC13", {"gt.txt": labels,
+                                             **{f"images/word_{n}.jpg": b"%d" % n for n in range(1, 5)}})
     assert [(row.key, row.text) for row in rows_of(only(folder))] == [
         ("IC13/images/word_1.jpg", "Tiredness"), ("IC13/images/word_2.jpg", 'say "hi", \\o/'),
         ("IC13/images/word_3.jpg", "a, b"), ("IC13/images/word_4.jpg", "bare")]
