@@ -112,6 +112,11 @@ def quantiles(histogram: Counter) -> dict[str, float] | None:
     return found
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 shard`, `2 shards`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Text columns: the first flush left, the others flush right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -139,8 +144,8 @@ def _text(corpus: Corpus, summary: dict) -> str:
     characters = summary["total"]["characters"]
     if characters:
         parts.append(_characters(characters))
-    parts.append(f"{corpus.path}: {corpus.rows:,} images in {summary['shards']} shards "
-                 f"and {summary['row_groups']} row groups, {summary['bytes'] / 1e6:,.1f} MB, "
+    parts.append(f"{corpus.path}: {corpus.rows:,} images in {counted(summary['shards'], 'shard')} "
+                 f"and {counted(summary['row_groups'], 'row group')}, {summary['bytes'] / 1e6:,.1f} MB, "
                  f"manifest sha256 {corpus.sha256[:16]}…")
     return "\n\n".join(parts)
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pipelines.cluster import start_ray
 from pipelines.corpus import SCHEMA_VERSION, Corpus
-from pipelines.describe import counts_table
+from pipelines.describe import counted, counts_table
 from pipelines.errors import BadInput
 from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, write_chunk
 from pipelines.progress import Progress, clock
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
                     allow_holes=arguments.allow_holes, overwrite=arguments.overwrite)
     print(counts_table(corpus.manifest))
     size = sum(shard.bytes for shard in corpus.manifest.shards) / 1e6
-    print(f"\n{corpus.path}: {corpus.rows:,} images in {len(corpus.manifest.shards)} shards, {size:,.1f} MB, "
+    print(f"\n{corpus.path}: {corpus.rows:,} images in {counted(len(corpus.manifest.shards), 'shard')}, {size:,.1f} MB, "
           f"in {clock(time.monotonic() - started)}. Look at it: textray describe {corpus.path}")
     return 0
 
@@ -139,8 +139,7 @@ def _run(sources: list[Source], staging: Staging, options: Options, max_errors: 
     already = sum(result.counts.rows_in for result in results)
     if already:
         print(f"ingest: continues in {staging.folder}, where {already:,} of {total:,} images are done", file=sys.stderr)
-    print(f"ingest: {total:,} images from {len(sources)} {'source' if len(sources) == 1 else 'sources'}",
-          file=sys.stderr)
+    print(f"ingest: {total:,} images from {counted(len(sources), 'source')}", file=sys.stderr)
     if missing:
         start_ray()
     progress = Progress("ingest", total, "images", already)
