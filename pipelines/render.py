@@ -6,27 +6,31 @@ corpus is the same to the byte on one CPU or on a thousand.
 
 import argparse
 import hashlib
+import json
 import os
-import shutil
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from pipelines.corpus import ROWS_PER_GROUP, ShardEntry, ShardWriter, SourceCounts, write_manifest, write_quarantine
+from pipelines.corpus import ROWS_PER_GROUP, Corpus
 from pipelines.errors import BadInput
-from pipelines.images import decode_gray, perceptual_hash
+from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, write_chunk
+from pipelines.progress import Progress
+from pipelines.sources import Row
+from pipelines.staging import Staging, check_target, open_staging
 from pipelines.synthesis import STYLES, Synthesizer, synthesizer
 
 WANTED_SHARDS = 64  # so that a few dozen CPUs share a corpus of moderate size evenly
 MOST_SHARD_ROWS = 100_000  # some 200 MB
 GRACE_SECONDS = 10  # for cancelled tasks to end
+LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "wordfreq")  # their versions decide the bytes, too
 SHEET_WORDS = 64
 SHEET_COLUMNS = 8
 SHEET_CELL = (184, 84)  # pixels, width and height, of which the label takes the lowest 16
@@ -47,109 +51,145 @@ class Settings:
         """The synthesizer of these settings, made once per process. Raises BadInput if they cannot be met."""
         return synthesizer(self.style, self.charset, self.max_length, self.words, self.fonts)
 
+    def made_by(self) -> dict:
+        """The settings for a manifest: files by name and content instead of place, and what else decides the bytes."""
+        drawing = self.synthesizer()
+        made = {"command": "render", **asdict(self), "fonts": {face.name: sha256_of(face.path) for face in drawing.faces},
+                "versions": {name: version(name) for name in LIBRARIES}}
+        if self.words:
+            made["words"] = {"file": Path(self.words).name, "sha256": sha256_of(self.words), "left_out": drawing.words.refused}
+        return made
 
-def shard_ranges(count: int) -> list[tuple[int, int]]:
-    """The indices [start, stop) of each shard: whole row groups, about WANTED_SHARDS shards of at most MOST_SHARD_ROWS."""
-    groups = -(-count // (WANTED_SHARDS * ROWS_PER_GROUP))
-    rows = min(groups * ROWS_PER_GROUP, MOST_SHARD_ROWS)
-    return [(start, min(start + rows, count)) for start in range(0, count, rows)]
 
+@dataclass(frozen=True)
+class SyntheticWords:
+    """Pictures 0 to total - 1 of the settings, as a source of rows like any foreign format."""
 
-def render_shard(folder: str, source: str, number: int, start: int, stop: int, settings: Settings) -> ShardEntry:
-    """Draw pictures start to stop - 1 into shard `number` of the folder; holds one row group in memory."""
-    draw = settings.synthesizer()
-    with ShardWriter(folder, source, number) as writer:
+    name: str
+    total: int
+    settings: Settings
+    kind = "synthetic"
+    path = "synthetic words"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Changes when fonts, words or libraries do."""
+        return hashlib.sha256(json.dumps(self.settings.made_by(), sort_keys=True).encode()).hexdigest()
+
+    def count(self) -> int:
+        """How many pictures there are."""
+        return self.total
+
+    def read(self, start: int, stop: int) -> Iterator[Row]:
+        """Draw pictures start to stop - 1."""
+        drawing, seed = self.settings.synthesizer(), self.settings.seed
         for index in range(start, stop):
-            image, text = draw.render(settings.seed, index)
-            gray = decode_gray(image)
-            writer.write(key=f"{source}/{settings.seed}/{index:09d}", image=image, text=text, width=gray.shape[1],
-                         height=gray.shape[0], phash=perceptual_hash(gray))
-    return writer.entry
+            image, text = drawing.render(seed, index)
+            yield Row(f"{self.name}/{seed}/{index:09d}", image, text)
+
+    def part(self, start: int, stop: int) -> "SyntheticWords":
+        """Any part can be drawn from the settings."""
+        return self
 
 
-def shards_here(folder: str, source: str, ranges: list[tuple[int, int]], settings: Settings) -> Iterator[ShardEntry]:
-    """The shards one after the other, in this process."""
-    for number, (start, stop) in enumerate(ranges):
-        yield render_shard(folder, source, number, start, stop, settings)
+def sha256_of(path: str | Path) -> str:
+    """The hash of a file's content."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def parallel_shards(folder: str, source: str, ranges: list[tuple[int, int]], settings: Settings) -> Iterator[ShardEntry]:
-    """The shards in the order they get done, on every CPU of the cluster; no more tasks are waiting than CPUs can take."""
-    import ray
-
-    from pipelines.cluster import cluster_cpus, start_ray
-    start_ray()
-    task = ray.remote(num_cpus=1)(render_shard)
-    waiting = [(folder, source, number, start, stop, settings) for number, (start, stop) in enumerate(ranges)][::-1]
-    running: list = []
-    try:
-        while waiting or running:
-            while waiting and len(running) < 2 * max(cluster_cpus(), 1):
-                running.append(task.remote(*waiting.pop()))
-            done, running = ray.wait(running)
-            yield from ray.get(done)
-    finally:  # given up: nobody may write any more when the folder is removed
-        for unfinished in running:
-            ray.cancel(unfinished, force=True)
-        if running:
-            ray.wait(running, num_returns=len(running), timeout=GRACE_SECONDS)
+def rows_per_shard(count: int) -> int:
+    """Whole row groups, so that there are about WANTED_SHARDS shards of at most MOST_SHARD_ROWS."""
+    groups = -(-count // (WANTED_SHARDS * ROWS_PER_GROUP))
+    return min(groups * ROWS_PER_GROUP, MOST_SHARD_ROWS)
 
 
-def render_corpus(out: str | os.PathLike, count: int, settings: Settings, source: str | None = None,
-                  progress: Callable[[int, int], None] = lambda done, count: None) -> None:
-    """Write a corpus of `count` labeled pictures to the folder `out`, which appears when it is whole.
+def render_corpus(out: str | os.PathLike, count: int, settings: Settings, source: str = "", overwrite: bool = False) -> Corpus:
+    """Write a corpus of `count` labeled pictures to `out`, where it appears when it is whole, and open it.
 
-    Raises BadInput if the settings cannot be met or `out` is taken or cannot be written. A corpus of one shard is drawn
-    in this process, a larger one under Ray.
+    The source is named `source`, or like the style. A run that was stopped or killed is continued by the same call.
+    Raises BadInput if the settings cannot be met or `out` is taken or cannot be written.
     """
     if count < 1:
         raise BadInput(f"expected at least 1 picture, found {count}: check -n")
     if settings.seed < 0:
         raise BadInput(f"expected a seed of 0 or more, found {settings.seed}: check --seed")
-    settings.synthesizer()  # whatever the user got wrong shows before anything is written
-    source = source or settings.style
-    out = Path(out)
-    partial = make_partial(out)
+    made_by = {**settings.made_by(), "count": count}  # whatever the user got wrong shows before anything is written
+    words = SyntheticWords(source or settings.style, count, settings)
+    plan = {**made_by, "source": words.name}
+    target = Path(out)
+    with open_staging(target) as staging:
+        if staging.published(plan):
+            staging.remove()
+            return Corpus.open(target)
+        try:
+            check_target(target, overwrite)
+        except BadInput:
+            if not staging.plan.exists():  # ours alone, and empty
+                staging.remove()
+            raise
+        staging.prepare(plan)
+        staging.publish(draw_shards(words, staging), made_by)
+    return Corpus.open(target)
+
+
+def draw_shards(words: SyntheticWords, staging: Staging) -> list[ChunkResult]:
+    """Draw the shards that are not done yet: a single one in this process, several under Ray."""
+    chunks = list(plan_chunks([words], rows_per_shard(words.total)))
+    results = [result for chunk in chunks if (result := staging.finished(chunk))]
+    finished = {result.index for result in results}
+    missing = [chunk for chunk in chunks if chunk.index not in finished]
+    already = sum(result.counts.kept for result in results)
+    if already:
+        print(f"render: continues in {staging.folder}, where {already:,} of {words.total:,} words are drawn", file=sys.stderr)
+    folder, done = str(staging.corpus.resolve()), str(staging.done.resolve())
+    progress = Progress("render", words.total, "words", already)
+    draw = drawn_by_ray if len(missing) > 1 else drawn_here
     try:
-        ranges = shard_ranges(count)
-        shards, done = [], 0
-        draw = parallel_shards if len(ranges) > 1 else shards_here
-        with closing(draw(str(partial), source, ranges, settings)) as made:
-            for entry in made:
-                shards.append(entry)
-                done += entry.rows
-                progress(done, count)
-        write_quarantine(partial)
-        write_manifest(partial, shards, {source: SourceCounts(rows_in=count, kept=count, labeled=count)},
-                       made_by(settings, count))
-        os.replace(partial, out)
+        with closing(draw(missing, folder, done)) as made:
+            for result in made:
+                results.append(result)
+                progress.add(result.counts.kept)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        progress.close()
+    return results
 
 
-def make_partial(out: Path) -> Path:
-    """A new folder beside `out` for the unfinished corpus. Raises BadInput if `out` is taken or cannot be made."""
-    if out.is_file() or out.is_dir() and any(out.iterdir()):
-        raise BadInput(f"expected a new or empty folder for --out, found that {out} exists: remove it or name another")
-    partial = out.absolute().with_name(f"{out.absolute().name}.{os.getpid()}.partial")
+def drawn_here(chunks: list[Chunk], folder: str, done: str) -> Iterator[ChunkResult]:
+    """The results of chunks that are drawn one after the other, in this process."""
+    for chunk in chunks:
+        yield write_chunk(chunk, folder, done, Options())
+
+
+def write_or_say(chunk: Chunk, folder: str, done: str) -> ChunkResult | BadInput:
+    """`write_chunk` with BadInput as a value: Ray would wrap an exception in its own and in a page of traceback."""
     try:
-        partial.mkdir(parents=True)
-    except OSError as problem:
-        raise BadInput(f"expected to create the folder {out}, found that {problem.strerror.lower()} "
-                       f"({problem.filename}): name another --out") from problem
-    return partial
+        return write_chunk(chunk, folder, done, Options())
+    except BadInput as problem:
+        return problem
 
 
-def made_by(settings: Settings, count: int) -> dict:
-    """How the corpus was made, for its manifest: files by name and content, and the libraries that decide the bytes."""
-    made = {"command": "textray render", "count": count, **asdict(settings)}
-    if settings.words:
-        data = Path(settings.words).read_bytes()
-        made["words"] = {"file": Path(settings.words).name, "sha256": hashlib.sha256(data).hexdigest(),
-                         "refused": settings.synthesizer().words.refused}
-    made["fonts"] = [face.name for face in settings.synthesizer().faces]
-    made["versions"] = {name: version(name) for name in ("numpy", "opencv-python-headless", "pillow", "wordfreq")}
-    return made
+def drawn_by_ray(chunks: list[Chunk], folder: str, done: str) -> Iterator[ChunkResult]:
+    """The results in the order they get done, on every CPU of the cluster; no more tasks wait than its CPUs can take soon."""
+    import ray
+
+    from pipelines.cluster import cluster_cpus, start_ray
+    start_ray()
+    task = ray.remote(num_cpus=1)(write_or_say)
+    waiting, running = chunks[::-1], []
+    try:
+        while waiting or running:
+            while waiting and len(running) < 2 * max(cluster_cpus(), 1):
+                running.append(task.remote(waiting.pop(), folder, done))
+            ready, running = ray.wait(running)
+            for result in ray.get(ready):
+                if isinstance(result, BadInput):
+                    raise result
+                yield result
+    finally:  # given up: nobody may go on writing
+        for unfinished in running:
+            ray.cancel(unfinished, force=True)
+        if running:
+            ray.wait(running, num_returns=len(running), timeout=GRACE_SECONDS)
 
 
 def contact_sheet(settings: Settings, count: int) -> np.ndarray:
@@ -181,26 +221,11 @@ def write_sheet(file: str, count: int, settings: Settings) -> None:
         raise BadInput(f"expected to write {file}, found {problem.strerror.lower()}: name another --sheet") from problem
 
 
-class Progress:
-    """Lines on stderr, one every two seconds at most."""
-
-    def __init__(self) -> None:
-        self.started = self.said = time.monotonic()
-
-    def __call__(self, done: int, count: int) -> None:
-        """Say how far the work is."""
-        now = time.monotonic()
-        if now - self.said >= 2 or done == count:
-            self.said = now
-            rate = done / (now - self.started)
-            print(f"render: {done:,} of {count:,} words, {rate:,.0f} a second, {(count - done) / rate:,.0f} s left", file=sys.stderr)
-
-
 def parser() -> argparse.ArgumentParser:
     """The options of `textray render`."""
     looks = "\n".join(f"  {style.name:<8} {style.summary}" for style in STYLES.values())
     options = argparse.ArgumentParser(
-        prog="textray render", description="Make a labeled corpus of synthetic words, or a sheet to look at.",
+        prog="textray render", description="Make a labeled corpus of synthetic words, or a sheet to look at. Stopped or killed, the same command continues.",
         epilog=f"styles:\n{looks}\n\nexamples:\n  textray render --out corpora/synthetic -n 100000 --style scene --charset 36\n"
                "  textray render --sheet look.png --style street -n 64\n", formatter_class=argparse.RawDescriptionHelpFormatter)
     target = options.add_mutually_exclusive_group(required=True)
@@ -213,7 +238,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--max-length", type=int, default=25, help="longest label in characters (default 25)")
     options.add_argument("--words", metavar="FILE", help="draw these lines as they stand, instead of English words and numbers")
     options.add_argument("--fonts", metavar="FOLDER", help="use the .ttf and .otf files below it, instead of the packaged fonts")
-    options.add_argument("--source", metavar="NAME", help="name of the source in the corpus (default: the style)")
+    options.add_argument("--source", default="", metavar="NAME", help="name of the source in the corpus (default: the style)")
+    options.add_argument("--overwrite", action="store_true", help="replace the corpus at --out, once the new one is whole")
     return options
 
 
@@ -231,8 +257,9 @@ def main(argv: list[str] | None = None) -> int:
     if words.verbatim and words.refused:
         print(f"render: {words.refused} of {words.refused + len(words.vocabulary)} lines of {given.words} are left out: "
               f"outside the charset, or longer than {given.max_length}", file=sys.stderr)
-    render_corpus(given.out, count, settings, given.source, Progress())
-    print(f"{count:,} labeled pictures in style {given.style}, seed {given.seed}: {given.out}")
+    corpus = render_corpus(given.out, count, settings, given.source, given.overwrite)
+    print(f"{corpus.path}: {corpus.rows:,} labeled pictures in style {given.style}, seed {given.seed}. "
+          f"Look at some: textray render --sheet FILE.png --style {given.style} --seed {given.seed}")
     return 0
 
 

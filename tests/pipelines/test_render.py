@@ -13,7 +13,8 @@ from pipelines import cli
 from pipelines.corpus import Corpus
 from pipelines.errors import BadInput
 from pipelines.images import decode_gray, perceptual_hash
-from pipelines.render import Settings, contact_sheet, parallel_shards, render_corpus, shard_ranges, shards_here
+from pipelines.intake import plan_chunks
+from pipelines.render import Settings, SyntheticWords, contact_sheet, drawn_by_ray, drawn_here, render_corpus, rows_per_shard
 from pipelines.synthesis import STYLES, render_word, synthesizer
 from pipelines.synthesis.fonts import PACKAGED, Face, packaged_faces
 from pipelines.synthesis.shares import Shares
@@ -138,20 +139,50 @@ def test_a_word_file_is_drawn_as_it_stands(tmp_path):
 
 
 def test_shards_are_cut_by_the_number_of_pictures_alone():
-    assert shard_ranges(1500) == [(0, 1000), (1000, 1500)]
-    assert shard_ranges(100_000)[:2] == [(0, 2000), (2000, 4000)] and len(shard_ranges(100_000)) == 50
-    assert len(shard_ranges(10**8)) == 1000
+    assert [rows_per_shard(count) for count in (1, 1500, 64_000, 64_001, 100_000, 10**8)] == [1000, 1000, 1000, 2000, 2000, 100_000]
 
 
-def test_a_corpus_is_the_same_under_ray_and_without(tmp_path, ray_session):
-    settings = Settings("plain", seed=3, charset="36")
-    ranges = [(0, 40), (40, 80), (80, 100)]
-    for name, draw in (("here", shards_here), ("ray", parallel_shards)):
+def test_shards_are_the_same_under_ray_and_without(tmp_path, ray_session):
+    words = SyntheticWords("plain", 100, Settings("plain", seed=3, charset="36"))
+    chunks = list(plan_chunks([words], 40))
+    for name, draw in (("here", drawn_here), ("ray", drawn_by_ray)):
         (tmp_path / name).mkdir()
-        entries = list(draw(str(tmp_path / name), "plain", ranges, settings))
-        assert sorted(entry.rows for entry in entries) == [20, 40, 40]
+        results = list(draw(chunks, str(tmp_path / name), str(tmp_path / name)))
+        assert sorted((result.index, result.counts.kept) for result in results) == [(0, 40), (1, 40), (2, 20)]
     for shard in ("part-plain-00000.parquet", "part-plain-00001.parquet", "part-plain-00002.parquet"):
         assert (tmp_path / "here" / shard).read_bytes() == (tmp_path / "ray" / shard).read_bytes()
+
+
+def test_a_broken_off_corpus_is_continued_by_the_same_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("pipelines.render.rows_per_shard", lambda count: 20)
+    monkeypatch.setattr("pipelines.render.drawn_by_ray", drawn_here)
+    settings = Settings("plain")
+    whole = render_corpus(tmp_path / "whole", 60, settings)
+    drawn = []
+
+    def break_off(chunks, folder, done):
+        for result in drawn_here(chunks, folder, done):
+            if len(drawn) == 2:
+                raise KeyboardInterrupt
+            drawn.append(result.index)
+            yield result
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("pipelines.render.drawn_by_ray", break_off)
+        render_corpus(tmp_path / "corpus", 60, settings)
+    assert not (tmp_path / "corpus").exists()
+    corpus = render_corpus(tmp_path / "corpus", 60, settings)
+    assert "of 60 words are drawn" in capsys.readouterr().err
+    assert corpus.sha256 == whole.sha256
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "whole"]
+
+
+def test_a_corpus_is_replaced_only_when_asked(tmp_path):
+    first = render_corpus(tmp_path / "corpus", 5, Settings("plain"))
+    with pytest.raises(BadInput, match="--overwrite"):
+        render_corpus(tmp_path / "corpus", 5, Settings("plain", seed=1))
+    assert Corpus.open(tmp_path / "corpus").sha256 == first.sha256
+    assert render_corpus(tmp_path / "corpus", 5, Settings("plain", seed=1), overwrite=True).sha256 != first.sha256
 
 
 def test_the_corpus_says_what_it_holds(tmp_path, capsys):
@@ -177,7 +208,7 @@ def test_the_manifest_names_the_word_file_by_content_not_by_place(tmp_path):
     render_corpus(tmp_path / "corpus", 5, Settings(charset="36", max_length=4, words=str(words)), source="buses")
     text = (tmp_path / "corpus" / "corpus.json").read_text()
     assert str(tmp_path) not in text
-    assert json.loads(text)["made_by"]["words"]["refused"] == 1 and json.loads(text)["sources"]["buses"]["kept"] == 5
+    assert json.loads(text)["made_by"]["words"]["left_out"] == 1 and json.loads(text)["sources"]["buses"]["kept"] == 5
 
 
 def test_a_contact_sheet_shows_the_first_pictures(tmp_path):
@@ -198,7 +229,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
     (tmp_path / "bad fonts" / "a.ttf").write_bytes(b"not a font")
     capitals = fonts_folder(tmp_path / "capitals", "AmaticSC-Bold")
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "file").write_text("mine")
+    (tmp_path / "taken" / "file").write_text("mine")  # no corpus, so never ours to remove
     before = sorted(tmp_path.rglob("*"))
     out = ["--out", str(tmp_path / "corpus"), "-n", "5"]
     for arguments, sentence in [
@@ -219,9 +250,9 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
         (out + ["--style", "sceen"], "one of the styles scene, plain, street"),
         (out + ["--seed", "-1"], "check --seed"),
         (["--out", str(tmp_path / "corpus"), "-n", "0"], "check -n"),
-        (["--out", str(tmp_path / "taken"), "-n", "5"], "expected a new or empty folder"),
-        (["--out", str(tmp_path / "empty.txt"), "-n", "5"], "expected a new or empty folder"),
-        (["--out", str(tmp_path / "empty.txt" / "corpus"), "-n", "5"], "name another --out"),
+        (["--out", str(tmp_path / "taken"), "-n", "5"], "a folder with other files"),
+        (["--out", str(tmp_path / "empty.txt"), "-n", "5"], "found a file"),
+        (["--out", str(tmp_path / "empty.txt" / "corpus"), "-n", "5"], "choose another --out"),
         (["--sheet", str(tmp_path / "nowhere" / "sheet.png"), "-n", "2"], "name another --sheet"),
         (["--sheet", str(tmp_path / "sheet.png"), "-n", "0"], "check -n"),
     ]:
@@ -229,15 +260,6 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
         error = capsys.readouterr().err
         assert error.startswith("textray: error: ") and sentence in error and error.count("\n") == 1, (arguments, error)
         assert sorted(tmp_path.rglob("*")) == before, arguments
-
-
-def test_an_interrupted_corpus_leaves_nothing(tmp_path):
-    def stop(done: int, count: int) -> None:
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        render_corpus(tmp_path / "corpus", 5, Settings("plain"), progress=stop)
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_face_that_is_no_font_is_named(tmp_path):
