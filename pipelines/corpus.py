@@ -322,8 +322,10 @@ class ShardWriter:
                                         bytes=self._file.size, sha256=self._file.sha256.hexdigest(),
                                         row_groups=self._row_groups)
         finally:
-            self._file.close()
-            Path(self._temporary).unlink(missing_ok=True)
+            try:
+                self._file.close()  # on a full disk this fails too
+            finally:
+                Path(self._temporary).unlink(missing_ok=True)
 
 
 def write_quarantine(folder: str | os.PathLike, tables: Iterable[pa.Table] = ()) -> None:

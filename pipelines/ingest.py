@@ -22,7 +22,7 @@ from pipelines.cluster import start_ray
 from pipelines.corpus import SCHEMA_VERSION, Corpus
 from pipelines.describe import counted, counts_table
 from pipelines.errors import BadInput
-from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, write_chunk
+from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, room_for, write_chunk
 from pipelines.progress import Progress, clock
 from pipelines.sources import Source, open_sources
 from pipelines.staging import Staging, check_target, open_staging
@@ -106,9 +106,10 @@ def ingest(arguments: list[str], target: str | os.PathLike, options: Options = O
             if not staging.plan.exists():  # ours alone, and empty
                 staging.remove()
             raise
-        staging.prepare(plan)
-        results = _run(sources, staging, options, max_errors)
-        staging.publish(results, made_by)
+        with room_for(str(staging.folder)):
+            staging.prepare(plan)
+            results = _run(sources, staging, options, max_errors)
+            staging.publish(results, made_by)
     return Corpus.open(target)
 
 

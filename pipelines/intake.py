@@ -3,6 +3,7 @@
 import errno
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -75,12 +76,19 @@ def write_chunk(chunk: Chunk, folder: str, done: str, options: Options) -> Chunk
 
     Memory holds one row group. Raises BadInput if the source changed while it was read, or the disk is full.
     """
-    try:
+    with room_for(os.path.join(folder, chunk.shard)):
         return _write_chunk(chunk, folder, done, options)
+
+
+@contextmanager
+def room_for(path: str) -> Iterator[None]:
+    """Turns a full disk, met while `path` is written, into BadInput."""
+    try:
+        yield
     except OSError as problem:
         if problem.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        raise BadInput(f"{folder}: expected room for {chunk.shard}, found the disk full: "
+        raise BadInput(f"{path}: expected room to write it, found the disk full: "
                        "free some space and run the same command again, which continues") from problem
 
 

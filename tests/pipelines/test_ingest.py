@@ -254,7 +254,7 @@ def test_a_full_disk_is_told_and_what_is_done_is_kept(tmp_path, sources, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(ShardWriter, "write", full)
-    with pytest.raises(BadInput, match="room for part-words-00000.parquet, found the disk full: free some space"):
+    with pytest.raises(BadInput, match="part-words-00000.parquet: expected room to write it, found the disk full: free"):
         write_chunk(Chunk(source, 0, 0, 10), str(tmp_path), str(tmp_path), SMALL)
     assert left_in(tmp_path) == []
 
