@@ -63,6 +63,10 @@ def expected(model: Path) -> list[tuple[str, float]]:
     return [*zip(reading.texts, reading.confidences.tolist(), strict=True), ("", 0.0)]
 
 
+def confidences(model: Path):
+    return pytest.approx([confidence for _, confidence in expected(model)], abs=1e-6)
+
+
 def words_folder(folder: Path, labels: list[str]) -> Path:
     """A folder of the first pictures with these labels."""
     folder.mkdir()
@@ -85,7 +89,7 @@ def test_the_served_model_reads_what_the_recognizer_reads(model, served):
     table = loaded.predict(pd.DataFrame({"image": IMAGES}, index=[5, 6, 7, 8]))
     assert list(table.columns) == ["text", "confidence"] and list(table.index) == [5, 6, 7, 8]
     assert list(table["text"]) == [text for text, _ in expected(model)]
-    assert list(table["confidence"]) == pytest.approx([confidence for _, confidence in expected(model)])
+    assert list(table["confidence"]) == confidences(model)
 
 
 def test_it_names_its_requirements_at_the_installed_versions(served):
@@ -151,7 +155,7 @@ def test_it_loads_where_only_its_requirements_are_installed(model, served, tmp_p
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
     assert [text for text, _ in found] == [text for text, _ in expected(model)]
-    assert [confidence for _, confidence in found] == pytest.approx([confidence for _, confidence in expected(model)])
+    assert [confidence for _, confidence in found] == confidences(model)
 
 
 def test_a_version_keeps_where_it_came_from(model, store, tmp_path):
@@ -277,4 +281,4 @@ def test_mlflow_serves_it(model, server):
                  {"dataframe_records": [{"image": image} for image in encoded]}):
         found = json.loads(ask(server, "/invocations", body))["predictions"]
         assert [row["text"] for row in found] == [text for text, _ in expected(model)]
-        assert [row["confidence"] for row in found] == pytest.approx([confidence for _, confidence in expected(model)])
+        assert [row["confidence"] for row in found] == confidences(model)
