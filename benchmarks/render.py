@@ -62,7 +62,8 @@ def main() -> None:
     for turn in range(given.rounds):
         for name, draw in subjects.items():
             best[name] = min(best[name], seconds(draw, turn * given.count, given.count))
-    print(f"{'one core':<18} {'images/s (CPU)':>15} {'images/s (wall)':>16} {'x target of ' + str(TARGET):>18} {'x plain PIL':>12}")
+    target = f"x target of {TARGET}"
+    print(f"{'one core':<18} {'images/s (CPU)':>15} {'images/s (wall)':>16} {target:>18} {'x plain PIL':>12}")
     reference = given.count / best["plain PIL text"][0]
     for name, (cpu, wall) in best.items():
         rate = given.count / cpu

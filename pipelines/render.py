@@ -54,10 +54,12 @@ class Settings:
     def made_by(self) -> dict:
         """The settings for a manifest: files by name and content instead of place, and what else decides the bytes."""
         drawing = self.synthesizer()
-        made = {"command": "render", **asdict(self), "fonts": {face.name: sha256_of(face.path) for face in drawing.faces},
+        made = {"command": "render", **asdict(self),
+                "fonts": {face.name: sha256_of(face.path) for face in drawing.faces},
                 "versions": {name: version(name) for name in LIBRARIES}}
         if self.words:
-            made["words"] = {"file": Path(self.words).name, "sha256": sha256_of(self.words), "left_out": drawing.words.refused}
+            made["words"] = {"file": Path(self.words).name, "sha256": sha256_of(self.words),
+                             "left_out": drawing.words.refused}
         return made
 
 
@@ -103,7 +105,8 @@ def rows_per_shard(count: int) -> int:
     return min(groups * ROWS_PER_GROUP, MOST_SHARD_ROWS)
 
 
-def render_corpus(out: str | os.PathLike, count: int, settings: Settings, source: str = "", overwrite: bool = False) -> Corpus:
+def render_corpus(out: str | os.PathLike, count: int, settings: Settings, source: str = "",
+                  overwrite: bool = False) -> Corpus:
     """Write a corpus of `count` labeled pictures to `out`, where it appears when it is whole, and open it.
 
     The source is named `source`, or like the style. A run that was stopped or killed is continued by the same call.
@@ -140,7 +143,8 @@ def draw_shards(words: SyntheticWords, staging: Staging) -> list[ChunkResult]:
     missing = [chunk for chunk in chunks if chunk.index not in finished]
     already = sum(result.counts.kept for result in results)
     if already:
-        print(f"render: continues in {staging.folder}, where {already:,} of {words.total:,} words are drawn", file=sys.stderr)
+        print(f"render: continues in {staging.folder}, where {already:,} of {words.total:,} words are drawn",
+              file=sys.stderr)
     folder, done = str(staging.corpus.resolve()), str(staging.done.resolve())
     progress = Progress("render", words.total, "words", already)
     draw = drawn_by_ray if len(missing) > 1 else drawn_here
@@ -169,7 +173,7 @@ def write_or_say(chunk: Chunk, folder: str, done: str) -> ChunkResult | BadInput
 
 
 def drawn_by_ray(chunks: list[Chunk], folder: str, done: str) -> Iterator[ChunkResult]:
-    """The results in the order they get done, on every CPU of the cluster; no more tasks wait than its CPUs can take soon."""
+    """The results in the order they get done, on every CPU of the cluster; few tasks wait, however many chunks."""
     import ray
 
     from pipelines.cluster import cluster_cpus, start_ray
@@ -201,7 +205,8 @@ def contact_sheet(settings: Settings, count: int) -> np.ndarray:
         data, text = draw.render(settings.seed, index)
         picture = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
         scale = min((wide - 8) / picture.shape[1], (high - 24) / picture.shape[0])
-        picture = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+        picture = cv2.resize(picture, None, fx=scale, fy=scale,
+                             interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
         top, left = index // SHEET_COLUMNS * high + 4, index % SHEET_COLUMNS * wide + 4
         sheet[top:top + picture.shape[0], left:left + picture.shape[1]] = picture
         cv2.putText(sheet, text, (left, top + high - 12), cv2.FONT_HERSHEY_SIMPLEX, 0.38, (60, 60, 60), 1, cv2.LINE_AA)
@@ -221,25 +226,38 @@ def write_sheet(file: str, count: int, settings: Settings) -> None:
         raise BadInput(f"expected to write {file}, found {problem.strerror.lower()}: name another --sheet") from problem
 
 
+DESCRIPTION = """Make a labeled corpus of synthetic words, or a sheet to look at. The pictures are a function of the
+options alone, whatever the number of CPUs. Stopped or killed, the same command continues."""
+EPILOG = """styles:
+{looks}
+
+examples:
+  textray render --out corpora/synthetic -n 100000 --style scene --charset 36
+  textray render --sheet look.png --style street -n 64"""
+
+
 def parser() -> argparse.ArgumentParser:
     """The options of `textray render`."""
     looks = "\n".join(f"  {style.name:<8} {style.summary}" for style in STYLES.values())
-    options = argparse.ArgumentParser(
-        prog="textray render", description="Make a labeled corpus of synthetic words, or a sheet to look at. Stopped or killed, the same command continues.",
-        epilog=f"styles:\n{looks}\n\nexamples:\n  textray render --out corpora/synthetic -n 100000 --style scene --charset 36\n"
-               "  textray render --sheet look.png --style street -n 64\n", formatter_class=argparse.RawDescriptionHelpFormatter)
+    options = argparse.ArgumentParser(prog="textray render", description=DESCRIPTION, epilog=EPILOG.format(looks=looks),
+                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     target = options.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", metavar="CORPUS", help="folder of the new corpus")
     target.add_argument("--sheet", metavar="FILE.png", help="only draw the first pictures on one contact sheet")
-    options.add_argument("-n", type=int, metavar="COUNT", help="pictures to make (default 100000; 64 on a sheet)")
-    options.add_argument("--seed", type=int, default=0, help="another seed gives other pictures (default 0)")
-    options.add_argument("--style", default="scene", help=f"{', '.join(STYLES)} (default scene)")
-    options.add_argument("--charset", default="94", help="36 (letters and digits; drawn in both cases), 62, 94, or the characters")
-    options.add_argument("--max-length", type=int, default=25, help="longest label in characters (default 25)")
-    options.add_argument("--words", metavar="FILE", help="draw these lines as they stand, instead of English words and numbers")
-    options.add_argument("--fonts", metavar="FOLDER", help="use the .ttf and .otf files below it, instead of the packaged fonts")
-    options.add_argument("--source", default="", metavar="NAME", help="name of the source in the corpus (default: the style)")
-    options.add_argument("--overwrite", action="store_true", help="replace the corpus at --out, once the new one is whole")
+    options.add_argument("-n", type=int, metavar="COUNT", help="pictures to make (default: 100000; on a sheet 64)")
+    options.add_argument("--seed", type=int, default=0, help="another seed gives other pictures (default: 0)")
+    options.add_argument("--style", default="scene", help=f"{', '.join(STYLES)} (default: scene)")
+    options.add_argument("--charset", default="94",
+                         help="36 (letters and digits, drawn in both cases), 62, 94, or the characters (default: 94)")
+    options.add_argument("--max-length", type=int, default=25, help="longest label in characters (default: 25)")
+    options.add_argument("--words", metavar="FILE",
+                         help="draw these lines as they stand, instead of English words and numbers")
+    options.add_argument("--fonts", metavar="FOLDER",
+                         help="use the .ttf and .otf files below it, instead of the packaged fonts")
+    options.add_argument("--source", default="", metavar="NAME",
+                         help="name of the source in the corpus (default: the style)")
+    options.add_argument("--overwrite", action="store_true",
+                         help="replace the corpus at --out, once the new one is whole")
     return options
 
 
@@ -255,8 +273,8 @@ def main(argv: list[str] | None = None) -> int:
     count = 100_000 if given.n is None else given.n
     words = settings.synthesizer().words
     if words.verbatim and words.refused:
-        print(f"render: {words.refused} of {words.refused + len(words.vocabulary)} lines of {given.words} are left out: "
-              f"outside the charset, or longer than {given.max_length}", file=sys.stderr)
+        print(f"render: {words.refused} of {words.refused + len(words.vocabulary)} lines of {given.words} are left out, "
+              f"being outside the charset or longer than {given.max_length}", file=sys.stderr)
     corpus = render_corpus(given.out, count, settings, given.source, given.overwrite)
     print(f"{corpus.path}: {corpus.rows:,} labeled pictures in style {given.style}, seed {given.seed}. "
           f"Look at some: textray render --sheet FILE.png --style {given.style} --seed {given.seed}")

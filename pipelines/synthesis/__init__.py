@@ -36,14 +36,15 @@ class Synthesizer:
         self.shares = Shares({face: self._share(face, counts[face.family]) for face in self.faces})
         characters = self.words.characters
         if joined := "".join(character for character in characters if is_joined(character)):
-            raise BadInput(f"expected letters that stand one after the other from left to right, found {joined!r}: words of scripts "
-                           "whose letters join, stack or run leftwards would be drawn wrongly, so take real images for them")
+            raise BadInput(f"expected letters that stand one after the other from left to right, found {joined!r}: "
+                           "scripts whose letters join, stack or run leftwards would be drawn wrongly, so take real "
+                           "images for them")
         if not any(face.draws(characters) for face in self.faces):
             best = max(self.faces, key=lambda face: sum(map(face.draws, characters)))
             lacking = "".join(character for character in characters if not best.draws(character))
-            raise BadInput(f"expected a font that draws every character of the charset, found none among {len(self.faces)}; "
-                           f"{best.name} comes nearest and lacks {lacking!r}: narrow --charset, or name a folder of "
-                           "other fonts with --fonts")
+            raise BadInput(f"expected a font that draws every character of the charset, found none among "
+                           f"{len(self.faces)}; {best.name} comes nearest and lacks {lacking!r}: narrow --charset, or "
+                           "name a folder of other fonts with --fonts")
 
     def _share(self, face: Face, siblings: int) -> float:
         slant = self.style.italic if face.italic else 1.0

@@ -17,8 +17,8 @@ LEAST_SIDE = 8    # pixels
 
 @dataclass(frozen=True)
 class View:
-    """A picture's frame: homography (3, 3) from coordinates about the word's centre on the sheet (after bending) to pixels,
-    the bend's radius on the sheet in pixels (infinite = straight), and the picture's size."""
+    """A picture's frame: homography (3, 3) from coordinates about the word's centre on the sheet (after bending) to
+    pixels, the bend's radius on the sheet in pixels (infinite = straight), and the picture's size."""
 
     homography: np.ndarray
     radius: float
@@ -38,7 +38,7 @@ def mostly_low(random: Random, limits: Range) -> float:
 
 
 def bend(x: float, y: float, radius: float) -> tuple[float, float]:
-    """A point about the word's centre, laid on a circle of that radius (positive: the middle of the word is highest)."""
+    """A point about the word's centre, laid on a circle of that radius (positive: the middle of the word is up)."""
     if math.isinf(radius):
         return x, y
     return (radius - y) * math.sin(x / radius), radius - (radius - y) * math.cos(x / radius)
@@ -80,7 +80,8 @@ def aim(random: Random, style: Style, sheet: Sheet, height: float) -> View:
     x0, y0, x1, y1 = x0 - margins[0], y0 - margins[1], x1 + margins[2], y1 + margins[3]
     scale = min(height / (y1 - y0), MOST_WIDTH / (x1 - x0))
     frame = np.array([[scale, 0, -x0 * scale], [0, scale, -y0 * scale], [0, 0, 1]])
-    return View(frame @ matrix, radius, max(round((x1 - x0) * scale), LEAST_SIDE), max(round((y1 - y0) * scale), LEAST_SIDE))
+    width, height = max(round((x1 - x0) * scale), LEAST_SIDE), max(round((y1 - y0) * scale), LEAST_SIDE)
+    return View(frame @ matrix, radius, width, height)
 
 
 def project(sheet: Sheet, view: View) -> np.ndarray:
@@ -99,7 +100,7 @@ def project(sheet: Sheet, view: View) -> np.ndarray:
 
 
 def expose(random: Random, style: Style, picture: np.ndarray, contrast: float) -> np.ndarray:
-    """Blur, shake, coarse pixels, noise and sharpening. picture: (3, height, width) float32 -> (height, width, 3) uint8.
+    """Blur, shake, coarse pixels, noise, sharpening: picture (3, height, width) float32 -> (height, width, 3) uint8.
 
     `contrast` between word and ground bounds the noise: a word that nobody can read teaches nothing.
     """
@@ -123,7 +124,8 @@ def expose(random: Random, style: Style, picture: np.ndarray, contrast: float) -
         image = cv2.merge([cv2.convertScaleAbs(plane) for plane in np.maximum(noisy, 0)])
     if random.random() < style.sharpen:
         amount = random.uniform(0.4, 1.6)
-        image = cv2.addWeighted(image, 1 + amount, cv2.GaussianBlur(image, (0, 0), random.uniform(0.7, 1.6)), -amount, 0)
+        soft = cv2.GaussianBlur(image, (0, 0), random.uniform(0.7, 1.6))
+        image = cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
     return image
 
 

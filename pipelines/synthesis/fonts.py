@@ -1,7 +1,7 @@
 """Faces: where free fonts lie on this machine, which characters each draws, and their glyphs as cached bitmaps.
 
-The faces come as Python packages that `pyproject.toml` declares, so that they are at hand wherever Textray is installed.
-Only the files are used: the packages are located, never imported, because some of them import `pkg_resources`.
+The faces come as Python packages that `pyproject.toml` declares, so that they are at hand wherever Textray is
+installed. Only the files are used: the packages are located, never imported.
 """
 
 import importlib.util
@@ -57,7 +57,7 @@ class Face:
     """One font file: a family, a weight, a slant."""
 
     def __init__(self, path: Path, family: str = "", refused: str = ""):
-        """Open a TrueType or OpenType file. `refused`: characters it draws wrongly. Raises BadInput if it is no font."""
+        """Open a TrueType or OpenType file. `refused`: characters it draws wrongly. BadInput if it is no font."""
         self.path = Path(path)
         self.name = self.path.stem
         self.family = family or self.name.split("-")[0]
@@ -77,8 +77,8 @@ class Face:
         try:
             return ImageFont.truetype(str(self.path), size, layout_engine=ImageFont.Layout.BASIC)
         except OSError as problem:
-            raise BadInput(f"expected a TrueType or OpenType font at {self.path}, found a file that FreeType cannot open "
-                           f"({problem}): remove it from the folder") from problem
+            raise BadInput(f"expected a TrueType or OpenType font at {self.path}, found a file that FreeType cannot "
+                           f"open ({problem}): remove it from the folder") from problem
 
     def _glyph_at(self, character: str, size: int) -> Glyph:
         font = self._open(size)
@@ -87,7 +87,7 @@ class Face:
         return Glyph(pixels, left, top, font.getlength(character))
 
     def draws(self, text: str) -> bool:
-        """Whether every character of `text` has a glyph of its own here (lower case in an all-capitals face has none)."""
+        """Whether every character has a glyph of its own here; small letters in an all-capitals face have none."""
         return all(map(self._draws, text))
 
     def _draws_character(self, character: str) -> bool:

@@ -59,8 +59,10 @@ def stamp(sheet: np.ndarray, placed: list[tuple], x: int, y: int) -> None:
 
 
 def letter(random: Random, style: Style, face: Face, text: str, others: list[str], wanted: float) -> Sheet:
-    """The word's sheet. `wanted`: how many pixels high its ink will be in the picture, so that the sheet is drawn a little
-    larger. `others`: texts whose fragments may stand around it; those that the face cannot draw are left out."""
+    """The word's sheet, drawn a little larger than `wanted`: about how many pixels high its ink will be in the picture.
+
+    `others` are texts whose fragments stand around it; those that the face cannot draw are left out.
+    """
     top, bottom = rows_of(face, text, 32)
     size = next((size for size in SIZES if size * (bottom - top) >= 32 * wanted), SIZES[-1])
     tracking = random.uniform(*style.tracking)

@@ -24,7 +24,7 @@ def colour(random: Random, brightness: float, colourfulness: float) -> np.ndarra
     position = random.uniform(*hues.pick(random)) * 6
     hue = [min(max(abs((position - shift) % 6 - 3) - 1, 0), 1) for shift in (4, 2, 0)]  # blue, green, red
     luma = sum(weight * part for weight, part in zip(LUMA, hue))
-    chroma = colourfulness * min(255, 90 + 1.1 * brightness, 1.5 * (300 - brightness))  # neither night nor glare has much
+    chroma = colourfulness * min(255, 90 + 1.1 * brightness, 1.5 * (300 - brightness))  # little at night and in glare
     parts = [min(max(brightness + chroma * (part - luma), 0), 255) for part in hue]
     return np.array(parts, np.float32).reshape(3, 1, 1)
 
@@ -43,12 +43,13 @@ def choose_colours(random: Random, style: Style) -> tuple[np.ndarray, np.ndarray
 
 
 def blend(picture: np.ndarray, over: np.ndarray, mask: np.ndarray) -> None:
-    """Lay a colour (3, 1, 1) or picture (3, height, width) over the picture, in place, where the mask (float32) is not 0."""
+    """Lay a colour (3, 1, 1) or picture (3, height, width) over the picture, in place, weighted by the float32 mask."""
     picture += (over - picture) * mask
 
 
 def paint(random: Random, style: Style, masks: np.ndarray) -> tuple[np.ndarray, float]:
-    """The picture (3, height, width) float32 of masks (height, width, 3) uint8 (ink, outline, shadow), and its contrast."""
+    """The picture (3, height, width) float32 of masks (height, width, 3) uint8 (ink, outline, shadow), and its contrast
+    in brightness between word and ground."""
     ground, ink, contrast = choose_colours(random, style)
     rows, columns = masks.shape[:2]
     picture = lay_ground(random, style, ground, contrast, columns, rows)
@@ -56,14 +57,15 @@ def paint(random: Random, style: Style, masks: np.ndarray) -> tuple[np.ndarray, 
     if random.random() < style.panel:
         lay_panel(random, picture, columns, rows)
     if random.random() < style.line:
-        draw_line(random, picture, ink if random.random() < 0.6 else colour(random, random.uniform(0, 255), 0.4), columns, rows)
+        over = ink if random.random() < 0.6 else colour(random, random.uniform(0, 255), 0.4)
+        draw_line(random, picture, over, columns, rows)
     if shadow.any():
         dark = random.random() < 0.75
         blend(picture, ground * np.float32(random.uniform(0.1, 0.6)) if dark else colour(random, 230, 0.1),
               shadow * np.float32(random.uniform(0.5, 1)))
     if outline.any():
-        brighter = float(ink.mean()) < 128
-        blend(picture, colour(random, random.uniform(180, 250) if brighter else random.uniform(5, 80), random.uniform(0, 0.4)), outline)
+        brightness = random.uniform(180, 250) if float(ink.mean()) < 128 else random.uniform(5, 80)
+        blend(picture, colour(random, brightness, random.uniform(0, 0.4)), outline)
     if random.random() < style.worn:
         worn = window(random, texture("blotches"), columns, rows, random.uniform(0.3, 0.8), random.uniform(0, 360))
         ink_mask *= np.clip(1.2 + 0.9 * worn, 0.25, 1)
@@ -71,7 +73,8 @@ def paint(random: Random, style: Style, masks: np.ndarray) -> tuple[np.ndarray, 
     return light(random, style, picture), contrast
 
 
-def lay_ground(random: Random, style: Style, ground: np.ndarray, contrast: float, width: int, height: int) -> np.ndarray:
+def lay_ground(random: Random, style: Style, ground: np.ndarray, contrast: float, width: int,
+               height: int) -> np.ndarray:
     """The ground: a colour with a gradient and a texture, or now and then a whole scene in its tone."""
     picture = np.empty((3, height, width), np.float32)
     picture[:] = ground
@@ -85,7 +88,8 @@ def lay_ground(random: Random, style: Style, ground: np.ndarray, contrast: float
     if random.random() < style.texture:
         kind = random.choice(style.textures)
         zoom = random.uniform(0.5, 2.0) * max(height, 24) / 48
-        relief = window(random, texture(kind), width, height, zoom, random.gauss(0, 6) + random.choice((0, 0, 90, random.uniform(0, 360))))
+        turn = random.gauss(0, 6) + random.choice((0, 0, 90, random.uniform(0, 360)))
+        relief = window(random, texture(kind), width, height, zoom, turn)
         picture += relief * np.float32(min(random.uniform(*style.texture_strength), contrast * 0.3))
     return picture
 
@@ -104,7 +108,8 @@ def lay_panel(random: Random, picture: np.ndarray, width: int, height: int) -> N
     if random.random() < 0.5:
         mask = cv2.flip(mask, -1)
     if random.random() < 0.5:
-        beside = window(random, clutter(), width, height, random.uniform(0.4, 2), random.uniform(0, 360)).transpose(2, 0, 1)
+        beside = window(random, clutter(), width, height, random.uniform(0.4, 2), random.uniform(0, 360))
+        beside = beside.transpose(2, 0, 1)
     else:
         beside = colour(random, random.uniform(0, 250), random.uniform(0, 0.6))
     blend(picture, beside, mask * np.float32(1 / 255))
@@ -120,7 +125,8 @@ def draw_line(random: Random, picture: np.ndarray, over: np.ndarray, width: int,
         y = inset if random.random() < 0.4 else height - 1 - inset
         cv2.line(mask, (0, round(y - tilt)), (width, round(y + tilt)), 255, thick, cv2.LINE_AA)
     else:
-        cv2.rectangle(mask, (round(inset), round(inset)), (round(width - inset), round(height - inset)), 255, thick, cv2.LINE_AA)
+        opposite = (round(width - inset), round(height - inset))
+        cv2.rectangle(mask, (round(inset), round(inset)), opposite, 255, thick, cv2.LINE_AA)
     blend(picture, over, mask * np.float32(1 / 255))
 
 
@@ -133,7 +139,8 @@ def shade(random: Random, ink: np.ndarray, width: int, height: int) -> np.ndarra
         return ink + ramp(width, height, random.uniform(0, 2 * math.pi)) * np.float32(random.uniform(10, 70))
     if chance < 0.97:
         zoom = random.uniform(0.4, 1.5)
-        return ink + window(random, texture("clouds"), width, height, zoom, random.uniform(0, 360)) * np.float32(random.uniform(5, 25))
+        patches = window(random, texture("clouds"), width, height, zoom, random.uniform(0, 360))
+        return ink + patches * np.float32(random.uniform(5, 25))
     second = colour(random, float(ink.mean()), random.uniform(0.3, 0.9))
     return np.where(np.arange(width) < width * random.uniform(0.3, 0.7), ink, second)
 
@@ -143,7 +150,7 @@ def light(random: Random, style: Style, picture: np.ndarray) -> np.ndarray:
     strength = random.uniform(*style.light)
     rows, columns = picture.shape[1:]
     small = (columns + 3) // 4, (rows + 3) // 4
-    patches = window(random, texture("clouds"), *small, random.uniform(0.25, 1) * max(rows, 24) / 48, random.uniform(0, 360))
-    patches = cv2.resize(patches, (columns, rows))
+    zoom = random.uniform(0.25, 1) * max(rows, 24) / 48
+    patches = cv2.resize(window(random, texture("clouds"), *small, zoom, random.uniform(0, 360)), (columns, rows))
     field = 1 + (0.5 * patches + ramp(columns, rows, random.uniform(0, 2 * math.pi))) * np.float32(strength)
     return picture * field

@@ -28,7 +28,7 @@ class Style:
     thin: float = 0.05
     hollow: float = 0.02          # contours only
     # -- size and place
-    height: tuple[float, float, float, float] = (32, 0.48, 14, 80)  # pixels: median, spread of its logarithm, least, most
+    height: tuple[float, float, float, float] = (32, 0.48, 14, 80)  # pixels: median, logarithm's spread, least, most
     margin: Range = (-0.02, 0.28)
     neighbours: float = 0.28      # fragments of other words at the edges
     # -- geometry
@@ -47,7 +47,8 @@ class Style:
     gradient: float = 0.5
     texture: float = 0.55
     texture_strength: Range = (3, 26)  # brightness; less where the contrast is low, as for noise
-    textures: tuple[str, ...] = ("clouds", "clouds", "grain", "blotches", "stripes", "wood", "bricks", "mesh", "scratches")
+    textures: tuple[str, ...] = ("clouds", "clouds", "grain", "blotches", "stripes", "wood", "bricks", "mesh",
+                                 "scratches")
     clutter: float = 0.06         # the ground is a scene
     panel: float = 0.22           # an edge of the sign, with something else behind it
     line: float = 0.10            # a rule or a frame near the word
@@ -85,12 +86,14 @@ PLAIN = replace(
     noise=(0, 4), quality=(70, 96))
 
 STREET = replace(
-    SCENE, name="street", summary="coloured signs, mostly light letters on dark: other faces, textured, blurred, at an angle",
+    SCENE, name="street",
+    summary="coloured signs, mostly light letters on dark: other faces, textured, blurred, at an angle",
     families={"Hanken": 2, "Manrope": 2, "DejaVuSerif": 1, "Caladea": 1, "Fredoka": 1.5, "DejaVuMono": 0.5},
     weights={"light": 0, "regular": 1, "bold": 2, "black": 2}, wide_tracking=0.03, big_initial=0.04, bounce=0.02,
     squeeze=(0.85, 1.1), hollow=0, height=(32, 0.15, 24, 48), margin=(0.02, 0.22), neighbours=0.15, rotation=2.5,
-    perspective=0.25, arc=0.04, light_text=0.8, contrast=(75, 200), ground_colour=(0.25, 0.75), ink_colour=(0.1, 0.8), grey=0,
-    texture=0.85, texture_strength=(8, 28), textures=("clouds", "blotches", "stripes", "wood", "bricks", "mesh"),
+    perspective=0.25, arc=0.04, light_text=0.8, contrast=(75, 200), ground_colour=(0.25, 0.75), ink_colour=(0.1, 0.8),
+    grey=0, texture=0.85, texture_strength=(8, 28),
+    textures=("clouds", "blotches", "stripes", "wood", "bricks", "mesh"),
     panel=0.35, worn=0.02, shadow=0.3, blur=(0.01, 0.05), coarse=0.15, noise=(1, 8), quality=(40, 85))
 
 STYLES = {style.name: style for style in (SCENE, PLAIN, STREET)}

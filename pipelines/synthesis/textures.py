@@ -63,7 +63,8 @@ def _bricks(generator: np.random.Generator) -> np.ndarray:
     for row in range(SIDE // high):
         for column in range(-1, SIDE // wide + 1):
             left = column * wide + (row % 2) * wide // 2
-            wall[row * high:(row + 1) * high - mortar, max(left, 0):max(left + wide - mortar, 0)] = generator.normal(0.3, 0.5)
+            brick = wall[row * high:(row + 1) * high - mortar, max(left, 0):max(left + wide - mortar, 0)]
+            brick[:] = generator.normal(0.3, 0.5)
     return wall + 0.3 * _grain(generator)
 
 
@@ -120,7 +121,7 @@ def camera_noise() -> np.ndarray:
 
 
 def window(random: Random, image: np.ndarray, width: int, height: int, zoom: float, degrees: float) -> np.ndarray:
-    """A (height, width) window into a texture or the clutter at a random place; `zoom` enlarges it, `degrees` turn it."""
+    """A (height, width) window into a texture or the clutter at a random place; `zoom` enlarges, `degrees` turn it."""
     cosine, sine = math.cos(math.radians(degrees)) / zoom, math.sin(math.radians(degrees)) / zoom
     x, y = random.uniform(0, SIDE), random.uniform(0, SIDE)
     matrix = np.array([[cosine, -sine, x], [sine, cosine, y]])

@@ -24,8 +24,9 @@ KINDS = Shares({"word": 0.84, "number": 0.06, "price": 0.025, "code": 0.055, "si
 CASES = Shares({"upper": 0.49, "title": 0.26, "lower": 0.21, "inner": 0.04})
 PUNCTUATED = 0.10
 COMMON_MARKS = ("{}.", "{}.", "{},", "{},", "{}!", "{}:", "{}?", "{}'s", "{}-{}", "{}-", "({}", "{})", "{}&{}", "{}/{}")
-RARE_MARKS = ("'{}'", '"{}"', '"{}', "({})", "-{}", "#{}", "@{}", "{}@{}", "&{}", "*{}", "{}*", "{}...", "{}+", "{}_{}", "~{}",
-              "<{}>", ">{}", "[{}]", "{{{}}}", "{}={}", "{}|{}", "{}^", "`{}", "{}\\{}", "{};", "{}%", "${}", "{}.{}")
+RARE_MARKS = ("'{}'", '"{}"', '"{}', "({})", "-{}", "#{}", "@{}", "{}@{}", "&{}", "*{}", "{}*", "{}...", "{}+", "{}_{}",
+              "~{}", "<{}>", ">{}", "[{}]", "{{{}}}", "{}={}", "{}|{}", "{}^", "`{}", "{}\\{}", "{};", "{}%", "${}",
+              "{}.{}")
 UNFIT = re.compile(r"[\d\s]|[^\w'.&/+-]")
 MARKS = frozenset(string.punctuation + "£€")
 
@@ -59,8 +60,9 @@ class Words:
         self.letters = "".join(letter for letter in string.ascii_letters if not charset.outside(letter))
         if not self.vocabulary and (self.verbatim or not self.digits):
             where = f"in {file}" if self.verbatim else "in the English list"
-            raise BadInput(f"expected words of at most {max_length} characters out of {charset.characters!r}, found none "
-                           f"among the {len(listed)} {where}: widen --charset or --max-length, or name another --words FILE")
+            raise BadInput(f"expected words of at most {max_length} characters out of {charset.characters!r}, found "
+                           f"none among the {len(listed)} {where}: widen --charset or --max-length, or name another "
+                           "--words FILE")
 
     @property
     def characters(self) -> str:
@@ -73,8 +75,8 @@ class Words:
         return "".join(sorted(seen))
 
     def draw(self, random: Random) -> Word:
-        """One word. What is drawn equals the label, but for punctuation around words that the charset cannot write: it is
-        seen and not labeled, as in the benchmarks that are read with 36 characters."""
+        """One word. What is drawn equals the label, but for punctuation that the charset cannot write: it is seen and
+        not labeled, as in the benchmarks that are read with 36 characters."""
         if self.verbatim:
             word = random.choice(self.vocabulary)
             return Word(word, word)
@@ -126,7 +128,8 @@ class Words:
         letters = "".join(random.choice(self.letters) for _ in range(random.randint(1, 3))).upper()
         digits = self._number(random, 4)
         joint = random.choice(("", "", "-", ":", "/", "."))
-        return random.choice((letters + joint + digits, digits + joint + letters, digits + joint + self._number(random, 3)))
+        return random.choice((letters + joint + digits, digits + joint + letters,
+                              digits + joint + self._number(random, 3)))
 
     def _punctuated(self, random: Random, text: str) -> str:
         """The text with a mark at an end, around it, or between it and another."""
@@ -159,7 +162,8 @@ def lines_of(file: str | Path) -> list[str]:
     try:
         text = Path(file).read_text("utf-8-sig")
     except FileNotFoundError as problem:
-        raise BadInput(f"expected a file of words, one per line, at {file}, found nothing there: check --words") from problem
+        raise BadInput(f"expected a file of words, one per line, at {file}, found nothing there: "
+                       "check --words") from problem
     except (OSError, UnicodeDecodeError) as problem:
         raise BadInput(f"expected a UTF-8 text file of words at {file}, found one that cannot be read ({problem}): "
                        "check --words") from problem
