@@ -40,6 +40,9 @@ def run(name: str, argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"textray: {name} interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # the reader of our output has gone, as `| head` does
+        sys.stdout = None
+        return 141
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -20,7 +20,8 @@ from pipelines.errors import BadInput
 from pipelines.runs import RunFolder
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
-SOURCE_WORDS, TARGET_WORDS, VALIDATION_WORDS, HELD_OUT_WORDS = 30_000, 6_000, 300, 1_000
+SOURCE_WORDS, TARGET_WORDS, VALIDATION_WORDS, HELD_OUT_WORDS = 20_000, 6_000, 300, 1_000
+VOCABULARY = 2_000  # drawn in lower case, capitalised, and upper case
 REAL_SOURCE_WORDS = 60_000
 MODEL = "textray-demo"
 
@@ -87,13 +88,22 @@ def _rows(corpus: Corpus, first: int, last: int) -> Iterator[tuple[bytes, str]]:
             number += 1
 
 
+def write_vocabulary(file: Path) -> Path:
+    """The commonest English words of 3 to 8 letters, in three spellings: few enough to be learned in minutes."""
+    from wordfreq import top_n_list
+    words = [word for word in top_n_list("en", 4 * VOCABULARY) if word.isascii() and word.isalpha() and 3 <= len(word) <= 8][:VOCABULARY]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{word}\n{word.capitalize()}\n{word.upper()}\n" for word in words), encoding="utf-8")
+    return file
+
+
 def drawn_material(folder: Path, step: Steps) -> Material:
     """A labeled source and an unlabeled target that look different, drawn, left as plain files, and brought in."""
     drawn, files, corpora = folder / "drawn", folder / "files", folder / "corpora"
-    step("draw labeled source words", "render", "--out", drawn / "source", "-n", str(SOURCE_WORDS), "--style", "plain", "--charset", "36",
-         "--max-length", "12")
+    words = ["--charset", "36", "--words", write_vocabulary(files / "words.txt")]
+    step("draw labeled source words", "render", "--out", drawn / "source", "-n", str(SOURCE_WORDS), "--style", "plain", *words)
     step("draw target words of another look", "render", "--out", drawn / "target", "-n", str(TARGET_WORDS + VALIDATION_WORDS + HELD_OUT_WORDS),
-         "--style", "street", "--charset", "36", "--max-length", "12", "--seed", "1")
+         "--style", "street", "--seed", "1", *words)
     write_pictures(drawn / "source", files / "source", 0, SOURCE_WORDS, labels=True)
     ends = [0, TARGET_WORDS, TARGET_WORDS + VALIDATION_WORDS, TARGET_WORDS + VALIDATION_WORDS + HELD_OUT_WORDS]
     for name, first, last in zip(("target", "validation", "held-out"), ends, ends[1:]):
