@@ -19,13 +19,13 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .scroll { overflow-x: auto; }
-table { border-collapse: collapse; }
+table { border-collapse: collapse; margin-bottom: 1.2rem; }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid var(--line); text-align: left; }
 td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 tr.sum td { font-weight: 600; border-top: 2px solid var(--line); }
-.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); gap: .8rem; }
+.pictures { display: grid; grid-template-columns: repeat(auto-fill, minmax(14rem, 1fr)); gap: .8rem; }
 .picture { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .6rem; }
-.picture { overflow-wrap: anywhere; }
+.picture { font-size: .85rem; overflow-wrap: anywhere; }
 .picture img { display: block; max-width: 100%; height: 4rem; object-fit: contain; object-position: left; }
 .picture dl { display: grid; grid-template-columns: auto 1fr; gap: 0 .6rem; margin: 0; }
 dt { opacity: .65; } dd { margin: 0; } dd.wrong { color: var(--wrong); font-weight: 600; }

@@ -278,7 +278,8 @@ def server(served, tmp_path):
 def test_mlflow_serves_it(model, server):
     encoded = [base64.b64encode(image).decode() for image in IMAGES]
     for body in ({"dataframe_split": {"columns": ["image"], "data": [[image] for image in encoded]}},
-                 {"dataframe_records": [{"image": image} for image in encoded]}):
+                 {"dataframe_records": [{"image": image} for image in encoded]},
+                 {"inputs": {"image": encoded}}, {"instances": [{"image": image} for image in encoded]}):
         found = json.loads(ask(server, "/invocations", body))["predictions"]
         assert [row["text"] for row in found] == [text for text, _ in expected(model)]
         assert [row["confidence"] for row in found] == confidences(model)
