@@ -1,0 +1,98 @@
+"""The rules that keep the house a house: where imports point, what may be heavy, what every command offers."""
+
+import ast
+import copy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.cli import COMMANDS, main
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("models", "pipelines", "tuning")
+MAY_IMPORT = {"models": {"torch", "numpy", "models"}, "pipelines": {"models", "pipelines"}, "tuning": set(FOLDERS)}
+
+
+def imported(file: Path) -> set[str]:
+    """The top-level packages that a file imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_imports_point_one_way(folder):
+    for file in (ROOT / folder).rglob("*.py"):
+        ours = imported(file) & set(FOLDERS)
+        assert ours <= MAY_IMPORT[folder], f"{file} imports {ours}"
+
+
+def test_models_need_nothing_but_torch_and_numpy():
+    for file in (ROOT / "models").rglob("*.py"):
+        foreign = {name for name in imported(file) if name not in sys.stdlib_module_names}
+        assert foreign <= MAY_IMPORT["models"], f"{file} imports {foreign}"
+
+
+def test_no_file_is_long():
+    for folder in FOLDERS:
+        for file in (ROOT / folder).rglob("*.py"):
+            assert len(file.read_text(encoding="utf-8").splitlines()) <= 420, file
+
+
+def test_help_imports_nothing_heavy():
+    code = "import sys; from pipelines.cli import main; main(['--help']); print(sorted({'torch', 'ray', 'mlflow', 'cv2', 'pandas'} & set(sys.modules)))"
+    shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert shown.splitlines()[-1] == "[]"
+    assert all(name in shown for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_with_an_example(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    shown = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert shown.startswith(f"usage: textray {name}")
+    assert f"textray {name}" in shown.split("example", 1)[1]
+
+
+def test_an_unknown_command_names_the_nearest(capsys):
+    assert main(["evalute"]) == 2
+    assert capsys.readouterr().err == "textray: error: there is no command 'evalute': did you mean 'evaluate'?\n"
+
+
+def test_bad_input_is_one_sentence_and_status_2(capsys, tmp_path):
+    assert main(["describe", str(tmp_path / "nowhere")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("textray: error: ") and "nowhere" in lines[0]
+
+
+def test_doctor_lists_what_is_here(capsys):
+    assert main(["doctor"]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in ("Python", "torch", "CPUs", "GPUs", "memory", "/dev/shm", "Ray", "MLflow"))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda file: file.name)
+def test_every_recipe_of_the_repository_is_valid(file):
+    from pipelines.recipe import load_recipe
+    recipe = load_recipe(file)
+    assert recipe.name == file.stem.removeprefix("demo_")
+
+
+def test_the_cluster_file_is_what_ray_up_expects():
+    from ray.autoscaler._private.util import prepare_config, validate_config
+    config = yaml.safe_load((ROOT / "cluster.yaml").read_text(encoding="utf-8"))
+    validate_config(prepare_config(copy.deepcopy(config)))
+    broken = copy.deepcopy(config)
+    broken["head_node_type"] = "nobody"
+    with pytest.raises(ValueError):
+        validate_config(prepare_config(broken))
