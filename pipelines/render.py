@@ -214,16 +214,25 @@ def contact_sheet(settings: Settings, count: int) -> np.ndarray:
 
 
 def write_sheet(file: str, count: int, settings: Settings) -> None:
-    """Write the contact sheet as PNG. Raises BadInput if the file cannot be written."""
+    """Write the contact sheet as PNG or JPEG. Raises BadInput if the file has another suffix or cannot be written."""
+    path = Path(file)
     if count < 1:
         raise BadInput(f"expected at least 1 picture, found {count}: check -n")
-    done, data = cv2.imencode(".png", contact_sheet(settings, count))
+    if path.suffix.lower() not in (".png", ".jpg"):
+        raise BadInput(f"expected a file name that ends in .png or .jpg, found {file}: correct --sheet")
+    done, data = cv2.imencode(path.suffix, contact_sheet(settings, count))
     if not done:
-        raise RuntimeError(f"OpenCV could not encode a sheet of {count} pictures as PNG")
+        raise RuntimeError(f"OpenCV could not encode a sheet of {count} pictures as {path.suffix}")
+    if not path.parent.is_dir():
+        raise BadInput(f"expected a folder at {path.parent}, found none: make it, or name another --sheet")
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        Path(file).write_bytes(data.tobytes())
+        temporary.write_bytes(data.tobytes())
+        os.replace(temporary, path)
     except OSError as problem:
         raise BadInput(f"expected to write {file}, found {problem.strerror.lower()}: name another --sheet") from problem
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 DESCRIPTION = """Make a labeled corpus of synthetic words, or a sheet to look at. The pictures are a function of the
@@ -243,7 +252,8 @@ def parser() -> argparse.ArgumentParser:
                                       formatter_class=argparse.RawDescriptionHelpFormatter)
     target = options.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", metavar="CORPUS", help="folder of the new corpus")
-    target.add_argument("--sheet", metavar="FILE.png", help="only draw the first pictures on one contact sheet")
+    target.add_argument("--sheet", metavar="FILE.png",
+                        help="only draw the first pictures, on one contact sheet (.png or .jpg)")
     options.add_argument("-n", type=int, metavar="COUNT", help="pictures to make (default: 100000; on a sheet 64)")
     options.add_argument("--seed", type=int, default=0, help="another seed gives other pictures (default: 0)")
     options.add_argument("--style", default="scene", help=f"{', '.join(STYLES)} (default: scene)")
@@ -273,7 +283,7 @@ def main(argv: list[str] | None = None) -> int:
     count = 100_000 if given.n is None else given.n
     words = settings.synthesizer().words
     if words.verbatim and words.refused:
-        print(f"render: {words.refused} of {words.refused + len(words.vocabulary)} lines of {given.words} are left out, "
+        print(f"render: {words.refused} of {words.refused + len(words.vocabulary)} lines of {given.words} left out, "
               f"being outside the charset or longer than {given.max_length}", file=sys.stderr)
     corpus = render_corpus(given.out, count, settings, given.source, given.overwrite)
     print(f"{corpus.path}: {corpus.rows:,} labeled pictures in style {given.style}, seed {given.seed}. "

@@ -28,6 +28,8 @@ RARE_MARKS = ("'{}'", '"{}"', '"{}', "({})", "-{}", "#{}", "@{}", "{}@{}", "&{}"
               "~{}", "<{}>", ">{}", "[{}]", "{{{}}}", "{}={}", "{}|{}", "{}^", "`{}", "{}\\{}", "{};", "{}%", "${}",
               "{}.{}")
 UNFIT = re.compile(r"[\d\s]|[^\w'.&/+-]")
+COARSE = re.compile(r"fuck|shit|cunt|wank|nigg|fagg?ot|whore|slut|bitch|porn|penis|vagina|blowjob|"
+                    r"^rap(e|ist)|^(cock|dick|tit)s?$")
 MARKS = frozenset(string.punctuation + "£€")
 
 
@@ -152,9 +154,9 @@ def cased(random: Random, word: str) -> str:
 @cache
 def english_words() -> list[str]:
     """wordfreq's most frequent English tokens, most frequent first, without those that hold digits (there they are
-    placeholders), spaces or controls."""
+    placeholders), odd symbols, or what no sign says."""
     from wordfreq import top_n_list
-    return [word for word in top_n_list("en", DICTIONARY_SIZE) if not UNFIT.search(word)]
+    return [word for word in top_n_list("en", DICTIONARY_SIZE) if not UNFIT.search(word) and not COARSE.search(word)]
 
 
 def lines_of(file: str | Path) -> list[str]:

@@ -261,6 +261,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
         (["--out", str(tmp_path / "empty.txt" / "corpus"), "-n", "5"], "choose another --out"),
         (["--sheet", str(tmp_path / "nowhere" / "sheet.png"), "-n", "2"], "name another --sheet"),
         (["--sheet", str(tmp_path / "sheet.png"), "-n", "0"], "check -n"),
+        (["--sheet", str(tmp_path / "sheet.gif"), "-n", "1"], "ends in .png or .jpg"),
     ]:
         assert cli.main(["render", *arguments]) == 2, arguments
         error = capsys.readouterr().err
