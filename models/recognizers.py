@@ -16,6 +16,7 @@ from models.charset import Charset
 from models.decoders.attention import AttentionDecoder
 from models.decoders.ctc import CTCDecoder
 from models.decoders.decoded import Decoded, Reading
+from models.encoders.rcnn import RCNN
 from models.encoders.rectify import ThinPlateSpline
 from models.encoders.resnet import ResNet
 from models.encoders.tiny import Tiny
@@ -94,11 +95,11 @@ def _decoder(kind: str, charset: Charset, memory_width: int, hidden: int, max_le
 
 
 def four_stage(charset: Charset, *, rectifier: Literal["none", "tps"] = "none",
-               encoder: Literal["vgg", "resnet"] = "vgg", sequence: Literal["none", "bilstm"] = "bilstm",
+               encoder: Literal["vgg", "rcnn", "resnet"] = "vgg", sequence: Literal["none", "bilstm"] = "bilstm",
                decoder: Literal["ctc", "attention"] = "ctc", channels: int = 1, height: int = 32, width: int = 100,
                max_length: int = 25, hidden: int = 256) -> Recognizer:
-    """Any combination of the benchmark's stages."""
-    visual = {"vgg": VGG, "resnet": ResNet}[encoder](channels)
+    """Any of the benchmark's 24 combinations of stages (crnn's unless told otherwise), with its initialisation."""
+    visual = {"vgg": VGG, "rcnn": RCNN, "resnet": ResNet}[encoder](channels)
     memory_width = visual.out_channels if sequence == "none" else hidden
     recognizer = Recognizer(
         charset,
@@ -111,42 +112,45 @@ def four_stage(charset: Charset, *, rectifier: Literal["none", "tps"] = "none",
     return recognizer
 
 
-def crnn(charset: Charset, *, channels: int = 1, height: int = 32, width: int = 100,
-         max_length: int = 25) -> Recognizer:
-    """CRNN (Shi et al., TPAMI 2017): VGG, BiLSTM, CTC. 8,451,621 parameters with 36 characters."""
-    return four_stage(charset, channels=channels, height=height, width=width, max_length=max_length)
+def _named(rectifier: str, encoder: str, sequence: str, decoder: str) -> Callable[..., Recognizer]:
+    """A builder for one fixed combination of stages."""
+
+    def builder(charset: Charset, *, channels: int = 1, height: int = 32, width: int = 100,
+                max_length: int = 25) -> Recognizer:
+        return four_stage(charset, rectifier=rectifier, encoder=encoder, sequence=sequence, decoder=decoder,
+                          channels=channels, height=height, width=width, max_length=max_length)
+
+    return builder
 
 
-def trba(charset: Charset, *, channels: int = 1, height: int = 32, width: int = 100,
-         max_length: int = 25) -> Recognizer:
-    """TRBA (Baek et al., ICCV 2019): TPS, ResNet, BiLSTM, attention. 49,555,182 parameters with 36 characters."""
-    return four_stage(charset, rectifier="tps", encoder="resnet", decoder="attention", channels=channels, height=height,
-                      width=width, max_length=max_length)
-
-
-def _tiny(charset: Charset, decoder: str, channels: int, width: int, max_length: int) -> Recognizer:
+def _tiny(charset: Charset, decoder: nn.Module, channels: int, width: int, max_length: int) -> Recognizer:
+    # PyTorch's own initialisation, not the benchmark's: with a BatchNorm behind every convolution, smaller weights
+    # learn faster.
     encoder = Tiny(channels)
-    return Recognizer(charset, None, encoder, convolution_stage(encoder.out_channels),
-                      _decoder(decoder, charset, encoder.out_channels, encoder.out_channels, max_length),
+    return Recognizer(charset, None, encoder, convolution_stage(encoder.out_channels), decoder,
                       channels=channels, height=32, width=width, max_length=max_length)
 
 
 def crnn_tiny(charset: Charset, *, channels: int = 1, width: int = 100, max_length: int = 25) -> Recognizer:
-    """For laptops and tests: strided convolutions, convolutions along the frames, CTC. 225,557 parameters.
-
-    PyTorch's own initialisation, not the benchmark's, and no LSTM: both learn several times faster at this size.
-    """
-    return _tiny(charset, "ctc", channels, width, max_length)
+    """For laptops and tests: strided convolutions, convolutions along the frames, CTC. 160,021 parameters."""
+    return _tiny(charset, CTCDecoder(charset, Tiny.out_channels, max_length=max_length), channels, width, max_length)
 
 
 def trba_tiny(charset: Charset, *, channels: int = 1, width: int = 100, max_length: int = 25) -> Recognizer:
-    """The encoder of crnn_tiny under an attention decoder, for laptops and tests."""
-    return _tiny(charset, "attention", channels, width, max_length)
+    """The encoder of crnn_tiny under an attention decoder, for laptops and tests. 282,006 parameters."""
+    decoder = AttentionDecoder(charset, Tiny.out_channels, hidden=96, max_length=max_length)
+    initialise(decoder)
+    return _tiny(charset, decoder, channels, width, max_length)
 
 
 RECOGNIZERS: dict[str, Callable[..., Recognizer]] = {
-    "crnn": crnn,
-    "trba": trba,
+    "crnn": _named("none", "vgg", "bilstm", "ctc"),  # Shi et al., TPAMI 2017; 8,451,621 parameters with 36 characters
+    "grcnn": _named("none", "rcnn", "bilstm", "ctc"),  # Wang and Hu, NeurIPS 2017; 4,761,765
+    "rosetta": _named("none", "resnet", "none", "ctc"),  # Borisyuk et al., KDD 2018; 44,282,885
+    "rare": _named("tps", "vgg", "bilstm", "attention"),  # Shi et al., CVPR 2016; 10,841,102
+    "star_net": _named("tps", "resnet", "bilstm", "ctc"),  # Liu et al., BMVC 2016; 48,858,093
+    "trba": _named("tps", "resnet", "bilstm", "attention"),  # Baek et al., ICCV 2019; 49,555,182
+    "four_stage": four_stage,
     "crnn_tiny": crnn_tiny,
     "trba_tiny": trba_tiny,
 }
