@@ -8,9 +8,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from models.encoders.rcnn import RCNN
+from models.encoders.resnet import ResNet
+from models.encoders.vgg import VGG
 from models.recognizers import Recognizer
 
-# Published prefix -> ours. A name takes the first that fits, in either direction.
+# (published prefix, ours)
 _PREFIXES = (
     ("Transformation.LocalizationNetwork.conv.", "rectifier.localization."),
     ("Transformation.LocalizationNetwork.localization_fc1.0.", "rectifier.localization_hidden."),
@@ -21,8 +24,7 @@ _PREFIXES = (
     ("Prediction.attention_cell.h2h.", "decoder.state_projection."),
     ("Prediction.attention_cell.score.", "decoder.score."),
     ("Prediction.attention_cell.rnn.", "decoder.cell."),
-    ("Prediction.generator.", "decoder.classifier."),
-    ("Prediction.", "decoder.classifier."),
+    ("Prediction.generator.", "decoder.classifier."),  # CTC has it at the top: Prediction.weight and .bias
 )
 # The spline's tables follow from the image size. Some published files hold them, and ours never do.
 _TABLES = ("Transformation.GridGenerator.inv_delta_C", "Transformation.GridGenerator.P_hat")
@@ -56,10 +58,13 @@ def to_benchmark(recognizer: Recognizer) -> dict[str, Tensor]:
 
 
 def benchmark_name(recognizer: Recognizer, name: str) -> str:
-    """The published name of one of the recognizer's parameters or buffers. ValueError if the benchmark has none."""
+    """The published name of one of the recognizer's parameters or buffers.
+
+    ValueError if the recognizer is not one of the benchmark's 24 combinations.
+    """
+    if not isinstance(recognizer.encoder, (VGG, RCNN, ResNet)):
+        raise ValueError(f"expected a recognizer of the four-stage benchmark, found {recognizer.name}: "
+                         "only combinations with the encoders vgg, rcnn and resnet have published names")
     if name.startswith("decoder.classifier.") and recognizer.decoder.kind == "ctc":
         return name.replace("decoder.classifier.", "Prediction.")
-    for theirs, ours in _PREFIXES:
-        if name.startswith(ours):
-            return theirs + name.removeprefix(ours)
-    raise ValueError(f"expected a tensor of the four-stage benchmark, found {name!r}, which it does not have")
+    return next(theirs + name.removeprefix(ours) for theirs, ours in _PREFIXES if name.startswith(ours))
