@@ -103,7 +103,7 @@ def drawn_material(folder: Path, step: Steps) -> Material:
     words = ["--charset", "36", "--words", write_vocabulary(files / "words.txt")]
     step("draw labeled source words", "render", "--out", drawn / "source", "-n", str(SOURCE_WORDS), "--style", "plain", *words)
     step("draw target words of another look", "render", "--out", drawn / "target", "-n", str(TARGET_WORDS + VALIDATION_WORDS + HELD_OUT_WORDS),
-         "--style", "street", "--seed", "1", *words)
+         "--style", "sign", "--seed", "1", *words)
     write_pictures(drawn / "source", files / "source", 0, SOURCE_WORDS, labels=True)
     ends = [0, TARGET_WORDS, TARGET_WORDS + VALIDATION_WORDS, TARGET_WORDS + VALIDATION_WORDS + HELD_OUT_WORDS]
     for name, first, last in zip(("target", "validation", "held-out"), ends, ends[1:]):

@@ -93,7 +93,7 @@ class TrainingRecipe(Section):
     validate_every: int | None = Field(None, gt=0, description="steps between validations; none: only at the end")
     workers: int = Field(1, gt=0, description="processes of data-parallel training")
     cpus_per_worker: float = Field(1.0, gt=0)
-    threads_per_worker: int | None = Field(None, gt=0, description="none: the machine's cores divided among its workers")
+    threads_per_worker: int | None = Field(None, gt=0, description="none: the machine's cores divided among its workers, less one that reads")
     gpu: bool | None = Field(None, description="none: a GPU per worker if the cluster has them")
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it, else float32")
     compile: bool = False

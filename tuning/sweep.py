@@ -137,8 +137,9 @@ def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, whe
         start = {axis.field: min(max(axis.position(recipe.objective[axis.field]), 0.0), 1.0) for axis in axes}
         tuner = tune.Tuner(
             trainable, param_space={axis.field: axis.domain() for axis in axes},
-            tune_config=tune.TuneConfig(metric=METRIC, mode="max", num_samples=trials, max_concurrent_trials=count,
-                                        search_alg=BasicVariantGenerator(points_to_evaluate=[start], random_state=recipe.seed),
+            tune_config=tune.TuneConfig(metric=METRIC, mode="max", num_samples=trials,  # the generator heeds only its own max_concurrent
+                                        search_alg=BasicVariantGenerator(points_to_evaluate=[start], max_concurrent=count,
+                                                                         random_state=recipe.seed),
                                         scheduler=ASHAScheduler(time_attr="step", max_t=recipe.training.steps + 1, grace_period=every,
                                                                 reduction_factor=2)),
             run_config=tune.RunConfig(name="tune", storage_path=str(where.path), verbose=0, callbacks=[_Announce(trials)]))

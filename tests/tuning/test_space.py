@@ -1,0 +1,41 @@
+"""Axes: positions in [0, 1] become values, and back."""
+
+import pytest
+
+from pipelines.errors import BadInput
+from pipelines.recipe import parse_recipe
+from tuning.space import SPACES, Axis, space_of, with_values
+
+THRESHOLD, DECAY, WEIGHT = SPACES["ccr"]
+
+
+def recipe(objective: str):
+    return parse_recipe({"name": "try", "recognizer": {"name": "crnn_tiny"}, "objective": {"name": objective},
+                         "data": {"labeled": {"corpus": "s", "batch_size": 8}}, "training": {"steps": 10}})
+
+
+@pytest.mark.parametrize("axis, position, value", [
+    (THRESHOLD, 0.0, 0.05), (THRESHOLD, 0.5, 0.5), (THRESHOLD, 1.0, 0.95),
+    (WEIGHT, 0.0, 0.1), (WEIGHT, 0.5, 1.0), (WEIGHT, 1.0, 10.0),
+    (DECAY, 0.0, 0.9), (DECAY, 2 / 3, 0.999), (DECAY, 1.0, 0.9999),
+])
+def test_positions_are_values_along_the_axis(axis, position, value):
+    assert axis.value(position) == pytest.approx(value)
+    assert axis.position(value) == pytest.approx(position)
+
+
+def test_what_is_searched_are_the_three_constants_of_ccr():
+    assert [axis.field for axis in space_of(recipe("ccr"))] == ["confidence_threshold", "ema_decay", "consistency_weight"]
+    with pytest.raises(BadInput, match=r"expected a recipe whose objective can be searched \(ccr\), found supervised"):
+        space_of(recipe("supervised"))
+
+
+def test_values_go_into_the_objective_and_nothing_else_changes():
+    before = recipe("ccr")
+    after = with_values(before, {"ema_decay": 0.99}, "new")
+    assert after.objective == before.objective | {"ema_decay": 0.99}
+    assert after.model_dump(exclude={"name", "objective"}) == before.model_dump(exclude={"name", "objective"})
+
+
+def test_an_axis_is_plain_data():
+    assert Axis("x", 1.0, 3.0).value(0.25) == 1.5

@@ -1,0 +1,81 @@
+"""A sweep under Ray Tune: child runs in MLflow, resumable after SIGKILL, ending in a recipe that training accepts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from pipelines.errors import BadInput
+from pipelines.recipe import load_recipe, parse_recipe
+from pipelines.render import main as render
+from pipelines.runs import RunFolder
+from pipelines.tracking import prepare_store
+from tuning.sweep import sweep
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A working folder with small corpora and an MLflow store of its own."""
+    folder = tmp_path_factory.mktemp("sweep")
+    for name, count, style, seed in (("source", 200, "plain", 0), ("target", 150, "street", 1), ("validation", 40, "street", 2)):
+        render(["--out", str(folder / name), "-n", str(count), "--style", style, "--seed", str(seed), "--charset", "36"])
+    prepare_store(f"sqlite:///{folder / 'mlflow.db'}")
+    return folder
+
+
+def recipe(place: Path, name: str, **training) -> dict:
+    return {"name": name, "runs": str(place / "runs"), "recognizer": {"name": "crnn_tiny"}, "objective": {"name": "ccr"},
+            "data": {"labeled": {"corpus": str(place / "source"), "batch_size": 8}, "unlabeled": {"corpus": str(place / "target"), "batch_size": 8},
+                     "validation": {"corpus": str(place / "validation"), "words": 20}},
+            "training": {"steps": 4, "checkpoint_every": 2, "validate_every": 2, "log_every": 1, "threads_per_worker": 1,
+                         "cpus_per_worker": 0.5} | training}
+
+
+def test_a_sweep_killed_with_sigkill_goes_on_and_ends_with_a_report_and_a_recipe(place):
+    (place / "search.yaml").write_text(yaml.safe_dump(recipe(place, "search")))
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}"}
+    command = [sys.executable, "-m", "tuning.sweep", "search.yaml", "--trials", "3", "--concurrency", "1"]
+    trials = place / "runs" / "search" / "trials"
+    with subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as process:
+        while not any('"finished"' in file.read_text() for file in trials.glob("*/run.json")) or len(list(trials.glob("*/progress.jsonl"))) < 2:
+            assert process.poll() is None, "the sweep ended before it could be killed"
+            time.sleep(0.05)
+        process.send_signal(signal.SIGKILL)
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+    results = json.loads((place / "runs" / "search" / "trials.json").read_text())
+    assert len(results) == 3 == len({result["name"] for result in results})
+    defaults = {"confidence_threshold": 0.5, "ema_decay": 0.999, "consistency_weight": 1.0}
+    assert sum(result["values"] == defaults for result in results) == 1  # the recipe itself is among the trials
+    assert results[0]["curve"][-1][0] == 4 and Path(results[0]["model"]).is_dir()
+
+    client = MlflowClient(tracking_uri=environment["MLFLOW_TRACKING_URI"])
+    parent = RunFolder(place / "runs" / "search").state().handle
+    children = client.search_runs([parent.experiment], f"tags.`mlflow.parentRunId` = '{parent.run}'")
+    assert sorted(run.info.run_name for run in children) == sorted(result["name"] for result in results)
+    assert {run.info.status for run in children} == {"FINISHED"}
+    assert {file.path for file in client.list_artifacts(parent.run)} >= {"best.yaml", "report.html", "trials.json"}
+
+    best = load_recipe(place / "runs" / "search" / "best.yaml")
+    assert best.name == "search_best"
+    assert {name: best.objective[name] for name in results[0]["values"]} == results[0]["values"]
+    assert "Parallel coordinates" in (place / "runs" / "search" / "report.html").read_text()
+
+
+def test_a_sweep_that_cannot_be_is_refused_before_it_starts(place, ray_session, monkeypatch):
+    monkeypatch.chdir(place)
+    without = recipe(place, "never")
+    del without["data"]["validation"]
+    with pytest.raises(BadInput, match="a sweep decides by word accuracy on validation words"):
+        sweep(parse_recipe(without), trials=2)
+    with pytest.raises(BadInput, match=r"a trial takes 20.5 CPUs \(20 for its workers, .* lower --concurrency"):
+        sweep(parse_recipe(recipe(place, "never", workers=40)), trials=2)
+    assert not (place / "runs" / "never").exists()
