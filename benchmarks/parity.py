@@ -70,7 +70,7 @@ def _outputs(recognizer: Recognizer, recorded: dict) -> Iterator[tuple[str, Tens
     """(quantity, ours, recorded) for every output of the record, in eval mode."""
     images, expected = recorded["input"], recorded["output"]
     tokens = recognizer.decoder.inputs(recognizer.decoder.encode(recorded["labels"]))
-    if recognizer.rectifier is not None:
+    if "tps_image" in expected:
         yield "control points", recognizer.rectifier.points(images), expected["tps_control_points"]
         yield "rectified image", recognizer.rectifier(images), expected["tps_image"]
     if "feature_slice" in expected:

@@ -20,9 +20,11 @@ class Charset:
     def __post_init__(self) -> None:
         repeated = sorted({c for c in self.characters if self.characters.count(c) > 1})
         if not self.characters:
-            raise ValueError("a charset needs at least one character, found an empty string: name 36, 62, 94 or list them")
+            raise ValueError("a charset needs at least one character, found an empty string: name 36, 62 or 94, or list "
+                             "the characters")
         if repeated:
-            raise ValueError(f"a charset holds each character once, found {repeated} more than once: remove the repeats")
+            raise ValueError(f"a charset holds each character once, found {repeated} more than once: "
+                             "remove the repeats")
 
     @classmethod
     def named(cls, name: str) -> "Charset":
@@ -63,8 +65,8 @@ class Charset:
             raise ValueError(f"expected a text of at most {max_length} characters, found {len(text)} in {text!r}: "
                              "filter long texts out, or build the recognizer with a larger max_length")
         if outside := self.outside(text):
-            raise ValueError(f"expected characters of the {len(self)}-character charset, found {outside!r} in {text!r}: "
-                             "filter such texts out, or use a charset that has them")
+            raise ValueError(f"expected characters of the {len(self)}-character charset, found {outside!r} in "
+                             f"{text!r}: filter such texts out, or use a charset that has them")
         return [self.index[character] for character in text]
 
 
@@ -92,7 +94,7 @@ class CTCTokens:
 
 @dataclass(frozen=True)
 class AttentionTokens:
-    """Ids for an autoregressive decoder: start (which also pads, and which the loss ignores), end, then the characters."""
+    """Ids for an autoregressive decoder: start (which also pads; the loss ignores it), end, then the characters."""
 
     charset: Charset
     start: int = 0

@@ -6,7 +6,7 @@ The four-stage family and its initialisation follow "What is wrong with scene te
 
 import difflib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Literal
 
 import torch
@@ -52,7 +52,7 @@ class Recognizer(nn.Module):
         return images.expand(-1, 3, -1, -1) if self.channels == 3 else (images * self.luma).sum(1, keepdim=True)
 
     def visual(self, images: Tensor) -> Tensor:
-        """(n, 3 or 1, height, W) float in [-1, 1] -> (n, frames, features): rectified, encoded, averaged over height."""
+        """(n, 3 or 1, height, W) float in [-1, 1] -> (n, frames, features): rectified, encoded, mean over height."""
         images = self._as_channels(images)
         if self.rectifier is not None:
             images = self.rectifier(images)
@@ -173,6 +173,6 @@ def build(name: str, charset: Charset, **overrides: object) -> Recognizer:
     return recognizer
 
 
-def _nearest(word: str, known) -> str:
+def _nearest(word: str, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(word, known, n=3, cutoff=0.5)
     return f"did you mean {' or '.join(near)}?" if near else f"choose one of {', '.join(known)}"

@@ -65,8 +65,8 @@ class AttentionDecoder(nn.Module):
             state_weight=torch.cat([self.state_projection.weight, self.cell.weight_hh]).t(),
         )
 
-    def _step(self, prepared: _Prepared, token_gates: Tensor, state: tuple[Tensor, Tensor]):
-        """One symbol: token_gates (n, 4 hidden), state of two (n, hidden) -> new state, context, weights (n, frames)."""
+    def _step(self, prepared: _Prepared, token_gates: Tensor, state: tuple[Tensor, Tensor]) -> tuple:
+        """One symbol: token_gates (n, 4 hidden), state: two (n, hidden) -> state, context, weights (n, frames)."""
         hidden, memory_cell = state
         query, recurrent = (hidden @ prepared.state_weight).split([self.hidden, 4 * self.hidden], dim=1)
         scores = self.score(torch.tanh(prepared.keys + query.unsqueeze(1))).squeeze(2)  # (n, frames)

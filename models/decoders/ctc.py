@@ -2,6 +2,7 @@
 
 from itertools import groupby
 from math import prod
+from operator import itemgetter
 
 import torch
 import torch.nn.functional as F
@@ -65,7 +66,7 @@ class CTCDecoder(nn.Module):
         texts, characters, confidences = [], [], []
         for frame_probabilities, frame_ids in zip(largest.tolist(), best.tolist(), strict=True):
             runs = [(token, max(probability for _, probability in run))
-                    for token, run in groupby(zip(frame_ids, frame_probabilities, strict=True), key=lambda pair: pair[0])]
+                    for token, run in groupby(zip(frame_ids, frame_probabilities, strict=True), key=itemgetter(0))]
             written = [(token, probability) for token, probability in runs if token != self.tokens.blank]
             texts.append("".join(self.tokens.character(token) for token, _ in written))
             characters.append([probability for _, probability in written])

@@ -1,4 +1,4 @@
-"""The 29-layer ResNet of scene-text recognition (FAN, Cheng et al., ICCV 2017), as the four-stage benchmark builds it."""
+"""The 29-layer ResNet of FAN (Cheng et al., ICCV 2017), as the four-stage benchmark builds it."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -5,7 +5,8 @@ import pytest
 from models.charset import AttentionTokens, Charset, CTCTokens
 
 
-@pytest.mark.parametrize(("name", "size", "first", "last"), [("36", 36, "0", "z"), ("62", 62, "0", "Z"), ("94", 94, "0", "~")])
+@pytest.mark.parametrize(("name", "size", "first", "last"),
+                         [("36", 36, "0", "z"), ("62", 62, "0", "Z"), ("94", 94, "0", "~")])
 def test_named_charsets_have_the_sizes_the_field_calls_them_by(name, size, first, last):
     charset = Charset.named(name)
     assert (len(charset), charset.characters[0], charset.characters[-1]) == (size, first, last)

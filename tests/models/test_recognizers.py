@@ -171,14 +171,17 @@ def test_images_of_another_form_are_refused(shape):
         build("crnn_tiny", CHARSET).visual(torch.zeros(shape))
 
 
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", SMALL)
-def test_overfits_eight_words(name):
+def test_overfits_eight_words(name, precision):
     torch.manual_seed(0)
     recognizer = build(name, CHARSET)
     pictures, targets = images(8), recognizer.decoder.encode(WORDS)
     optimizer = torch.optim.AdamW(recognizer.parameters(), lr=1e-2)
     for _ in range(160):
-        loss = recognizer.decoder.loss(recognizer(pictures, recognizer.decoder.inputs(targets)), targets)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
+            decoded = recognizer(pictures, recognizer.decoder.inputs(targets))
+        loss = recognizer.decoder.loss(decoded, targets)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
