@@ -20,8 +20,8 @@ class Charset:
     def __post_init__(self) -> None:
         repeated = sorted({c for c in self.characters if self.characters.count(c) > 1})
         if not self.characters:
-            raise ValueError("a charset needs at least one character, found an empty string: name 36, 62 or 94, or list "
-                             "the characters")
+            raise ValueError("a charset needs at least one character, found an empty string: "
+                             "name 36, 62 or 94, or list the characters")
         if repeated:
             raise ValueError(f"a charset holds each character once, found {repeated} more than once: "
                              "remove the repeats")
@@ -71,46 +71,39 @@ class Charset:
 
 
 @dataclass(frozen=True)
-class CTCTokens:
-    """Ids for connectionist temporal classification: the blank (which also pads targets), then the characters."""
+class Tokens:
+    """The ids that a decoder writes: some of its own, then the charset's characters from `first_character` on."""
 
     charset: Charset
-    blank: int = 0
-    first_character: int = 1
+    first_character: int
 
     @property
     def classes(self) -> int:
-        """How many ids there are, the blank included."""
+        """How many ids there are, the decoder's own included."""
         return self.first_character + len(self.charset)
 
     def ids(self, text: str, max_length: int) -> list[int]:
-        """The ids of the text's characters. ValueError as `Charset.positions` raises it."""
+        """The ids of the text's characters alone. ValueError as `Charset.positions` raises it."""
         return [self.first_character + position for position in self.charset.positions(text, max_length)]
 
     def character(self, token: int) -> str:
-        """The character of an id; the empty string for an id that is none."""
+        """The character of an id; the empty string for one of the decoder's own."""
         return self.charset.characters[token - self.first_character] if token >= self.first_character else ""
 
 
 @dataclass(frozen=True)
-class AttentionTokens:
-    """Ids for an autoregressive decoder: start (which also pads; the loss ignores it), end, then the characters."""
+class CTCTokens(Tokens):
+    """Ids for connectionist temporal classification: the blank, which also pads targets."""
 
-    charset: Charset
+    first_character: int = 1
+    blank: int = 0
+
+
+@dataclass(frozen=True)
+class AttentionTokens(Tokens):
+    """Ids for an autoregressive decoder: start, which also pads (the loss ignores it), and end."""
+
+    first_character: int = 2
     start: int = 0
     pad: int = 0
     end: int = 1
-    first_character: int = 2
-
-    @property
-    def classes(self) -> int:
-        """How many ids there are, start and end included."""
-        return self.first_character + len(self.charset)
-
-    def ids(self, text: str, max_length: int) -> list[int]:
-        """The ids of the text's characters, without start and end. ValueError as `Charset.positions` raises it."""
-        return [self.first_character + position for position in self.charset.positions(text, max_length)]
-
-    def character(self, token: int) -> str:
-        """The character of an id; the empty string for an id that is none."""
-        return self.charset.characters[token - self.first_character] if token >= self.first_character else ""

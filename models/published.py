@@ -46,9 +46,9 @@ def from_benchmark(recognizer: Recognizer, state: Mapping[str, Tensor]) -> dict[
                              if name in found and found[name].shape != own[ours].shape],
     }
     if any(problems.values()):
+        found_instead = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
         raise ValueError(f"expected the tensors of {recognizer.name or 'this recognizer'} in the benchmark's layout, "
-                         "found " + "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
-                         + ": choose the recognizer, charset and channels that the file was trained with")
+                         f"found {found_instead}: choose the recognizer, charset and channels of the file")
     return {ours: found[name] for name, ours in wanted.items()}
 
 
