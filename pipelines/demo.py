@@ -188,7 +188,7 @@ def main(argv: list[str] | None = None) -> int:
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-    step = Steps(12 if arguments.data is None else 9)
+    step = Steps(14 if arguments.data is None else 11)
     material = drawn_material(folder, step) if arguments.data is None else real_material(folder, step, Path(arguments.data).absolute())
     models = learn(folder, step, material)
     averages = measure(folder, step, models, material.tests)
