@@ -24,9 +24,9 @@ from pipelines import tracking
 from pipelines.cluster import start_ray
 from pipelines.corpus import Corpus
 from pipelines.errors import BadInput
-from pipelines.feed import Selection, Stream
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.runs import RunFolder
+from pipelines.stream import Selection, Stream
 from pipelines.weights import find_model, save_recognizer
 from pipelines.worker import Job, build_objective, trained_parts, work
 

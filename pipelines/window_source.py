@@ -1,4 +1,4 @@
-"""Windows of a plan as a Ray Data source. Apart from feed.py, so that the feed runs on machines without Ray."""
+"""Windows of a plan as a Ray Data source. Apart from feed.py, which runs on machines without Ray."""
 
 from collections.abc import Iterator
 
@@ -7,8 +7,8 @@ import ray
 from ray.data import DataContext, Dataset, Datasource, ReadTask
 from ray.data.block import BlockMetadata
 
-from pipelines.feed import Stream, read_window
 from pipelines.plan import Window
+from pipelines.stream import Stream, read_window
 
 BYTES_PER_ROW = 4_096  # an estimate for Ray's memory budget; word crops take 2-5 kB
 

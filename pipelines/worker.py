@@ -23,10 +23,11 @@ from models.recognizers import Recognizer, build
 from pipelines.corpus import Corpus
 from pipelines.errors import BadInput
 from pipelines.evaluate import evaluate_recognizer
-from pipelines.feed import Share, Stream, batches, ray_blocks
+from pipelines.feed import batches, ray_blocks
 from pipelines.loop import Hooks, NonFiniteLoss, Numerics, Schedule, build_optimizer, fit, one_cycle
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.runs import RunFolder
+from pipelines.stream import Share, Stream
 from pipelines.tracking import MetricLog, RunHandle
 from pipelines.weights import find_model, load_recognizer, read_description
 

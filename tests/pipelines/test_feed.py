@@ -11,7 +11,8 @@ from models.charset import Charset
 from pipelines import plan as plans
 from pipelines.corpus import Corpus, ShardWriter, SourceCounts, write_manifest, write_quarantine
 from pipelines.errors import BadInput
-from pipelines.feed import Selection, Share, Stream, batches, local_blocks, ray_blocks, usable_rows
+from pipelines.feed import batches, ray_blocks
+from pipelines.stream import Selection, Share, Stream, local_blocks, usable_rows
 
 ROWS = 230
 
