@@ -23,6 +23,9 @@ from pipelines.recipe import Recipe
 from pipelines.tracking import RunHandle
 
 
+BEFORE_STATE = {"lock", "recipe.yaml", "run.json.partial"}  # all that a run leaves that was killed before its state was written
+
+
 @dataclass
 class RunState:
     """What run.json holds. A run that was killed is still "running", but nobody holds its lock."""
@@ -77,7 +80,7 @@ class RunFolder:
         os.replace(temporary, self.path / "run.json")
 
     def claim(self, recipe: Recipe, resume: bool) -> RunState:
-        """Lock the folder for this recipe and return the state to go on from.
+        """Lock the folder for this recipe, as long as this process lives, and return the state to go on from.
 
         A run that was killed goes on when the same recipe is started again. Everything else that exists needs `resume`.
 
@@ -86,7 +89,7 @@ class RunFolder:
                 `resume` is not given.
         """
         state = self.state()
-        if state is None and self.path.exists() and any(self.path.iterdir()):
+        if state is None and self.path.exists() and {file.name for file in self.path.iterdir()} - BEFORE_STATE:
             raise BadInput(f"expected a new folder or a run at {self.path}, found other files; choose another name=")
         self.path.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.path / "lock", "w")
@@ -128,13 +131,14 @@ class RunFolder:
                 fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def release(self) -> None:
-        """Let others write here."""
-        if self._lock is not None:
+    @contextmanager
+    def claimed(self, recipe: Recipe, resume: bool) -> Iterator[RunState]:
+        """`claim` for the time of the block. A new run whose state was never written leaves no folder behind."""
+        fresh = self.state() is None
+        state = self.claim(recipe, resume)
+        try:
+            yield state
+        finally:
+            if fresh and self.state() is None:
+                shutil.rmtree(self.path)
             self._lock.close()
-            self._lock = None
-
-    def discard(self) -> None:
-        """Remove a run that never started."""
-        self.release()
-        shutil.rmtree(self.path)

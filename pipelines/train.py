@@ -98,8 +98,7 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, p
         find_model(recipe.initialize_from, recipe.runs)
     where = RunFolder(folder or Path(recipe.runs) / recipe.name)
     fresh = where.state() is None
-    state = where.claim(recipe, resume)
-    try:
+    with where.claimed(recipe, resume) as state:
         if state.status == "finished":
             _say(f"the run {recipe.name} has finished already: {where.model}", quiet)
             return Outcome(where.path, where.model, _last_metrics(where))
@@ -116,26 +115,18 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, p
             tracking.reopen(state.handle)
         state.status = "running"
         where.write(state)
-    except BaseException:
-        if fresh and state.tracked is None:
-            where.discard()
-        where.release()
-        raise
-    try:
-        metrics = _fit(recipe, streams, where, state.handle, cpus, list(callbacks), quiet)
-    except BaseException as problem:
-        state.status = "failed"
-        where.write(state)
-        tracking.finish(state.handle, "KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
-        raise
-    else:
+        try:
+            metrics = _fit(recipe, streams, where, state.handle, cpus, list(callbacks), quiet)
+        except BaseException as problem:
+            state.status = "failed"
+            where.write(state)
+            tracking.finish(state.handle, "KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
+            raise
         state.status = "finished"
         where.write(state)
         tracking.add_tags(state.handle, {"model": str(where.model)})
         tracking.finish(state.handle)
         return Outcome(where.path, where.model, metrics)
-    finally:
-        where.release()
 
 
 def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: tracking.RunHandle | None) -> tracking.RunHandle:

@@ -58,7 +58,7 @@ def parallel_coordinates(axes: Sequence[Axis], trials: Sequence["TrialResult"]) 
         plot.annotate(low, (place, -0.09), ha="center", color="grey", annotation_clip=False)
         plot.annotate(high, (place, 1.05), ha="center", color="grey", annotation_clip=False)
     plot.set_ylim(-0.02, 1.02)
-    plot.tick_params(axis="x", pad=14, length=0, colors="grey")
+    plot.tick_params(axis="x", pad=20, length=0, colors="grey")
     plot.set_yticks([])
     return _svg(drawing, plot)
 

@@ -101,32 +101,21 @@ def sweep(recipe: Recipe, *, trials: int, concurrency: int | None = None, resume
         raise BadInput("a sweep decides by word accuracy on validation words: expected data.validation.corpus in the recipe, found none")
     streams = open_streams(recipe)
     where = RunFolder(Path(recipe.runs) / recipe.name)
-    fresh = where.state() is None
-    state = where.claim(recipe, resume)
-    try:
+    with where.claimed(recipe, resume) as state:
         start_ray()
         count = concurrent_trials(recipe, concurrency, len(streams))
         if state.handle is None:
             state.tracked = asdict(tracking.start_run(recipe.name, recipe.to_yaml(), params={"trials": trials} | recipe.model_dump(mode="json"),
                                                       tags={"sweep": ", ".join(axis.field for axis in axes)}))
             where.write(state)
-    except BaseException:
-        if fresh and state.tracked is None:
-            where.discard()
-        where.release()
-        raise
-    try:
         results = _search(recipe, axes, trials, count, where, state)
         state.status = "finished" if any(result.accuracy is not None for result in results) else "failed"
         where.write(state)
         return _conclude(recipe, axes, results, where, state)
-    finally:
-        where.release()
 
 
 def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, where: RunFolder, state: RunState) -> list[TrialResult]:
     cpus = ray.cluster_resources()["CPU"]
-    every = recipe.training.validate_every or recipe.training.steps
     trainable = tune.with_resources(tune.with_parameters(
         run_trial, recipe=_with_absolute_paths(recipe).model_dump(mode="json"), folder=str(where.path), parent=state.tracked,
         reserved_cpus=cpus * (count - 1) / count + DRIVER_CPUS), {"cpu": DRIVER_CPUS})
@@ -140,11 +129,21 @@ def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, whe
             tune_config=tune.TuneConfig(metric=METRIC, mode="max", num_samples=trials,  # the generator heeds only its own max_concurrent
                                         search_alg=BasicVariantGenerator(points_to_evaluate=[start], max_concurrent=count,
                                                                          random_state=recipe.seed),
-                                        scheduler=ASHAScheduler(time_attr="step", max_t=recipe.training.steps + 1, grace_period=every,
-                                                                reduction_factor=2)),
+                                        scheduler=_halving(recipe)),
             run_config=tune.RunConfig(name="tune", storage_path=str(where.path), verbose=0, callbacks=[_Announce(trials)]))
     grid = tuner.fit()
     return [_result(result, axes, recipe, where) for result in grid]
+
+
+def _halving(recipe: Recipe) -> ASHAScheduler | None:
+    """ASHA, which stops the worse half of the trials at steps e, 2 e, 4 e … for e = validate_every; None if the only validation is the last.
+
+    A trial at its last step must not be stopped, for its model is written only then: the milestones end before that step.
+    """
+    steps, every = recipe.training.steps, recipe.training.validate_every
+    if every is None or every >= steps:
+        return None
+    return ASHAScheduler(time_attr="step", max_t=steps - 1, grace_period=every, reduction_factor=2, stop_last_trials=False)
 
 
 def _with_absolute_paths(recipe: Recipe) -> Recipe:
