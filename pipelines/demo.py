@@ -34,6 +34,7 @@ class Material:
     target: Path
     validation: Path
     tests: dict[str, Path]
+    lengths: tuple[int, int, int, int] | None = None  # steps of pretraining, supervised, CCR and a trial; None: the recipes'
 
 
 class Steps:
@@ -121,13 +122,15 @@ def real_material(folder: Path, step: Steps, data: Path) -> Material:
     words = data / "words"
     train = [f"{name}={words / 'train' / name}" for name in ("IIIT5K", "IC15", "SVT")]
     tests = {name: words / "test" / name for name in ("SVT", "IIIT5K", "IC13")}
+    lengths = (300, 4000, 1000, 200)  # photographs take longer to learn than the drawn words
     for place in (*(Path(entry.partition("=")[2]) for entry in train), *tests.values()):
         if not place.exists():
             raise BadInput(f"expected the real benchmarks under {data} (words/train/… and words/test/…), found no {place}")
     step("draw labeled source words", "render", "--out", folder / "corpora" / "source", "-n", str(REAL_SOURCE_WORDS), "--style", "scene",
          "--charset", "36")
     step("bring in the real training images", "ingest", *train, "--out", folder / "corpora" / "target")
-    return Material(folder / "corpora" / "source", folder / "corpora" / "target", folder / "corpora" / "target", tests)
+    return Material(folder / "corpora" / "source", folder / "corpora" / "target", folder / "corpora" / "target", tests,
+                    lengths)
 
 
 def learn(folder: Path, step: Steps, material: Material) -> dict[str, Path]:
@@ -135,10 +138,11 @@ def learn(folder: Path, step: Steps, material: Material) -> dict[str, Path]:
     runs = f"runs={folder / 'runs'}"
     labeled = [f"data.labeled.corpus={material.source}", f"data.validation.corpus={material.validation}"]
     both = [*labeled, f"data.unlabeled.corpus={material.target}"]
-    step("pretrain without labels (SeqCLR)", "pretrain", RECIPES / "demo_pretrain.yaml", runs, f"data.unlabeled.corpus={material.target}")
-    step("fine-tune on the source's labels", "finetune", RECIPES / "demo_supervised.yaml", runs, *labeled)
-    step("fine-tune on both (CCR)", "finetune", RECIPES / "demo_ccr.yaml", runs, *both)
-    step("sweep four trials", "tune", RECIPES / "demo_sweep.yaml", "--trials", "4", runs, *both)
+    pretrain, supervised, ccr, trial = [[f"training.steps={steps}"] for steps in material.lengths] if material.lengths else [[]] * 4
+    step("pretrain without labels (SeqCLR)", "pretrain", RECIPES / "demo_pretrain.yaml", runs, f"data.unlabeled.corpus={material.target}", *pretrain)
+    step("fine-tune on the source's labels", "finetune", RECIPES / "demo_supervised.yaml", runs, *labeled, *supervised)
+    step("fine-tune on both (CCR)", "finetune", RECIPES / "demo_ccr.yaml", runs, *both, *ccr)
+    step("sweep four trials", "tune", RECIPES / "demo_sweep.yaml", "--trials", "4", runs, *both, *trial)
     best = json.loads((folder / "runs" / "sweep" / "trials.json").read_text())[0]
     return {"supervised": folder / "runs" / "supervised", "ccr": folder / "runs" / "ccr",
             "sweep, best trial": RunFolder(folder / "runs" / "sweep" / "trials" / best["name"]).path}
