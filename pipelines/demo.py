@@ -114,23 +114,31 @@ def drawn_material(folder: Path, step: Steps) -> Material:
     return Material(corpora / "source", corpora / "target", corpora / "validation", {"held-out": files / "held-out"})
 
 
+def real_sets(data: Path) -> tuple[dict[str, Path], dict[str, Path]]:
+    """The training and the test sets below a folder, by name.
+
+    Raises:
+        BadInput: one of them is not there.
+    """
+    train = {name: data / "words" / "train" / name for name in ("IIIT5K", "IC15", "SVT")}
+    tests = {name: data / "words" / "test" / name for name in ("SVT", "IIIT5K", "IC13")}
+    for place in (*train.values(), *tests.values()):
+        if not place.exists():
+            raise BadInput(f"expected the real benchmarks under {data} (words/train/… and words/test/…), found no {place}")
+    return train, tests
+
+
 def real_material(folder: Path, step: Steps, data: Path) -> Material:
     """Synthetic labels; the training images of IIIT5K, IC15 and SVT as unlabeled; their test sets to measure on.
 
     The words to decide by are labels of the training images, as the benchmark of Baek et al. selects its models.
     """
-    words = data / "words"
-    train = [f"{name}={words / 'train' / name}" for name in ("IIIT5K", "IC15", "SVT")]
-    tests = {name: words / "test" / name for name in ("SVT", "IIIT5K", "IC13")}
-    lengths = (300, 4000, 1000, 200)  # photographs take longer to learn than the drawn words
-    for place in (*(Path(entry.partition("=")[2]) for entry in train), *tests.values()):
-        if not place.exists():
-            raise BadInput(f"expected the real benchmarks under {data} (words/train/… and words/test/…), found no {place}")
-    step("draw labeled source words", "render", "--out", folder / "corpora" / "source", "-n", str(REAL_SOURCE_WORDS), "--style", "scene",
-         "--charset", "36")
-    step("bring in the real training images", "ingest", *train, "--out", folder / "corpora" / "target")
-    return Material(folder / "corpora" / "source", folder / "corpora" / "target", folder / "corpora" / "target", tests,
-                    lengths)
+    train, tests = real_sets(data)
+    source, target = folder / "corpora" / "source", folder / "corpora" / "target"
+    step("draw labeled source words", "render", "--out", source, "-n", str(REAL_SOURCE_WORDS), "--style", "scene", "--charset", "36")
+    step("bring in the real training images", "ingest", *(f"{name}={path}" for name, path in train.items()), "--out", target)
+    # Photographs take longer to learn than the drawn words: steps of pretraining, supervised, CCR and a trial.
+    return Material(source, target, target, tests, lengths=(300, 4000, 1000, 200))
 
 
 def learn(folder: Path, step: Steps, material: Material) -> dict[str, Path]:
@@ -186,14 +194,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="remove what an earlier demo left in the folder")
     arguments = parser.parse_args(argv)
     folder = Path(arguments.folder).absolute()
+    data = arguments.data and Path(arguments.data).absolute()
+    if data:
+        real_sets(data)
     if folder.exists():
         if not arguments.overwrite:
             raise BadInput(f"expected no folder {arguments.folder}, found one; say --overwrite to remove it, or name another with --folder")
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
-    step = Steps(14 if arguments.data is None else 11)
-    material = drawn_material(folder, step) if arguments.data is None else real_material(folder, step, Path(arguments.data).absolute())
+    step = Steps(11 if data else 14)
+    material = real_material(folder, step, data) if data else drawn_material(folder, step)
     models = learn(folder, step, material)
     averages = measure(folder, step, models, material.tests)
     winner = max(averages, key=lambda name: averages[name]["accuracy"])
