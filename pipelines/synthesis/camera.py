@@ -13,6 +13,7 @@ from pipelines.synthesis.textures import camera_noise
 
 MOST_WIDTH = 384  # pixels: a longer word is drawn lower
 LEAST_SIDE = 8    # pixels
+LEAST_SEEN = 12   # pixels: no picture is coarser than this height
 
 
 @dataclass(frozen=True)
@@ -106,13 +107,14 @@ def expose(random: Random, style: Style, picture: np.ndarray, contrast: float) -
     """
     height, width = picture.shape[1:]
     image = cv2.merge([cv2.convertScaleAbs(plane) for plane in np.maximum(picture, 0)])
-    sigma = mostly_low(random, style.blur) * height
+    shaken = random.random() < style.motion
+    sigma = mostly_low(random, style.blur) * height * (0.4 if shaken else 1)
     if sigma > 0.25:
         image = cv2.GaussianBlur(image, (0, 0), sigma)
-    if random.random() < style.motion:
+    if shaken:
         image = shake(image, random.uniform(*style.motion_length) * height, random.uniform(0, math.pi))
     if random.random() < style.coarse:
-        factor = random.uniform(*style.coarse_factor)
+        factor = min(random.uniform(*style.coarse_factor), max(height / LEAST_SEEN, 1))
         small = (max(round(width / factor), LEAST_SIDE), max(round(height / factor), LEAST_SIDE))
         image = cv2.resize(cv2.resize(image, small, interpolation=cv2.INTER_AREA), (width, height),
                            interpolation=random.choice((cv2.INTER_LINEAR, cv2.INTER_CUBIC)))

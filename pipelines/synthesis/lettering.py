@@ -79,23 +79,27 @@ def letter(random: Random, style: Style, face: Face, text: str, others: list[str
     ink = np.zeros((bottom - top + 2 * pad, right - left + 2 * pad), np.uint8)
     stamp(ink, line, pad - left, pad - top)
     box = (pad, pad, pad + right - left, pad + bottom - top)
-    surround(random, ink, box, [set_line(face, other, size, tracking, [size] * len(other), [0] * len(other))
-                                for other in others if face.draws(other)], size, pad - top)
+    lines = [set_line(face, other, size, tracking, [size] * len(other), [0] * len(other))
+             for other in others if face.draws(other)]
+    surround(random, ink, box, lines, size, tracking, pad - top)
     return Sheet(relief(random, style, shaped(random, style, ink, size), size), box, size)
 
 
-def surround(random: Random, ink: np.ndarray, box: tuple, lines: list[list], size: int, baseline: int) -> None:
-    """Stamp other words before, after, above or below the word, as the rest of a sign would stand."""
+def surround(random: Random, ink: np.ndarray, box: tuple, lines: list[list], size: int, tracking: float,
+             baseline: int) -> None:
+    """Stamp other words before, after, above or below the word, as the rest of a sign would stand: farther from it than
+    its own letters from each other."""
     left, top, right, bottom = box
     for line in lines:
         first, highest, last, lowest = extent(line)
         gap = round(size * random.uniform(0.18, 0.4))
+        space = gap + round(size * max(1.5 * tracking, 0))
         shift = random.randint(-size, size) - first
         side = random.randrange(4)
         if side == 0:
-            stamp(ink, line, left - gap - last, baseline)
+            stamp(ink, line, left - space - last, baseline)
         elif side == 1:
-            stamp(ink, line, right + gap - first, baseline)
+            stamp(ink, line, right + space - first, baseline)
         elif side == 2:
             stamp(ink, line, left + shift, top - gap // 2 - lowest)
         else:
@@ -138,7 +142,7 @@ def relief(random: Random, style: Style, ink: np.ndarray, size: int) -> np.ndarr
 
 def cast(random: Random, ink: np.ndarray, size: int) -> np.ndarray:
     """A shadow: moved and soft, or the side of a solid letter."""
-    angle, length = random.uniform(0, 2 * math.pi), size * random.uniform(0.04, 0.13)
+    angle, length = random.uniform(0, 2 * math.pi), size * random.uniform(0.04, 0.16)
     x, y = length * math.cos(angle), length * math.sin(angle)
     if random.random() < 0.5:
         reach = math.ceil(length)

@@ -21,15 +21,15 @@ class Style:
     italic: float = 0.25          # how often an italic is taken, relative to an upright
     tracking: Range = (-0.03, 0.08)  # extra space between letters, of the em
     wide_tracking: float = 0.08   # these are spaced out by up to half an em
-    big_initial: float = 0.08     # of upper-case words: the first letter is larger
+    big_initial: float = 0.12     # of upper-case words: the first letter is larger
     bounce: float = 0.05          # letters off the baseline
-    squeeze: Range = (0.72, 1.15)  # width of letters, 1 = as designed
+    squeeze: Range = (0.62, 1.18)  # width of letters, 1 = as designed
     thicken: float = 0.15
     thin: float = 0.05
     hollow: float = 0.02          # contours only
     # -- size and place
     height: tuple[float, float, float, float] = (32, 0.48, 14, 80)  # pixels: median, logarithm's spread, least, most
-    margin: Range = (-0.02, 0.28)
+    margin: Range = (-0.02, 0.26)
     neighbours: float = 0.28      # fragments of other words at the edges
     # -- geometry
     rotation: float = 4.0         # degrees: standard deviation; three times that for one image in seven
@@ -53,15 +53,15 @@ class Style:
     panel: float = 0.22           # an edge of the sign, with something else behind it
     line: float = 0.10            # a rule or a frame near the word
     worn: float = 0.06            # paint that has come off
-    outline: float = 0.10
-    shadow: float = 0.18
+    outline: float = 0.12
+    shadow: float = 0.25
     glow: float = 0.03
     # -- camera
     light: Range = (0.0, 0.35)    # unevenness of the light
     blur: Range = (0.0, 0.06)     # standard deviation; small ones are more frequent
     sharpen: float = 0.25         # the camera's own sharpening, with its halos
     motion: float = 0.10
-    motion_length: Range = (0.06, 0.18)
+    motion_length: Range = (0.05, 0.15)
     coarse: float = 0.30          # taken at fewer pixels and enlarged
     coarse_factor: Range = (1.1, 2.2)
     noise: Range = (0.0, 10.0)    # brightness: standard deviation; small ones are more frequent
