@@ -6,7 +6,6 @@ worker builds the recipe's objective, takes its share of the feed and runs `loop
 
 import argparse
 import json
-import os
 import sys
 import threading
 import time
@@ -252,8 +251,9 @@ def command(stage: str, description: str, example: str, argv: list[str] | None) 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     outcome = train(recipe, resume=arguments.resume)
     accuracy = f", word accuracy {outcome.metrics['word_accuracy']:.2%} on the validation words" if "word_accuracy" in outcome.metrics else ""
-    print(f"run {recipe.name}: {recipe.training.steps} steps done{accuracy}\nmodel:  {os.path.relpath(outcome.model)}\n"
-          f"next:   textray {'finetune RECIPE initialize_from=' if stage == 'pretrain' else 'evaluate '}{recipe.name}"
+    run = outcome.folder.relative_to(Path.cwd()) if outcome.folder.is_relative_to(Path.cwd()) else outcome.folder
+    print(f"run {recipe.name}: {recipe.training.steps} steps done{accuracy}\nmodel:  {run / 'model'}\n"
+          f"next:   textray {'finetune RECIPE initialize_from=' if stage == 'pretrain' else 'evaluate '}{run}"
           f"{'' if stage == 'pretrain' else ' --data NAME=PATH'}\n"
           f"curves: mlflow ui --backend-store-uri {tracking.tracking_uri()}")
     return 0
