@@ -153,7 +153,7 @@ def test_every_parameter_that_asks_for_a_gradient_gets_one(name, head):
 def test_the_head_has_the_width_it_is_given():
     model = objective(head="bilstm")
     frames = model.recognizer.encode(images(2))
-    assert frames.shape == (2, 25, 64)
+    assert frames.shape == (2, 25, 128)
     assert model.head(frames).shape == (2, 25, 32)
     assert objective(head="mlp").head(frames).shape == (2, 25, 32)
     assert objective(head="none").head(frames) is frames
