@@ -287,7 +287,7 @@ def main(argv: list[str] | None = None) -> int:
               f"being outside the charset or longer than {given.max_length}", file=sys.stderr)
     corpus = render_corpus(given.out, count, settings, given.source, given.overwrite)
     print(f"{corpus.path}: {corpus.rows:,} labeled pictures in style {given.style}, seed {given.seed}. "
-          f"Look at some: textray render --sheet FILE.png --style {given.style} --seed {given.seed}")
+          f"Look at it: textray describe {corpus.path}")
     return 0
 
 

@@ -98,7 +98,7 @@ STREET = replace(
 
 SIGN = replace(
     STREET, name="sign", summary="coloured signs seen well: the faces and colours of street, little distortion",
-    neighbours=0.05, rotation=1.5, perspective=0.10, arc=0, light_text=0.6, contrast=(100, 210), texture_strength=(3, 12),
-    panel=0.15, worn=0, outline=0.03, shadow=0.15, blur=(0, 0.03), coarse=0.05, noise=(0, 5))
+    neighbours=0.05, rotation=1.5, perspective=0.10, arc=0, light_text=0.6, contrast=(100, 210),
+    texture_strength=(3, 12), panel=0.15, worn=0, outline=0.03, shadow=0.15, blur=(0, 0.03), coarse=0.05, noise=(0, 5))
 
 STYLES = {style.name: style for style in (SCENE, PLAIN, STREET, SIGN)}
