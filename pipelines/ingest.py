@@ -25,7 +25,7 @@ from pipelines.errors import BadInput
 from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, room_for, write_chunk
 from pipelines.progress import Progress, clock
 from pipelines.sources import Source, open_sources
-from pipelines.staging import Staging, check_target, open_staging
+from pipelines.staging import Staging, open_staging
 
 DESCRIPTION = """Bring images in foreign formats into a corpus: LMDBs (num-samples, image-%09d, label-%09d), folders of
 images with labels.tsv or ICDAR gt.txt or without labels, and trees of these. Every row is kept, quarantined (unusable)
@@ -96,20 +96,9 @@ def ingest(arguments: list[str], target: str | os.PathLike, options: Options = O
     made_by = {"command": "ingest", "sources": arguments, "options": {**asdict(options), "allow_holes": allow_holes},
                **_versions()}
     plan = {**made_by, "fingerprints": [(source.name, source.count(), source.fingerprint) for source in sources]}
-    with open_staging(target) as staging:
-        if staging.published(plan):
-            staging.remove()
-            return Corpus.open(target)
-        try:
-            check_target(target, overwrite)
-        except BadInput:
-            if not staging.plan.exists():  # ours alone, and empty
-                staging.remove()
-            raise
-        with room_for(str(staging.folder)):
-            staging.prepare(plan)
-            results = _run(sources, staging, options, max_errors)
-            staging.publish(results, made_by)
+    with open_staging(target) as staging, room_for(str(staging.folder)):
+        if staging.begin(plan, overwrite):
+            staging.publish(_run(sources, staging, options, max_errors), made_by)
     return Corpus.open(target)
 
 

@@ -24,7 +24,7 @@ from pipelines.errors import BadInput
 from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, write_chunk
 from pipelines.progress import Progress
 from pipelines.sources import Row
-from pipelines.staging import Staging, check_target, open_staging
+from pipelines.staging import Staging, open_staging
 from pipelines.synthesis import STYLES, Synthesizer, synthesizer
 
 WANTED_SHARDS = 64  # so that a few dozen CPUs share a corpus of moderate size evenly
@@ -121,17 +121,8 @@ def render_corpus(out: str | os.PathLike, count: int, settings: Settings, source
     plan = {**made_by, "source": words.name}
     target = Path(out)
     with open_staging(target) as staging:
-        if staging.published(plan):
-            staging.remove()
-            return Corpus.open(target)
-        try:
-            check_target(target, overwrite)
-        except BadInput:
-            if not staging.plan.exists():  # ours alone, and empty
-                staging.remove()
-            raise
-        staging.prepare(plan)
-        staging.publish(draw_shards(words, staging), made_by)
+        if staging.begin(plan, overwrite):
+            staging.publish(draw_shards(words, staging), made_by)
     return Corpus.open(target)
 
 

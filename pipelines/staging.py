@@ -57,6 +57,23 @@ class Staging:
         """Whether a run of this plan was killed after its corpus got its name, but before it tidied up."""
         return self._holds(plan) and not self.corpus.exists() and (self.target / MANIFEST).is_file()
 
+    def begin(self, plan: dict, overwrite: bool) -> bool:
+        """Make the folder ready for a plan; False if an earlier run of it has published the corpus already.
+
+        Raises BadInput, and leaves no new folder, if no corpus may be written at the target.
+        """
+        if self.published(plan):
+            self.remove()
+            return False
+        try:
+            check_target(self.target, overwrite)
+        except BadInput:
+            if not self.plan.exists():  # ours alone, and empty
+                self.remove()
+            raise
+        self.prepare(plan)
+        return True
+
     def prepare(self, plan: dict) -> None:
         """Keep what an earlier run of the same plan has finished, or start empty."""
         if not self._holds(plan) or not self.corpus.is_dir():
