@@ -54,7 +54,7 @@ def rates(images: int, works: dict[str, Callable[[], object]]) -> dict[str, floa
 
 def ingest_all(source: Source, folder: str) -> None:
     """The whole source as one shard."""
-    write_chunk(Chunk(source, 0, 0, source.count()), folder, folder, Options())
+    write_chunk(Chunk(source.name, 0, next(source.pieces(source.count()))), folder, folder, Options())
 
 
 def hash_all(data: list[bytes]) -> None:
@@ -67,7 +67,7 @@ def main() -> int:
     """Print the table; 1 if the target is missed."""
     with tempfile.TemporaryDirectory() as folder:
         source, = open_sources([sys.argv[1] if len(sys.argv) > 1 else drawn_words(Path(folder, "words"))])
-        data = [row.image for row in source.read(0, source.count()) if row.image is not None]
+        data = [row.image for piece in source.pieces(10_000) for row in piece.read() if row.image is not None]
         found = rates(len(data), {
             LIMIT: lambda: [cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) for image in data],
             "decode only, grey": lambda: [decode_gray(image) for image in data],

@@ -20,6 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from models.charset import Charset
 from pipelines.intake import Chunk
 from pipelines.render import Settings, SyntheticWords, drawn_here
+from pipelines.sources.row import Span
 from pipelines.synthesis import STYLES, synthesizer
 from pipelines.synthesis.words import Words
 
@@ -53,7 +54,7 @@ def corpus_seconds(start: int, count: int) -> tuple[float, float]:
     words = SyntheticWords("scene", start + count, Settings("scene"))
     with TemporaryDirectory() as folder:
         wall, cpu = time.perf_counter(), time.process_time()
-        list(drawn_here([Chunk(words, 0, start, start + count)], folder, folder))
+        list(drawn_here([Chunk(words.name, 0, Span(words, start, start + count))], folder, folder))
         return time.process_time() - cpu, time.perf_counter() - wall
 
 

@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from pipelines.errors import BadInput
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "corpus.json"
 QUARANTINE = "quarantine.parquet"
 ROWS_PER_GROUP = 1000
@@ -43,11 +43,15 @@ SCHEMA = pa.schema([
 QUARANTINE_SCHEMA = pa.schema([
     pa.field("key", pa.string(), nullable=False),
     pa.field("source", pa.string(), nullable=False),
-    pa.field("kind", pa.string(), nullable=False),  # "quarantined": unusable; "filtered": usable, but not asked for
+    pa.field("kind", pa.string(), nullable=False),  # one of KINDS
     pa.field("reason", pa.string(), nullable=False),  # a short fixed phrase, counted in the manifest
     pa.field("detail", pa.string(), nullable=False),  # what was found in this row
     pa.field("text", pa.string()),
+    pa.field("image", pa.binary()),  # the encoded bytes, where there are any: nothing is lost
+    pa.field("match", pa.string()),  # of a duplicate: the key of the image that stays; of a guarded one: the benchmark's key
 ])
+# "quarantined": unusable; "filtered": usable, but not asked for, or too near to a benchmark; "duplicate": there already
+KINDS = ("quarantined", "filtered", "duplicate")
 
 # Encoded images do not compress, and statistics on them would store whole images in the footer.
 PARQUET_OPTIONS = dict(
@@ -58,12 +62,13 @@ PARQUET_OPTIONS = dict(
 
 
 class SourceCounts(BaseModel):
-    """What became of one source's rows: rows_in = kept + quarantined + filtered; the reasons add up to the last two."""
+    """What became of one source's rows: rows_in = kept + duplicates + quarantined + filtered; reasons count the last three."""
 
     model_config = ConfigDict(populate_by_name=True, extra="forbid")
 
     rows_in: int = Field(0, alias="in")
     kept: int = 0
+    duplicates: int = 0
     quarantined: int = 0
     filtered: int = 0
     labeled: int = 0  # of the kept rows
@@ -71,14 +76,20 @@ class SourceCounts(BaseModel):
 
     def add(self, other: "SourceCounts") -> None:
         """Add another count of the same source to this one."""
-        for name in ("rows_in", "kept", "quarantined", "filtered", "labeled"):
+        for name in ("rows_in", "kept", "duplicates", "quarantined", "filtered", "labeled"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for reason, count in other.reasons.items():
             self.reasons[reason] = self.reasons.get(reason, 0) + count
 
+    def reject(self, kind: str, reason: str, rows: int = 1) -> None:
+        """Count rows that did not get in; `kind` is one of KINDS."""
+        name = "duplicates" if kind == "duplicate" else kind
+        setattr(self, name, getattr(self, name) + rows)
+        self.reasons[reason] = self.reasons.get(reason, 0) + rows
+
     def balanced(self) -> bool:
         """Whether every row that came in is accounted for."""
-        rejected = self.quarantined + self.filtered
+        rejected = self.duplicates + self.quarantined + self.filtered
         return self.rows_in == self.kept + rejected and sum(self.reasons.values()) == rejected
 
 
@@ -117,7 +128,7 @@ class RowGroup(NamedTuple):
 
 @dataclass(frozen=True)
 class Rejected:
-    """A row that did not get in. `kind` is "quarantined" or "filtered"."""
+    """A row that did not get in; the fields are those of QUARANTINE_SCHEMA."""
 
     key: str
     source: str
@@ -125,6 +136,8 @@ class Rejected:
     reason: str
     detail: str = ""
     text: str | None = None
+    image: bytes | None = None
+    match: str | None = None
 
 
 def rejected_table(rejected: Sequence[Rejected]) -> pa.Table:
@@ -353,7 +366,7 @@ def write_manifest(folder: str | os.PathLike, shards: Sequence[ShardEntry], sour
     for name, counts in sources.items():
         written = sum(shard.rows for shard in ordered if shard.source == name)
         if not counts.balanced() or counts.kept != written:
-            raise ValueError(f"source {name}: expected in = kept + quarantined + filtered with {written} rows kept, "
+            raise ValueError(f"source {name}: expected in = kept + duplicates + quarantined + filtered with {written} rows kept, "
                              f"found {counts}")
     manifest = Manifest(rows=sum(shard.rows for shard in ordered), sources=sources, shards=ordered, made_by=made_by)
     text = manifest.model_dump_json(by_alias=True, indent=1)

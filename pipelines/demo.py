@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from pipelines import cli
@@ -178,7 +179,7 @@ def read_five(step: Steps, tests: dict[str, Path]) -> None:
     mlflow.set_tracking_uri(tracking_uri())
     champion = mlflow.pyfunc.load_model(f"models:/{MODEL}@champion")
     source = open_sources([str(next(iter(tests.values())))])[0]
-    rows = list(source.read(0, 5))
+    rows = list(islice(next(source.pieces(5)).read(), 5))
     answers = champion.predict(pandas.DataFrame({"image": [row.image for row in rows]}))
     for row, text, confidence in zip(rows, answers["text"], answers["confidence"]):
         print(f"  {row.key:<28} label {row.text:<14} read {text:<14} confidence {confidence:.2f}")

@@ -129,9 +129,9 @@ def counts_table(manifest: Manifest) -> str:
     """Rows per source, and below them the reasons of what was rejected."""
     total = sum_counts(manifest.sources.values())
     named = [*manifest.sources.items(), ("all", total)] if len(manifest.sources) > 1 else list(manifest.sources.items())
-    columns = ("rows_in", "kept", "labeled", "quarantined", "filtered")
+    columns = ("rows_in", "kept", "labeled", "duplicates", "quarantined", "filtered")
     rows = [(name, *(f"{getattr(counts, column):,}" for column in columns)) for name, counts in named]
-    text = table(("source", "in", "kept", "labeled", "quarantined", "filtered"), rows)
+    text = table(("source", "in", "kept", "labeled", "duplicates", "quarantined", "filtered"), rows)
     if total.reasons:
         reasons = [(name, reason, f"{count:,}")
                    for name, counts in manifest.sources.items() for reason, count in counts.reasons.items()]

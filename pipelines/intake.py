@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from pipelines.corpus import ROWS_PER_GROUP, Rejected, ShardEntry, ShardWriter, SourceCounts, rejected_table, shard_name
 from pipelines.errors import BadInput
 from pipelines.images import decode_gray, hash_thumbnail, image_problem, perceptual_hashes
-from pipelines.sources import Row, Source
+from pipelines.sources import Piece, Row, Source
 
 
 @dataclass(frozen=True)
@@ -30,17 +30,16 @@ class Options:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Rows start to stop of a source, which become shard number `index` of that source."""
+    """A piece of a source, which becomes shard number `index` of that source."""
 
-    source: Source
+    source: str
     index: int
-    start: int
-    stop: int
+    piece: Piece
 
     @property
     def shard(self) -> str:
         """The shard's file name: a function of the input, not of the order of work."""
-        return shard_name(self.source.name, self.index)
+        return shard_name(self.source, self.index)
 
 
 class ChunkResult(BaseModel):
@@ -64,11 +63,10 @@ class Kept(NamedTuple):
 
 
 def plan_chunks(sources: list[Source], rows_per_shard: int) -> Iterator[Chunk]:
-    """Cut the sources into chunks of `rows_per_shard` rows."""
+    """Cut the sources into chunks of about `rows_per_shard` rows."""
     for source in sources:
-        for index, start in enumerate(range(0, source.count(), rows_per_shard)):
-            stop = min(start + rows_per_shard, source.count())
-            yield Chunk(source.part(start, stop), index, start, stop)
+        for index, piece in enumerate(source.pieces(rows_per_shard)):
+            yield Chunk(source.name, index, piece)
 
 
 def write_chunk(chunk: Chunk, folder: str, done: str, options: Options) -> ChunkResult:
@@ -94,40 +92,40 @@ def room_for(path: str) -> Iterator[None]:
 
 def _write_chunk(chunk: Chunk, folder: str, done: str, options: Options) -> ChunkResult:
     counts, rejected, kept = SourceCounts(), [], []
-    with ShardWriter(folder, chunk.source.name, chunk.index, options.rows_per_group) as writer:
-        for row in chunk.source.read(chunk.start, chunk.stop):
-            outcome = inspect(row, chunk.source.name, options)
+    with ShardWriter(folder, chunk.source, chunk.index, options.rows_per_group) as writer:
+        for row in chunk.piece.read():
+            outcome = inspect(row, chunk.source, options)
             (rejected if isinstance(outcome, Rejected) else kept).append(outcome)
             if len(kept) == options.rows_per_group:
                 _write_group(writer, kept, counts)
                 kept = []
         _write_group(writer, kept, counts)
     for row in rejected:
-        setattr(counts, row.kind, getattr(counts, row.kind) + 1)
-        counts.reasons[row.reason] = counts.reasons.get(row.reason, 0) + 1
+        counts.reject(row.kind, row.reason)
     counts.rows_in = counts.kept + len(rejected)
-    if counts.rows_in != chunk.stop - chunk.start:
-        raise BadInput(f"{chunk.source.path}: expected {chunk.stop - chunk.start} rows from {chunk.start}, "
-                       f"found {counts.rows_in}: the source changed while it was read, run again when it is complete")
+    if chunk.piece.rows not in (None, counts.rows_in):
+        raise BadInput(f"source {chunk.source}: expected {chunk.piece.rows} rows in its piece {chunk.index}, found "
+                       f"{counts.rows_in}: the source changed while it was read, run again when it is complete")
     return _save_result(chunk, folder, done, writer.entry, counts, rejected)
 
 
 def inspect(row: Row, source: str, options: Options) -> Kept | Rejected:
     """Decode one row's image and decide whether it gets in."""
     if row.problem is not None:
-        return Rejected(row.key, source, "quarantined", row.problem, row.detail, row.text)
+        return Rejected(row.key, source, "filtered" if row.filtered else "quarantined", row.problem, row.detail, row.text,
+                        row.image)
     gray = decode_gray(row.image)
     problem = image_problem(row.image, gray)
     if problem is not None:
         return Rejected(row.key, source, "quarantined", problem, f"{len(row.image)} bytes from {row.image[:8].hex()}",
-                        row.text)
+                        row.text, row.image)
     height, width = gray.shape
     if min(width, height) < options.min_side:
         return Rejected(row.key, source, "filtered", f"side below {options.min_side} px", f"{width} x {height}",
-                        row.text)
+                        row.text, row.image)
     if options.max_text_length and row.text is not None and len(row.text) > options.max_text_length:
         return Rejected(row.key, source, "filtered", f"text longer than {options.max_text_length}",
-                        f"{len(row.text)} characters", row.text)
+                        f"{len(row.text)} characters", row.text, row.image)
     return Kept(row, width, height, hash_thumbnail(gray))
 
 
@@ -152,7 +150,7 @@ def _save_result(chunk: Chunk, folder: str, done: str, shard: ShardEntry, counts
         pq.write_table(rejected_table(rejected), temporary, compression="ZSTD")
         os.replace(temporary, os.path.join(done, rejected_name))
     examples = [f"{row.key}: {row.reason}" for row in rejected if row.kind == "quarantined"][:3]
-    result = ChunkResult(source=chunk.source.name, index=chunk.index, counts=counts,
+    result = ChunkResult(source=chunk.source, index=chunk.index, counts=counts,
                          shard=shard if counts.kept else None, rejected=rejected_name, examples=examples)
     temporary = os.path.join(done, f"{chunk.shard}.{os.getpid()}.tmp")
     Path(temporary).write_text(result.model_dump_json(by_alias=True), encoding="utf-8")

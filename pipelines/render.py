@@ -23,7 +23,7 @@ from pipelines.corpus import ROWS_PER_GROUP, Corpus
 from pipelines.errors import BadInput
 from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, write_chunk
 from pipelines.progress import Progress
-from pipelines.sources import Row
+from pipelines.sources.row import Row, Span, spans
 from pipelines.staging import Staging, open_staging
 from pipelines.synthesis import STYLES, Synthesizer, synthesizer
 
@@ -72,6 +72,7 @@ class SyntheticWords:
     settings: Settings
     kind = "synthetic"
     path = "synthetic words"
+    exact = True
 
     @cached_property
     def fingerprint(self) -> str:
@@ -88,6 +89,10 @@ class SyntheticWords:
         for index in range(start, stop):
             image, text = drawing.render(seed, index)
             yield Row(f"{self.name}/{seed}/{index:09d}", image, text)
+
+    def pieces(self, size: int) -> Iterator[Span]:
+        """Pieces of `size` pictures."""
+        return spans(self, size)
 
     def part(self, start: int, stop: int) -> "SyntheticWords":
         """Any part can be drawn from the settings."""

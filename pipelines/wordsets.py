@@ -7,8 +7,9 @@ from itertools import chain
 
 from pipelines.corpus import MANIFEST, Corpus
 from pipelines.errors import BadInput
-from pipelines.sources import open_sources
+from pipelines.sources import Source, open_sources
 
+ROWS_PER_PIECE = 10_000
 Words = Iterator[tuple[str, bytes | None, str | None]]  # key, encoded image (None: missing), text (None: unlabeled)
 
 
@@ -53,15 +54,15 @@ def _open(argument: str) -> list[WordSet]:
     return [_together(name, path, parts)] if name else parts
 
 
-def _reader(source) -> Callable[[], Words]:
-    return lambda: ((row.key, row.image, row.text) for row in source.read(0, source.count()))
+def _reader(source: Source) -> Callable[[], Words]:
+    return lambda: ((row.key, row.image, row.text) for piece in source.pieces(ROWS_PER_PIECE) for row in piece.read())
 
 
 def _corpus_sets(corpus: Corpus) -> list[WordSet]:
     sets = []
     for name, counts in corpus.manifest.sources.items():
         shards = {shard.name for shard in corpus.manifest.shards if shard.source == name}
-        lost = counts.quarantined + counts.filtered
+        lost = counts.rows_in - counts.kept
         notes = (f"{lost:,} of its rows were left out when it was ingested",) if lost else ()
         sets.append(WordSet(name, corpus.path, counts.kept, _corpus_reader(corpus, shards), notes))
     return sets

@@ -5,9 +5,9 @@ import os
 from pipelines.errors import BadInput
 from pipelines.sources.folder import LABEL_FILES, is_image_name, open_folder, walk_files
 from pipelines.sources.lmdb import is_lmdb, open_lmdb
-from pipelines.sources.row import Row, Source
+from pipelines.sources.row import Piece, Row, Source
 
-__all__ = ["Row", "Source", "open_sources"]
+__all__ = ["Piece", "Row", "Source", "open_sources"]
 
 
 def open_sources(arguments: list[str], allow_holes: bool = False) -> list[Source]:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from pipelines.errors import BadInput
-from pipelines.sources.row import Row
+from pipelines.sources.row import Row, Span, spans
 
 LABEL_FILES = ("labels.tsv", "gt.txt")
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".pbm")
@@ -44,10 +44,15 @@ class FolderSource:
     fingerprint: str
     first: int = 0  # the number of entries[0]
     kind: str = "folder"
+    exact: bool = True
 
     def count(self) -> int:
         """Images and lines that name none."""
         return self.first + len(self.entries)
+
+    def pieces(self, size: int) -> Iterator[Span]:
+        """Pieces of `size` files."""
+        return spans(self, size)
 
     def part(self, start: int, stop: int) -> "FolderSource":
         """A source with only the files start to stop."""

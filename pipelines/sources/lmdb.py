@@ -14,7 +14,7 @@ from itertools import islice
 import lmdb
 
 from pipelines.errors import BadInput
-from pipelines.sources.row import Row
+from pipelines.sources.row import Row, Span, spans
 
 DATA = "data.mdb"
 
@@ -33,10 +33,15 @@ class LmdbSource:
     samples: int
     fingerprint: str
     kind: str = "lmdb"
+    exact: bool = True
 
     def count(self) -> int:
         """What num-samples says."""
         return self.samples
+
+    def pieces(self, size: int) -> Iterator[Span]:
+        """Pieces of `size` images."""
+        return spans(self, size)
 
     def part(self, start: int, stop: int) -> "LmdbSource":
         """The source itself, which holds nothing but a path."""

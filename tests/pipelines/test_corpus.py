@@ -65,7 +65,7 @@ def test_rejected_rows_are_read_back_with_their_reason(tmp_path):
     corpus = make_corpus(tmp_path / "c")
     rows = [row for table in corpus.quarantine_iter() for row in table.to_pylist()]
     assert rows[0] == {"key": "words/9", "source": "words", "kind": "quarantined", "reason": "truncated image",
-                       "detail": "12 bytes", "text": "lost"}
+                       "detail": "12 bytes", "text": "lost", "image": None, "match": None}
     assert [row["kind"] for row in rows] == ["quarantined", "filtered"]
 
 
@@ -76,7 +76,7 @@ def test_the_manifest_holds_counts_hashes_and_row_groups(tmp_path):
     assert manifest["shards"] == [{"name": "part-words-00000.parquet", "source": "words", "rows": 5,
                                    "bytes": len(shard), "sha256": hashlib.sha256(shard).hexdigest(),
                                    "row_groups": [2, 2, 1]}]
-    assert manifest["sources"]["words"] == {"in": 7, "kept": 5, "quarantined": 1, "filtered": 1, "labeled": 3,
+    assert manifest["sources"]["words"] == {"in": 7, "kept": 5, "duplicates": 0, "quarantined": 1, "filtered": 1, "labeled": 3,
                                             "reasons": {"truncated image": 1, "side too small": 1}}
     assert corpus.sha256 == hashlib.sha256((tmp_path / "c" / "corpus.json").read_bytes()).hexdigest()
 
@@ -151,6 +151,6 @@ def test_a_missing_folder_and_a_later_schema_are_refused(tmp_path):
         Corpus.open(tmp_path / "nowhere")
     make_corpus(tmp_path / "c")
     manifest = (tmp_path / "c" / "corpus.json")
-    manifest.write_text(manifest.read_text().replace('"schema_version": 1', '"schema_version": 2'))
-    with pytest.raises(BadInput, match="expected a corpus of schema version 1, found 2"):
+    manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 3'))
+    with pytest.raises(BadInput, match="expected a corpus of schema version 2, found 3"):
         Corpus.open(tmp_path / "c")

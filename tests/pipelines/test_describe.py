@@ -37,7 +37,7 @@ def test_json_holds_counts_lengths_sizes_and_characters(corpus, capsys):
     assert summary == describe(Corpus.open(corpus))
     assert (summary["rows"], summary["shards"], summary["row_groups"]) == (5, 2, 3)
     assert summary["sources"]["a"] == {
-        "in": 4, "kept": 3, "quarantined": 0, "filtered": 1, "labeled": 2, "reasons": {"side below 8 px": 1},
+        "in": 4, "kept": 3, "duplicates": 0, "quarantined": 0, "filtered": 1, "labeled": 2, "reasons": {"side below 8 px": 1},
         "text_length": {"min": 3, "5%": 3.05, "median": 3.5, "95%": 3.95, "max": 4},
         "width": {"min": 10, "5%": 11, "median": 20, "95%": 29, "max": 30},
         "height": {"min": 8, "5%": 8, "median": 8, "95%": 8, "max": 8},
@@ -49,10 +49,10 @@ def test_json_holds_counts_lengths_sizes_and_characters(corpus, capsys):
 def test_the_table_is_readable(corpus, capsys):
     assert run("describe", [str(corpus)]) == 0
     assert capsys.readouterr().out.splitlines()[:-1] == [
-        "source  in  kept  labeled  quarantined  filtered",
-        "a        4     3        2            0         1",
-        "b        2     2        0            0         0",
-        "all      6     5        2            0         1",
+        "source  in  kept  labeled  duplicates  quarantined  filtered",
+        "a        4     3        2           0            0         1",
+        "b        2     2        0           0            0         0",
+        "all      6     5        2           0            0         1",
         "",
         "rejected           reason  rows",
         "a         side below 8 px     1",

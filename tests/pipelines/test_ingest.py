@@ -88,8 +88,8 @@ def test_every_row_arrives_once_with_its_bytes_and_label(ray_session, tmp_path, 
         ("part-crops-00000.parquet", [4]), ("part-words-00000.parquet", [4, 4, 2]),
         ("part-words-00001.parquet", [4, 4, 2]), ("part-words-00002.parquet", [4, 1])]
     assert {name: counts.model_dump(by_alias=True) for name, counts in corpus.manifest.sources.items()} == {
-        "crops": {"in": 4, "kept": 4, "quarantined": 0, "filtered": 0, "labeled": 3, "reasons": {}},
-        "words": {"in": 25, "kept": 25, "quarantined": 0, "filtered": 0, "labeled": 25, "reasons": {}}}
+        "crops": {"in": 4, "kept": 4, "duplicates": 0, "quarantined": 0, "filtered": 0, "labeled": 3, "reasons": {}},
+        "words": {"in": 25, "kept": 25, "duplicates": 0, "quarantined": 0, "filtered": 0, "labeled": 25, "reasons": {}}}
 
 
 def test_two_runs_give_the_same_bytes_and_no_other_files(ray_session, tmp_path, sources):
@@ -107,7 +107,7 @@ def test_bad_rows_are_quarantined_and_small_ones_filtered_with_exact_counts(ray_
     corpus = ingest([str(folder)], tmp_path / "c", Options(min_side=8, max_text_length=19, rows_per_shard=7),
                     max_errors=0.15)
     assert corpus.manifest.sources["mixed"].model_dump(by_alias=True) == {
-        "in": 20, "kept": 15, "quarantined": 3, "filtered": 2, "labeled": 15,
+        "in": 20, "kept": 15, "duplicates": 0, "quarantined": 3, "filtered": 2, "labeled": 15,
         "reasons": {"empty image": 1, "not an image": 1, "side below 8 px": 1, "text longer than 19": 1,
                     "truncated image": 1}}
     assert rejected(corpus) == [
@@ -255,7 +255,7 @@ def test_a_full_disk_is_told_and_what_is_done_is_kept(tmp_path, sources, monkeyp
 
     monkeypatch.setattr(ShardWriter, "write", full)
     with pytest.raises(BadInput, match="part-words-00000.parquet: expected room to write it, found the disk full: free"):
-        write_chunk(Chunk(source, 0, 0, 10), str(tmp_path), str(tmp_path), SMALL)
+        write_chunk(Chunk(source.name, 0, next(source.pieces(10))), str(tmp_path), str(tmp_path), SMALL)
     assert left_in(tmp_path) == []
 
 
@@ -263,8 +263,8 @@ def test_the_command_prints_the_account_and_where_the_corpus_is(ray_session, tmp
     assert run("ingest", [*sources, "--out", str(tmp_path / "c"), "--min-side", "8"]) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines()[:4] == [
-        "source  in  kept  labeled  quarantined  filtered", "crops    4     4        3            0         0",
-        "words   25    25       25            0         0", "all     29    29       28            0         0"]
+        "source  in  kept  labeled  duplicates  quarantined  filtered", "crops    4     4        3           0            0         0",
+        "words   25    25       25           0            0         0", "all     29    29       28           0            0         0"]
     assert f"{tmp_path / 'c'}: 29 images in 2 shards" in printed.out
     assert "ingest: 29 of 29 images (100 %)" in printed.err
     made_by = json.loads((tmp_path / "c/corpus.json").read_text())["made_by"]

@@ -1,0 +1,141 @@
+"""Files on this machine or in an object store: s3://, gs://, hf:// and file:// through pyarrow.fs (hf:// by fsspec).
+
+Everything else names files by their path or URI, a plain string, so that it can be pickled, printed and put into a manifest.
+Credentials and endpoints come from the environment, as every S3 tool takes them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
+AWS_REGION, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; HF_TOKEN.
+"""
+
+import os
+import posixpath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+from pyarrow import fs
+
+from pipelines.errors import BadInput
+
+SCHEMES = ("s3", "gs", "hf", "file")
+
+
+class FileEntry(NamedTuple):
+    """One file below a folder."""
+
+    path: str  # relative to the folder, with slashes
+    size: int  # bytes
+    changed: int  # nanoseconds since 1970; 0 where the store does not say
+
+
+def is_remote(path: str) -> bool:
+    """Whether a path is a URI of an object store and not a path of this machine."""
+    scheme, separator, _ = path.partition("://")
+    return bool(separator) and scheme.isalnum() and scheme != "file"
+
+
+def join(folder: str, *names: str) -> str:
+    """A path or URI below a folder."""
+    return posixpath.join(folder, *names)
+
+
+def absolute(path: str) -> str:
+    """A local path from the root (tasks may run in another folder), a URI as it is."""
+    return path.rstrip("/") if is_remote(path) else os.path.abspath(path.removeprefix("file://"))
+
+
+def locate(path: str) -> tuple[fs.FileSystem, str]:
+    """The file system that a path or URI belongs to, and the path within it. Raises BadInput for an unknown scheme."""
+    if not is_remote(path):
+        return _local(), absolute(path)
+    scheme, _, rest = path.partition("://")
+    if scheme not in SCHEMES:
+        raise BadInput(f"{path}: expected a path or a URI that begins with {', '.join(f'{name}://' for name in SCHEMES)}, "
+                       f"found {scheme}://: correct it")
+    return _filesystem(scheme, rest.partition("/")[0]), rest.rstrip("/")
+
+
+@lru_cache(maxsize=1)
+def _local() -> fs.FileSystem:
+    return fs.LocalFileSystem()
+
+
+@lru_cache(maxsize=16)
+def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
+    try:
+        return fs.FileSystem.from_uri(f"{scheme}://{bucket}/")[0]
+    except ImportError as problem:
+        raise BadInput(f"{scheme}://{bucket}: expected the package that reads {scheme}://, found none: "
+                       f"pip install 'textray[{scheme}]' ({problem})") from problem
+
+
+@contextmanager
+def reaching(path: str) -> Iterator[None]:
+    """Turns what the network and a store's permissions do to `path` into BadInput; a local file's errors pass."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as problem:
+        if not is_remote(path):
+            raise
+        raise BadInput(f"{path}: expected to reach it, found: {str(problem).splitlines()[0][:200]}: check the name, the credentials "
+                       "and the endpoint (AWS_ENDPOINT_URL, AWS_REGION)") from problem
+
+
+def kind(path: str) -> str | None:
+    """"file", "folder", or None if nothing is there."""
+    system, inside = locate(path)
+    with reaching(path):
+        found = system.get_file_info(inside).type
+    return {fs.FileType.File: "file", fs.FileType.Directory: "folder"}.get(found)
+
+
+def list_files(folder: str) -> list[FileEntry]:
+    """Every file below a folder, at any depth, sorted by path. Raises FileNotFoundError if there is no such folder."""
+    system, inside = locate(folder)
+    with reaching(folder):
+        found = system.get_file_info(fs.FileSelector(inside, recursive=True))
+    prefix = inside.rstrip("/") + "/"
+    return sorted(FileEntry(item.path.removeprefix(prefix), item.size or 0, item.mtime_ns or 0)
+                  for item in found if item.type == fs.FileType.File)
+
+
+def open_file(path: str) -> pa.NativeFile:
+    """A file for reading at any place. Raises FileNotFoundError."""
+    system, inside = locate(path)
+    with reaching(path):
+        return system.open_input_file(inside)
+
+
+def open_stream(path: str) -> pa.NativeFile:
+    """A file for reading from its front to its end, read ahead in large pieces. Raises FileNotFoundError."""
+    system, inside = locate(path)
+    with reaching(path):
+        return system.open_input_stream(inside, compression=None, buffer_size=1 << 20)
+
+
+def read_bytes(path: str) -> bytes:
+    """A whole file. Raises FileNotFoundError."""
+    if not is_remote(path):
+        return Path(absolute(path)).read_bytes()
+    with open_file(path) as file, reaching(path):
+        return file.read()
+
+
+def write_bytes(path: str, data: bytes) -> None:
+    """Write a whole file; whoever looks finds the old one or the new one. Makes the folder if it must."""
+    if is_remote(path):  # an object appears when it is whole
+        system, inside = locate(path)
+        with reaching(path), system.open_output_stream(inside) as file:
+            file.write(data)
+        return
+    final = Path(absolute(path))
+    final.parent.mkdir(parents=True, exist_ok=True)
+    temporary = final.with_name(f"{final.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, final)
+    finally:
+        temporary.unlink(missing_ok=True)
