@@ -1,11 +1,19 @@
 """Encoded images: decoding, sizes, what is wrong with a broken one, and the perceptual hash.
 
-Everything decodes through OpenCV, which releases the interpreter's lock; whoever wants several decoders starts threads
+Whatever is stored (CMYK, 16 bits, a palette, a turned camera) is seen as 8-bit RGB, upright; what is transparent lies on white.
+A corpus keeps the original bytes. Everything decodes through OpenCV, which releases the interpreter's lock; whoever wants several decoders starts threads
 or processes, so OpenCV's own threads are off.
 """
 
+import io
+
 import cv2
 import numpy as np
+
+MOST_PIXELS = 89_478_485  # Pillow's limit, 256 MB of RGB: a file of a few kilobytes may announce any size
+# Files so small cannot hold so many pixels, whatever they announce: deflate packs at most 1032 : 1 (and 8 pixels into a byte), a
+# JPEG needs a bit for each block of 64. The size of every other file is looked at before it is unpacked.
+HARMLESS_BYTES = {b"\xff\xd8": 64_000, b"\x89P": 8_000}
 
 cv2.setNumThreads(0)
 # A corrupt image is a result here (None), not a line on the terminal for each one.
@@ -20,12 +28,55 @@ SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP"
 
 def _decode(data: bytes | memoryview, mode: int) -> np.ndarray | None:
     buffer = np.frombuffer(data, np.uint8)
-    if not buffer.size:
+    if not buffer.size or (len(data) > HARMLESS_BYTES.get(bytes(data[:2]), 0) and _too_many_pixels(data)):
         return None
     try:
+        if has_alpha(data):
+            return _decode_on_white(data, mode)
         return cv2.imdecode(buffer, mode)
     except cv2.error:  # sizes beyond OpenCV's limits
         return None
+
+
+def has_alpha(data: bytes | memoryview) -> bool:
+    """Whether a PNG, a WebP or a GIF announces transparency. Decoders drop it, and the colours below it are often black."""
+    head = bytes(data[:64])
+    if head.startswith(b"\x89PNG"):
+        return head[25:26] in (b"\x04", b"\x06") or b"tRNS" in bytes(data[:4096])
+    if head.startswith(b"RIFF"):
+        return (head[12:16] == b"VP8X" and bool(head[20] & 0x10)) or (head[12:16] == b"VP8L" and bool(head[24] & 0x10))
+    return head.startswith(b"GIF89a") and b"\x21\xf9\x04" in bytes(data[:4096])
+
+
+def _decode_on_white(data: bytes | memoryview, mode: int) -> np.ndarray | None:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+    try:
+        with Image.open(io.BytesIO(data)) as stored:
+            picture = ImageOps.exif_transpose(stored).convert("RGBA")
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):  # Pillow raises each of them
+        return None
+    flat = Image.new("RGBA", picture.size, "white")
+    flat.alpha_composite(picture)
+    colours = np.asarray(flat)
+    return cv2.cvtColor(colours, cv2.COLOR_RGBA2GRAY if mode == cv2.IMREAD_GRAYSCALE else cv2.COLOR_RGBA2BGR)
+
+
+def _too_many_pixels(data: bytes | memoryview) -> bool:
+    size = announced_size(data)
+    return size is not None and size[0] * size[1] > MOST_PIXELS
+
+
+def announced_size(data: bytes | memoryview) -> tuple[int, int] | None:
+    """(width, height) in pixels that an image's head announces, decoded or not; None if nothing can be read from it."""
+    from PIL import Image, UnidentifiedImageError
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a size is no danger
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.size
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
+        return None
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def decode_image(data: bytes | memoryview, height: int, width: int) -> np.ndarray | None:
@@ -83,6 +134,8 @@ def image_problem(data: bytes, decoded: np.ndarray | None) -> str | None:
         return "truncated image"
     if decoded is not None:
         return None
+    if _too_many_pixels(data):
+        return "too many pixels"
     return "not an image" if image_format(data) is None else "corrupt image"
 
 

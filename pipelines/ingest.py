@@ -11,7 +11,7 @@ import pickle
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -43,8 +43,14 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--out", required=True, type=Path, metavar="CORPUS", help="the folder to make")
     parse.add_argument("--max-errors", type=float, default=0.01, metavar="SHARE",
                        help="give up when more than this share of all rows is unusable (default: 0.01)")
-    parse.add_argument("--min-side", type=int, default=0, metavar="PIXELS",
-                       help="filter images whose smaller side is below this")
+    parse.add_argument("--min-side", type=int, default=defaults.min_side, metavar="PIXELS",
+                       help="filter images whose smaller side is below this (default: %(default)s)")
+    parse.add_argument("--max-aspect", type=float, default=defaults.max_aspect, metavar="RATIO",
+                       help="filter images that are longer than RATIO : 1, or higher than 1 : RATIO (default: %(default)s)")
+    parse.add_argument("--min-contrast", type=int, default=defaults.min_contrast, metavar="GREY",
+                       help="filter blank images, whose lightest and darkest grey values (0 to 255) differ by less (default: %(default)s)")
+    parse.add_argument("--unicode", choices=("NFC", "NFKC", "NFD", "NFKD", "as is"), default=defaults.unicode,
+                       help="normal form of the labels; every script is kept (default: %(default)s)")
     parse.add_argument("--max-text-length", type=int, default=0, metavar="N",
                        help="filter labels with more characters than this")
     parse.add_argument("--rows-per-shard", type=int, default=defaults.rows_per_shard, metavar="N",
@@ -73,14 +79,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    for name, least in (("min_side", 0), ("max_text_length", 0), ("rows_per_shard", 1), ("rows_per_group", 1)):
+    for name, least in (("min_side", 0), ("max_aspect", 1), ("min_contrast", 0), ("max_text_length", 0), ("rows_per_shard", 1), ("rows_per_group", 1)):
         if getattr(arguments, name) < least:
             raise BadInput(f"--{name.replace('_', '-')}: expected {least} or more, "
                            f"found {getattr(arguments, name)}: correct it")
     if not 0 <= arguments.max_errors <= 1:
         raise BadInput(f"--max-errors: expected a share from 0 to 1, found {arguments.max_errors}: "
                        "0.01 is one row in a hundred")
-    return Options(arguments.min_side, arguments.max_text_length, arguments.rows_per_shard, arguments.rows_per_group)
+    return Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
 
 
 def ingest(arguments: list[str], target: str | os.PathLike, options: Options = Options(), *, max_errors: float = 0.01,

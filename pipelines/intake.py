@@ -2,6 +2,7 @@
 
 import errno
 import os
+import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,10 @@ from pipelines.sources import Piece, Row, Source
 class Options:
     """What is kept, and how it is cut."""
 
-    min_side: int = 0  # pixels; images whose smaller side is below are filtered
+    min_side: int = 4  # pixels; images whose smaller side is below are filtered
+    max_aspect: float = 40.0  # width / height or its inverse; longer images are filtered
+    min_contrast: int = 8  # lightest minus darkest grey value (0 to 255); blank images, which are below, are filtered
+    unicode: str = "NFC"  # the normal form that labels are brought to (Unicode annex 15), or "as is"
     max_text_length: int = 0  # characters; longer labels are filtered; 0: no limit
     rows_per_shard: int = 100_000
     rows_per_group: int = ROWS_PER_GROUP
@@ -119,14 +123,31 @@ def inspect(row: Row, source: str, options: Options) -> Kept | Rejected:
     if problem is not None:
         return Rejected(row.key, source, "quarantined", problem, f"{len(row.image)} bytes from {row.image[:8].hex()}",
                         row.text, row.image)
+    if row.text is not None and options.unicode != "as is":
+        row = row._replace(text=unicodedata.normalize(options.unicode, row.text))
+    unwanted = filter_reason(gray, row.text, options)
+    if unwanted is not None:
+        return Rejected(row.key, source, "filtered", *unwanted, row.text, row.image)
+    return Kept(row, gray.shape[1], gray.shape[0], hash_thumbnail(gray))
+
+
+def filter_reason(gray: np.ndarray, text: str | None, options: Options) -> tuple[str, str] | None:
+    """Why the options leave out a usable image, as a fixed phrase and what was found; None if they do not.
+
+    gray is (height, width) uint8.
+    """
     height, width = gray.shape
     if min(width, height) < options.min_side:
-        return Rejected(row.key, source, "filtered", f"side below {options.min_side} px", f"{width} x {height}",
-                        row.text, row.image)
-    if options.max_text_length and row.text is not None and len(row.text) > options.max_text_length:
-        return Rejected(row.key, source, "filtered", f"text longer than {options.max_text_length}",
-                        f"{len(row.text)} characters", row.text, row.image)
-    return Kept(row, width, height, hash_thumbnail(gray))
+        return f"side below {options.min_side} px", f"{width} x {height}"
+    if max(width, height) > options.max_aspect * min(width, height):
+        return f"longer than {options.max_aspect:g} : 1", f"{width} x {height}"
+    if options.min_contrast:
+        contrast = int(gray.max()) - int(gray.min())
+        if contrast < options.min_contrast:
+            return "blank image", f"grey values differ by {contrast}"
+    if options.max_text_length and text is not None and len(text) > options.max_text_length:
+        return f"text longer than {options.max_text_length}", f"{len(text)} characters"
+    return None
 
 
 def _write_group(writer: ShardWriter, kept: list[Kept], counts: SourceCounts) -> None:

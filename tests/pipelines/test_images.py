@@ -1,8 +1,11 @@
 """Decoding, broken images, and a perceptual hash that follows the look and not the bytes."""
 
+import io
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 
 from pipelines.images import (decode_gray, decode_image, hash_thumbnail, image_problem, image_size, is_cut_off,
                               perceptual_hash, perceptual_hashes)
@@ -50,11 +53,51 @@ def test_common_formats_decode(kind):
     assert image_problem(data, decode_gray(data)) is None
 
 
-def test_gray_sixteen_bit_and_transparent_images_decode():
+def test_sixteen_bits_become_eight():
     gray = np.full((9, 7), 40000, np.uint16)
     assert decode_image(encode(gray, ".png"), 9, 7).max() == 40000 >> 8
-    transparent = np.zeros((9, 7, 4), np.uint8)
-    assert decode_image(encode(transparent, ".png"), 9, 7).shape == (9, 7, 3)
+
+
+def stored(picture: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("mode, kind, options", [
+    ("CMYK", "JPEG", {"quality": 95}), ("CMYK", "TIFF", {}), ("L", "JPEG", {}), ("1", "PNG", {}), ("P", "PNG", {}), ("P", "GIF", {}),
+    ("RGB", "WEBP", {"lossless": True}), ("RGB", "JPEG2000", {}), ("RGB", "AVIF", {}), ("LA", "PNG", {}), ("RGBA", "PNG", {})])
+def test_every_kind_of_storage_is_seen_as_pillow_sees_it(mode, kind, options):
+    picture = Image.fromarray(word()[:, :, ::-1]).convert(mode)
+    data = stored(picture, kind, **options)
+    expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
+    found = decode_image(data, 48, 160).astype(int)
+    assert np.abs(found - expected).mean() <= 1.5  # CMYK is converted with other rounding
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_a_turned_camera_is_undone(turned):
+    upright, exif = Image.fromarray(word()[:, :, ::-1]), Image.Exif()
+    exif[0x0112] = turned
+    data = stored(upright, "JPEG", exif=exif, quality=95)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))).astype(int)
+    assert image_size(data) == expected.shape[1::-1]
+    assert np.abs(decode_image(data, *expected.shape[:2]).astype(int) - expected).mean() < 1
+
+
+@pytest.mark.parametrize("kind, options", [("PNG", {}), ("WEBP", {"lossless": True}), ("GIF", {})])
+def test_transparent_parts_lie_on_white(kind, options):
+    half = np.zeros((9, 8, 4), np.uint8)  # black; the right half is opaque
+    half[:, 4:, 3] = 255
+    data = stored(Image.fromarray(half), kind, **options)
+    assert decode_gray(data).tolist() == [[255] * 4 + [0] * 4] * 9
+    assert (decode_image(data, 9, 8)[:, :4] == 255).all() and (decode_image(data, 9, 8)[:, 4:] == 0).all()
+
+
+def test_an_image_of_too_many_pixels_is_not_unpacked():
+    data = stored(Image.new("L", (12_000, 8_000)), "PNG")
+    assert len(data) < 100_000 and decode_gray(data) is None
+    assert image_problem(data, None) == "too many pixels"
 
 
 @pytest.mark.parametrize("kind", [".jpg", ".png"])

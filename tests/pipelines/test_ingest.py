@@ -15,9 +15,9 @@ from pipelines.corpus import Corpus, ShardWriter
 from pipelines.errors import BadInput
 from pipelines.images import decode_gray, perceptual_hash
 from pipelines.ingest import ingest
-from pipelines.intake import Chunk, Options, write_chunk
+from pipelines.intake import Chunk, Options, filter_reason, inspect, write_chunk
 from pipelines.progress import Progress
-from pipelines.sources import open_sources
+from pipelines.sources import Row, open_sources
 from pipelines.staging import Staging
 
 
@@ -288,3 +288,21 @@ def test_bad_sources_are_bad_input_and_leave_nothing(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"textray: error: {folder}: expected images 1 to 2, as num-samples "
                                               "says, found 1 missing")
     assert left_in(tmp_path) == []
+
+
+def test_what_does_not_look_like_a_word_is_filtered_by_published_defaults():
+    defaults = Options()
+    assert (defaults.min_side, defaults.max_aspect, defaults.min_contrast, defaults.unicode) == (4, 40, 8, "NFC")
+    shade = np.arange(200, dtype=np.uint8)[None].repeat(30, axis=0)  # (30, 200): lighter from left to right
+    assert filter_reason(shade, None, defaults) is None
+    assert filter_reason(shade[:3], None, defaults) == ("side below 4 px", "200 x 3")
+    assert filter_reason(shade[:4], None, defaults) == ("longer than 40 : 1", "200 x 4")
+    assert filter_reason(shade[:, :8], None, defaults) == ("blank image", "grey values differ by 7")
+    assert filter_reason(shade[:, :9], None, defaults) is None
+    assert filter_reason(shade, "abcd", Options(max_text_length=3)) == ("text longer than 3", "4 characters")
+
+
+@pytest.mark.parametrize("form, kept", [("NFC", "\u00e9 \ufb01 \u4eac"), ("NFKC", "\u00e9 fi \u4eac"), ("as is", "e\u0301 \ufb01 \u4eac")])
+def test_labels_keep_their_script_and_get_one_normal_form(form, kept):
+    row = Row("s/1", cv2.imencode(".png", np.arange(200, dtype=np.uint8)[None].repeat(30, axis=0))[1].tobytes(), "e\u0301 \ufb01 \u4eac")
+    assert inspect(row, "s", Options(unicode=form)).row.text == kept
