@@ -24,10 +24,16 @@ from models.encoders.vgg import VGG
 from models.sequence import bilstm_stage, convolution_stage
 
 
+# "stretch": scaled to height x width; "pad": scaled to the height and filled up on the right to the width; "keep": the same, filled
+# up only as far as the images of a batch need, at most to the width.
+ASPECTS = ("stretch", "pad", "keep")
+
+
 class Recognizer(nn.Module):
     """Images of one word each in, strings out. `name` and `overrides` are what `build` was given."""
 
     name: str = ""
+    aspect: str = "stretch"  # how images become height x width: one of ASPECTS
     overrides: dict[str, object]
 
     def __init__(self, charset: Charset, rectifier: nn.Module | None, encoder: nn.Module, sequence: nn.Module,
@@ -157,18 +163,23 @@ RECOGNIZERS: dict[str, Callable[..., Recognizer]] = {
 
 
 def build(name: str, charset: Charset, **overrides: object) -> Recognizer:
-    """A freshly initialised recognizer. `overrides` are keyword arguments of its entry in RECOGNIZERS.
+    """A freshly initialised recognizer. `overrides` are keyword arguments of its entry in RECOGNIZERS, and `aspect`.
 
     ValueError for an unknown name or override; the message names the nearest.
     """
     if name not in RECOGNIZERS:
         raise ValueError(f"expected a recognizer, found {name!r}: {_nearest(name, RECOGNIZERS)}")
     builder = RECOGNIZERS[name]
-    fields = [field for field in inspect.signature(builder).parameters if field != "charset"]
+    fields = [*(field for field in inspect.signature(builder).parameters if field != "charset"), "aspect"]
     for field in overrides:
         if field not in fields:
             raise ValueError(f"expected a setting of the recognizer {name}, found {field!r}: {_nearest(field, fields)}")
-    recognizer = builder(charset, **overrides)
+    recognizer = builder(charset, **{field: value for field, value in overrides.items() if field != "aspect"})
+    recognizer.aspect = overrides.get("aspect", "stretch")
+    if recognizer.aspect not in ASPECTS:
+        raise ValueError(f"aspect: expected {', '.join(ASPECTS)}, found {recognizer.aspect!r}")
+    if recognizer.aspect == "keep" and recognizer.rectifier is not None:
+        raise ValueError(f"aspect: expected stretch or pad, found keep: the rectifier of {name} takes images of one width")
     recognizer.name, recognizer.overrides = name, dict(overrides)
     return recognizer
 

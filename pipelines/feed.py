@@ -18,18 +18,17 @@ import torch
 from models.batch import Part
 from models.charset import Charset
 from pipelines.errors import BadInput
-from pipelines.images import decode_image
-from pipelines.plan import lanes_of
+from pipelines.images import Shape, decode_image
 from pipelines.stream import Share, Stream
 
 
-def batches(stream: Stream, share: Share, blocks: Iterator[pa.Table], *, height: int, width: int, charset: Charset | None,
-            decode_threads: int = 2, prefetch: int = 4) -> Iterator[Part]:
+def batches(stream: Stream, share: Share, blocks: Iterator[pa.Table], *, shape: Shape, charset: Charset | None, decode_threads: int = 2,
+            prefetch: int = 4) -> Iterator[Part]:
     """Cut a worker's blocks into batches and decode them ahead of the consumer.
 
     Args:
-        blocks: the rows of `stream.windows(share)` in order, in tables of any size.
-        height, width: the size to which images are resized, pixels.
+        blocks: the rows of `stream.readings(share)` in order, in tables of any size.
+        shape: to which images are brought; the width is that of the batch's bucket where the stream has buckets.
         charset: of a labeled stream, to normalise the texts.
     Yields:
         Part with images (batch_size, 3, height, width) uint8, one for each batch of the share.
@@ -37,28 +36,33 @@ def batches(stream: Stream, share: Share, blocks: Iterator[pa.Table], *, height:
     cv2.setNumThreads(0)
     with ThreadPoolExecutor(decode_threads, thread_name_prefix="decode") as pool:
         ahead: deque[Future] = deque()
-        for table in _tables(stream, share, blocks):
-            ahead.append(pool.submit(_decode, table, height, width, charset))
+        for table, width in _tables(stream, share, blocks):
+            ahead.append(pool.submit(_decode, table, shape if width is None else Shape(shape.height, width, "pad"), charset))
             if len(ahead) > prefetch:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
 
 
-def _tables(stream: Stream, share: Share, blocks: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """A worker's batches as tables of encoded images: lanes in turn, each batch from one lane."""
-    lanes = lanes_of(share.rank, share.workers, stream.plan.lanes)
-    waiting: dict[int, pa.Table | None] = dict.fromkeys(lanes)
-    rows, windows = _Rows(blocks), stream.windows(share)
-    for batch in range(share.first_batch, share.last_batch):
-        lane = lanes[batch % len(lanes)]
-        while (have := waiting[lane]) is None or have.num_rows < stream.batch_size:
-            window = next(windows)
-            table = rows.take(window.rows)
-            before = waiting[window.lane]
-            waiting[window.lane] = table if before is None else pa.concat_tables([before, table])
-        yield have.slice(0, stream.batch_size)
-        waiting[lane] = have.slice(stream.batch_size)
+def _tables(stream: Stream, share: Share, blocks: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, int | None]]:
+    """A worker's batches as tables of encoded images, with the width of their bucket."""
+    waiting: dict[tuple[int, int], tuple[int, pa.Table]] = {}  # (ingredient, lane): number of the first row, rows that are read
+    rows, readings = _Rows(blocks), stream.readings(share)
+    for number in share.numbers:
+        parts, requests = [], stream.requests(number)
+        for request in requests:
+            place = request.ingredient, request.lane
+            first, have = waiting.pop(place, (request.start, None))
+            if have is not None and request.start > first:  # the rows between are other workers'
+                have, first = have.slice(request.start - first), request.start
+            while have is None or first + have.num_rows < request.stop:
+                more = rows.take(next(readings).window.rows)
+                have = more if have is None or not have.num_rows else pa.concat_tables([have, more])
+            taken = request.stop - request.start
+            parts.append(have.slice(0, taken))
+            if have.num_rows > taken:
+                waiting[place] = request.stop, have.slice(taken)
+        yield pa.concat_tables(parts), stream.ingredients[requests[0].ingredient].width
 
 
 class _Rows:
@@ -78,11 +82,11 @@ class _Rows:
         return pa.concat_tables(tables)
 
 
-def _decode(table: pa.Table, height: int, width: int, charset: Charset | None) -> Part:
+def _decode(table: pa.Table, shape: Shape, charset: Charset | None) -> Part:
     keys = table["key"].to_pylist()
-    images = np.empty((len(keys), height, width, 3), dtype=np.uint8)
+    images = np.empty((len(keys), shape.height, shape.width, 3), dtype=np.uint8)
     for number, encoded in enumerate(table["image"]):
-        image = decode_image(encoded.as_buffer(), height, width)
+        image = decode_image(encoded.as_buffer(), shape)
         if image is None:
             raise BadInput(f"the image {keys[number]!r} of the corpus does not decode, though it did when it was brought in: the files "
                            "were changed or the disk is failing; ingest the corpus again")
@@ -102,7 +106,7 @@ def ray_blocks(stream: Stream, share: Share, reader_cpus: float) -> Iterator[pa.
     """
     from pipelines.window_source import dataset_of
 
-    windows = stream.windows(share)
-    while segment := list(islice(windows, WINDOWS_PER_DATASET)):
+    readings = stream.readings(share)
+    while segment := list(islice(readings, WINDOWS_PER_DATASET)):
         dataset = dataset_of(stream, segment, WINDOWS_PER_TASK, reader_cpus)
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)

@@ -6,6 +6,7 @@ or processes, so OpenCV's own threads are off.
 """
 
 import io
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -79,21 +80,52 @@ def announced_size(data: bytes | memoryview) -> tuple[int, int] | None:
         Image.MAX_IMAGE_PIXELS = limit
 
 
-def decode_image(data: bytes | memoryview, height: int, width: int) -> np.ndarray | None:
-    """The image scaled to exactly height x width, (height, width, 3) uint8 RGB; None if it is corrupt.
+@dataclass(frozen=True)
+class Shape:
+    """How images of any size become rows of one batch, pixels.
 
-    The aspect ratio is ignored (Baek et al. 2019, §4.1). An axis that shrinks is averaged, an axis that grows is
-    interpolated with cubics: cubics alone would skip pixels of large images. EXIF orientation is applied,
-    16 bits become 8.
+    "stretch": scaled to exactly height x width, the aspect ratio ignored (Baek et al. 2019, §4.1).
+    "pad": scaled to the height, at most to the width, and filled up on the right with the last column (Baek et al.'s --PAD).
+    "keep": the same, but filled up only to the width of its bucket; `width` is that of the widest.
+    """
+
+    height: int
+    width: int
+    aspect: str = "stretch"
+
+    def buckets(self) -> list[tuple[float, int]]:
+        """For "keep": (greatest width / height, pixels) of each bucket: twice the height, doubled up to the width. Else none."""
+        if self.aspect != "keep":
+            return []
+        widths = [2 * self.height]
+        while widths[-1] < self.width:
+            widths.append(min(2 * widths[-1], self.width))
+        return [(width / self.height, width) for width in widths[:-1]] + [(float("inf"), widths[-1])]
+
+    def width_for(self, width: int, height: int) -> int:
+        """The width that an image of width x height pixels is filled up to."""
+        return next((pixels for ratio, pixels in self.buckets() if width / height <= ratio), self.width)
+
+
+def decode_image(data: bytes | memoryview, shape: Shape) -> np.ndarray | None:
+    """The image as `shape` says, (shape.height, shape.width or its bucket's, 3) uint8 RGB; None if it is corrupt.
+
+    An axis that shrinks is averaged, an axis that grows is interpolated with cubics: cubics alone would skip pixels of
+    large images. EXIF orientation is applied, 16 bits become 8.
     """
     image = _decode(data, cv2.IMREAD_COLOR)
     if image is None:
         return None
-    found_height, found_width = image.shape[:2]
+    height, (found_height, found_width) = shape.height, image.shape[:2]
+    filled = width = shape.width_for(found_width, found_height)
+    if shape.aspect != "stretch":
+        width = min(width, max(1, round(found_width * height / found_height)))
     if found_height > height or found_width > width:
         image = cv2.resize(image, (min(width, found_width), min(height, found_height)), interpolation=cv2.INTER_AREA)
     if image.shape[:2] != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
+    if width < filled:
+        image = cv2.copyMakeBorder(image, 0, 0, 0, filled - width, cv2.BORDER_REPLICATE)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 

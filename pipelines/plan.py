@@ -3,22 +3,24 @@
 An epoch permutes the corpus and cuts the permutation into `lanes` slices of equal length (to within one row). A lane is an
 endless stream: the rows of its slice of epoch 0, then of epoch 1, and so on; batches are cut from that stream, so that every key
 appears exactly once in each epoch, no remainder is dropped, and every lane can give any number of batches.
-Global batch g comes from lane g mod lanes; worker r of W gets the batches g with g mod W = r. For every W that divides the number of
-lanes the order of global batches is the same, and a worker reads only its own lanes: one reading of the corpus in all.
+Global batch g is batch number g // lanes of lane g mod lanes. Worker r of W takes the batches first + r, first + r + W, ...: the order of
+global batches is the same for every W, also when W changes on the way. Where W divides the number of lanes a worker reads only its own
+lanes, one reading of the corpus in all; otherwise workers read some rows that another one uses.
 
 What is permuted: single rows while the corpus is small (at most `SMALL` rows, which a reader can hold in memory), else row groups,
 whose rows are mixed within windows of `WINDOW` rows. 100 million rows are about 100 thousand row groups: nothing here is larger.
 """
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
 LANES = 8
 SMALL = 65_536
 WINDOW = 4_096
+MIX_SLOTS = 1_000
 
 
 @dataclass(frozen=True)
@@ -32,9 +34,8 @@ class Window:
     rows: int  # rows that remain after the skip
 
 
-@dataclass(frozen=True)
 class Plan:
-    """The order of one stream.
+    """The order of one corpus, or of a part of it.
 
     Args:
         group_rows: usable rows of each row group of the corpus, in the order of the manifest.
@@ -42,23 +43,26 @@ class Plan:
         lanes: independent slices of an epoch; a multiple of the number of workers.
     """
 
-    group_rows: tuple[int, ...]
-    seed: int
-    lanes: int = LANES
+    def __init__(self, group_rows: Sequence[int], seed: int, lanes: int = LANES):
+        self.group_rows = np.asarray(group_rows, dtype=np.int64)
+        self.seed, self.lanes = seed, lanes
+
+    def __reduce__(self) -> tuple:  # without what is computed from these
+        return Plan, (self.group_rows, self.seed, self.lanes)
 
     @property
     def rows(self) -> int:
         """Usable rows of the corpus."""
-        return self._starts[-1].item()
+        return int(self._starts[-1])
 
     @property
     def by_row(self) -> bool:
         """Whether single rows are permuted (small corpus) instead of row groups."""
         return self.rows <= SMALL
 
-    @property
+    @cached_property
     def _starts(self) -> np.ndarray:  # (groups + 1,) first usable row of each group
-        return _starts(self.group_rows)
+        return np.concatenate([[0], np.cumsum(self.group_rows)])
 
     def lane_rows(self, lane: int) -> int:
         """Rows that a lane holds in every epoch."""
@@ -92,16 +96,20 @@ class Plan:
         """Rows number first … last - 1 of an epoch's permutation, as global row numbers, before mixing within the window."""
         if self.by_row:
             return _permutation(self.rows, self.seed, epoch)[first:last]
-        order, ends = _group_order(self.group_rows, self.seed, epoch)
+        order, ends = self._group_order(epoch)
         place = np.arange(np.searchsorted(ends, first, side="right"), np.searchsorted(ends, last - 1, side="right") + 1)
         rows = np.concatenate([np.arange(self._starts[group], self._starts[group + 1]) for group in order[place]])
         offset = first - (ends[place[0]] - self.group_rows[order[place[0]]])
         return rows[offset:offset + last - first]
 
+    def _group_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """The row groups in an epoch's order, and where each ends in it."""
+        if self._last_order[0] != epoch:
+            order = _permutation(len(self.group_rows), self.seed, epoch)
+            self._last_order = epoch, order, np.cumsum(self.group_rows[order])
+        return self._last_order[1:]
 
-@lru_cache(maxsize=8)
-def _starts(group_rows: tuple[int, ...]) -> np.ndarray:
-    return np.concatenate([[0], np.cumsum(group_rows, dtype=np.int64)])
+    _last_order: tuple = (-1, None, None)  # of one epoch: lanes move through the epochs together
 
 
 @lru_cache(maxsize=16)
@@ -109,39 +117,46 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch, 0)).permutation(count)
 
 
-@lru_cache(maxsize=16)
-def _group_order(group_rows: tuple[int, ...], seed: int, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    order = _permutation(len(group_rows), seed, epoch)
-    return order, np.cumsum(np.asarray(group_rows, dtype=np.int64)[order])
-
-
 def lanes_for(workers: int) -> int:
     """The number of lanes for a world size: LANES where the workers divide it, else the next multiple of the workers."""
     return -(-LANES // workers) * workers
 
 
-def lanes_of(rank: int, workers: int, lanes: int) -> list[int]:
-    """The lanes of one worker, in the order in which it takes batches from them."""
-    return list(range(rank, lanes, workers))
+class Mix:
+    """Which of several ingredients each item of a lane comes from, in fixed proportions: a pattern of slots that repeats.
 
-
-def windows_of(plan: Plan, lanes: list[int], batch_size: int, first_batch: int, last_batch: int) -> Iterator[Window]:
-    """The windows that a worker reads for its batches first_batch … last_batch - 1, in the order in which they are needed.
-
-    The worker takes batch number b from its lane b mod len(lanes). Lanes take turns as their batches need rows, so that few windows
-    are ever open.
+    Args:
+        weights: of the ingredients, positive; only their ratios count, and they are kept to a thousandth.
     """
-    consumed = [plan_position(number, len(lanes), first_batch) * batch_size for number in range(len(lanes))]
-    fetched = list(consumed)  # rows of each lane read so far
-    for batch in range(first_batch, last_batch):
-        number = batch % len(lanes)
-        needed = (batch // len(lanes) + 1) * batch_size
-        while fetched[number] < needed:
-            window = plan.window(lanes[number], fetched[number])
-            fetched[number] += window.rows
-            yield window
+
+    def __init__(self, weights: Sequence[float]):
+        shares = np.asarray(weights, dtype=np.float64) / sum(weights)
+        slots = 1 if len(shares) == 1 else MIX_SLOTS
+        counts = _apportion(shares, slots)
+        # Each ingredient's slots are spread evenly; ties go to the earlier ingredient.
+        places = np.concatenate([(np.arange(count) + 0.5) / count for count in counts])
+        owners = np.repeat(np.arange(len(counts)), counts)
+        self.slots = owners[np.lexsort((owners, places))]  # (slots,) the ingredient of each
+        taken = self.slots[:, None] == np.arange(len(counts))
+        self._taken = np.concatenate([np.zeros((1, len(counts)), np.int64), np.cumsum(taken, axis=0)])  # (slots + 1, ingredients)
+
+    def owner(self, item: int) -> int:
+        """The ingredient of item number `item`."""
+        return int(self.slots[item % len(self.slots)])
+
+    def before(self, item: int) -> np.ndarray:
+        """How many of the items 0 … item - 1 each ingredient gave, (ingredients,) int64."""
+        rounds, slot = divmod(item, len(self.slots))
+        return rounds * self._taken[-1] + self._taken[slot]
 
 
-def plan_position(number: int, lanes: int, batches: int) -> int:
-    """How many batches have been taken from a worker's lane `number` once it has taken `batches` from its `lanes` lanes in turn."""
-    return (batches - number + lanes - 1) // lanes
+def _apportion(shares: np.ndarray, total: int) -> np.ndarray:
+    """Whole numbers in proportion to `shares` that add up to `total`, at least 1 each, by largest remainders."""
+    counts = np.maximum(np.floor(shares * total).astype(np.int64), 1)
+    while counts.sum() != total:
+        error = shares * total - counts
+        if counts.sum() < total:
+            counts[np.argmax(error)] += 1
+        else:
+            counts[np.argmin(np.where(counts > 1, error, np.inf))] -= 1
+    return counts

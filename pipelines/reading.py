@@ -1,6 +1,6 @@
 """Encoded images in, strings out: what evaluation, prediction and the served model share.
 
-The preprocessing is training's: `decode_image` to the recognizer's size, then the view `none` (x / 127.5 - 1). The
+The preprocessing is training's: `decode_image` to the recognizer's shape, then the view `none` (x / 127.5 - 1). The
 served model imports this file in a process without Ray and most of this package's requirements: import nothing else.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from models.recognizers import Recognizer
-from pipelines.images import decode_image, image_problem
+from pipelines.images import Shape, decode_image, image_problem
 
 Item = TypeVar("Item")
 DECODERS = 4  # threads; OpenCV releases the interpreter's lock
@@ -27,6 +27,11 @@ class Read(NamedTuple):
     text: str  # empty where the image cannot be decoded
     confidence: float  # in [0, 1]; 0 where the image cannot be decoded
     problem: str | None = None  # why the image cannot be decoded, as a short fixed phrase
+
+
+def shape_of(recognizer: Recognizer) -> Shape:
+    """How the recognizer wants its images."""
+    return Shape(recognizer.height, recognizer.width, recognizer.aspect)
 
 
 def as_input(images: list[np.ndarray], device: torch.device) -> Tensor:
@@ -56,11 +61,13 @@ def read_stream(recognizer: Recognizer, items: Iterable[Item], image: Callable[[
     Args:
         image: gives an item's encoded image; None where it is known to be missing.
     """
+    shape = shape_of(recognizer)
+
     def decode(item: Item) -> tuple[np.ndarray | None, str | None]:
         data = image(item)
         if data is None:
             return None, "no image"
-        decoded = decode_image(data, recognizer.height, recognizer.width)
+        decoded = decode_image(data, shape)
         return decoded, image_problem(data, decoded)
 
     stream = iter(items)
@@ -74,11 +81,13 @@ def read_stream(recognizer: Recognizer, items: Iterable[Item], image: Callable[[
 
 
 def _read_batch(recognizer: Recognizer, decoded: list[tuple[np.ndarray | None, str | None]]) -> list[Read]:
-    usable = [image for image, problem in decoded if problem is None]
-    texts, confidences = [], []
-    if usable:
+    found = [Read("", 0.0, problem) for _, problem in decoded]
+    device = next(recognizer.parameters()).device
+    usable = [number for number, (_, problem) in enumerate(decoded) if problem is None]
+    for width in sorted({decoded[number][0].shape[1] for number in usable}):  # one, unless images keep their aspect ratio
+        chosen = [number for number in usable if decoded[number][0].shape[1] == width]
         with torch.inference_mode():
-            reading = recognizer.read(as_input(usable, next(recognizer.parameters()).device))
-        texts, confidences = reading.texts, reading.confidences.tolist()
-    found = iter(zip(texts, confidences, strict=True))
-    return [Read(*next(found)) if problem is None else Read("", 0.0, problem) for _, problem in decoded]
+            reading = recognizer.read(as_input([decoded[number][0] for number in chosen], device))
+        for number, text, confidence in zip(chosen, reading.texts, reading.confidences.tolist(), strict=True):
+            found[number] = Read(text, confidence)
+    return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, create_model, field_validator
 
 from models.charset import Charset
 from models.objectives import OBJECTIVES
@@ -49,9 +49,16 @@ class RecognizerRecipe(Section):
 class StreamRecipe(Section):
     """One stream of training images."""
 
-    corpus: str = Field(description="folder of a corpus, as `textray ingest` or `textray render` wrote it")
+    corpus: str | list[str] = Field(description="a corpus, as `textray ingest` or `textray render` wrote it, or several: paths or URIs")
     batch_size: int = Field(gt=0, description="images per step and worker")
     fraction: float = Field(1.0, gt=0, le=1, description="share of the corpus, drawn by a seeded hash of the key: 5 % lies within 10 %")
+    weights: dict[str, PositiveFloat] | None = Field(None, min_length=1, description="share of each source of the corpora in every batch, such "
+                                                     "as {MJ: 0.3, ST: 0.7}; none: every row counts the same")
+
+    @property
+    def corpora(self) -> list[str]:
+        """The corpora, one or several."""
+        return [self.corpus] if isinstance(self.corpus, str) else self.corpus
 
 
 class ValidationRecipe(Section):

@@ -23,6 +23,8 @@ from pipelines.recipe import Recipe
 from pipelines.tracking import RunHandle
 
 
+# What may change when a run is resumed: on how many workers, and how they are placed.
+WHERE = {f"training.{key}" for key in ("workers", "cpus_per_worker", "threads_per_worker", "gpu", "max_failures")}
 BEFORE_STATE = {"lock", "recipe.yaml", "run.json.partial"}  # all that a run leaves that was killed before its state was written
 
 
@@ -34,6 +36,7 @@ class RunState:
     digest: str
     steps: int
     tracked: dict[str, str] | None = None
+    lanes: int | None = None  # of its streams (plan.py): the order of a run that goes on with another number of workers
 
     @property
     def handle(self) -> RunHandle | None:
@@ -82,7 +85,8 @@ class RunFolder:
     def claim(self, recipe: Recipe, resume: bool) -> RunState:
         """Lock the folder for this recipe, as long as this process lives, and return the state to go on from.
 
-        A run that was killed goes on when the same recipe is started again. Everything else that exists needs `resume`.
+        A run that was killed goes on when the same recipe is started again. Everything else that exists needs `resume`; with it the run may
+        go on with another number of workers.
 
         Raises:
             BadInput: the name is taken: by a run that somebody trains right now, by another recipe, or by a finished or failed run and
@@ -101,7 +105,7 @@ class RunFolder:
         if state is None:
             state = RunState("running", recipe.digest, recipe.training.steps)
             (self.path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
-        elif state.digest != recipe.digest:
+        elif state.digest != recipe.digest and not (resume and self._elsewhere(recipe)):
             raise BadInput(f"the run {recipe.name!r} exists in {self.path} with another recipe ({self._differences(recipe)}); choose another "
                            "name=, or repeat that recipe to continue it")
         elif state.status != "running" and not resume:
@@ -109,10 +113,18 @@ class RunFolder:
         self.failure.unlink(missing_ok=True)
         return state
 
-    def _differences(self, recipe: Recipe) -> str:
+    def _elsewhere(self, recipe: Recipe) -> bool:
+        """Whether only the machines differ on which the run goes on."""
+        before, now = self._recipes(recipe)
+        return all(key in WHERE for key in {**before, **now} if before.get(key) != now.get(key))
+
+    def _recipes(self, recipe: Recipe) -> tuple[dict, dict]:
         from pipelines.tracking import flat
         before = flat(yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8")))
-        now = flat(recipe.model_dump(mode="json"))
+        return before, flat(recipe.model_dump(mode="json"))
+
+    def _differences(self, recipe: Recipe) -> str:
+        before, now = self._recipes(recipe)
         keys = [key for key in {**before, **now} if before.get(key) != now.get(key)]
         return ", ".join(f"{key} was {before.get(key)!r}, is {now.get(key)!r}" for key in keys[:3]) + (", …" if len(keys) > 3 else "")
 

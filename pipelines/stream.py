@@ -1,4 +1,4 @@
-"""A stream of a run: which rows of a corpus it uses, in which order, and how a window of them is read.
+"""A stream of a run: which rows of which corpora it uses, in which order and proportions, and how a window of them is read.
 
 The processes that read import this file and neither PyTorch nor OpenCV, which would cost each of them seconds at its start.
 """
@@ -6,10 +6,11 @@ The processes that read import this file and neither PyTorch nor OpenCV, which w
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +19,7 @@ import pyarrow.compute as pc
 from models.charset import Charset
 from pipelines.corpus import Corpus, RowGroup
 from pipelines.errors import BadInput
-from pipelines.plan import Plan, Window, lanes_for, lanes_of, windows_of
+from pipelines.plan import Mix, Plan, Window, lanes_for
 
 COLUMNS = ["key", "image", "text"]
 
@@ -33,21 +34,33 @@ class Selection:
         max_length: characters that the decoder can write.
         fraction: share of the keys, drawn by a hash of (seed, key): the rows of 5 % are among those of 10 %.
         seed: of the draw.
+        source: only this source of the corpus; None for all.
+        ratios: only images whose width / height is above the first and at most the second; None for all.
     """
 
     characters: str | None
     max_length: int = 25
     fraction: float = 1.0
     seed: int = 0
+    source: str | None = None
+    ratios: tuple[float, float] | None = None
 
     @property
-    def everything(self) -> bool:
-        """Whether no row can be left out."""
-        return self.characters is None and self.fraction == 1.0
+    def by_row(self) -> bool:
+        """Whether single rows of a row group may be left out."""
+        return self.characters is not None or self.fraction < 1.0 or self.ratios is not None
+
+    @property
+    def columns(self) -> list[str]:
+        """What `mask` needs."""
+        return ["key", "text"] if self.ratios is None else ["key", "text", "width", "height"]
 
     def mask(self, rows: pa.Table) -> tuple[np.ndarray, Counter]:
-        """Which rows are used, (rows,) bool, and how many are not, by reason. Needs the columns key and text."""
+        """Which rows of the selection's source are used, (rows,) bool, and how many are not, by reason. Needs `columns`."""
         kept, reasons = np.ones(rows.num_rows, dtype=bool), Counter()
+        if self.ratios is not None:
+            ratios = rows["width"].to_numpy() / rows["height"].to_numpy()
+            kept &= (ratios > self.ratios[0]) & (ratios <= self.ratios[1])
         if self.fraction < 1.0:
             kept &= np.fromiter((_share(self.seed, key) < self.fraction for key in rows["key"].to_pylist()), bool, rows.num_rows)
         if self.characters is not None:
@@ -70,79 +83,223 @@ def _share(seed: int, key: str) -> float:
 
 
 @dataclass(frozen=True)
-class Stream:
-    """One stream of a run: a corpus, the rows it uses, and the order. Small and picklable: workers open the files themselves."""
+class Ingredient:
+    """Rows of one corpus with an order of their own. `width`: of the batches that it gives, pixels; None: the recognizer's."""
 
     path: str
     selection: Selection
     plan: Plan
-    batch_size: int
-    left_out: dict[str, int]
+    width: int | None = None
 
-    @staticmethod
-    def open(path: str, selection: Selection, *, batch_size: int, seed: int, workers: int = 1) -> "Stream":
-        """Count what a selection uses of a corpus.
 
-        Raises:
-            BadInput: no corpus there, no usable row, or fewer usable rows than a batch of all workers needs.
-        """
-        corpus = Corpus.open(path)
-        counts, left_out = usable_rows(corpus, selection)
-        used = sum(counts)
-        found = f"{path} has {corpus.rows} rows, of which {used} can be used"
-        if left_out:
-            found += " (" + ", ".join(f"{count} left out: {reason}" for reason, count in left_out.items()) + ")"
-        if used < batch_size * workers:
-            raise BadInput(f"a batch of {batch_size} images on each of {workers} workers needs at least {batch_size * workers} rows, but "
-                           f"{found}; lower batch_size, or bring in more images")
-        return Stream(path, selection, Plan(tuple(counts), seed, lanes_for(workers)), batch_size, dict(left_out))
+@dataclass(frozen=True)
+class Request:
+    """What is needed of an ingredient for one batch: rows start … stop - 1 of one of its lanes."""
 
-    def windows(self, share: "Share") -> Iterator[Window]:
-        """What one worker reads for its share of the batches."""
-        lanes = lanes_of(share.rank, share.workers, self.plan.lanes)
-        return windows_of(self.plan, lanes, self.batch_size, share.first_batch, share.last_batch)
+    ingredient: int
+    lane: int
+    start: int
+    stop: int
+
+
+class Reading(NamedTuple):
+    """A window of an ingredient, to be read."""
+
+    ingredient: int
+    window: Window
 
 
 @dataclass(frozen=True)
 class Share:
-    """The batches that one worker takes of a stream: its numbers first_batch … last_batch - 1."""
+    """The batches that one worker takes of a stream: of the global batches first … last - 1 every `workers`-th, from the `rank`-th on."""
 
     rank: int
     workers: int
-    first_batch: int
-    last_batch: int
+    first: int
+    last: int
+
+    @property
+    def numbers(self) -> range:
+        """Their global numbers."""
+        return range(self.first + self.rank, self.last, self.workers)
 
 
-def usable_rows(corpus: Corpus, selection: Selection) -> tuple[list[int], Counter]:
-    """Usable rows of each row group, and how many rows are left out, by reason. Reads the columns key and text, in threads."""
-    groups = corpus.row_groups
-    if selection.everything:
-        return [rows for _, _, rows in groups], Counter()
+@dataclass(frozen=True)
+class Stream:
+    """One stream of a run. Small and picklable: workers open the files themselves.
+
+    Args:
+        whole_batches: whether each batch comes from one ingredient (buckets of equal width), instead of each row.
+    """
+
+    ingredients: tuple[Ingredient, ...]
+    mix: Mix
+    batch_size: int
+    left_out: dict[str, int]
+    whole_batches: bool = False
+
+    @property
+    def lanes(self) -> int:
+        """Of every ingredient."""
+        return self.ingredients[0].plan.lanes
+
+    @property
+    def paths(self) -> list[str]:
+        """The corpora."""
+        return list(dict.fromkeys(ingredient.path for ingredient in self.ingredients))
+
+    @property
+    def rows(self) -> int:
+        """Usable rows."""
+        return sum(ingredient.plan.rows for ingredient in self.ingredients)
+
+    def requests(self, number: int) -> list[Request]:
+        """The rows of global batch `number`: batch number // lanes of lane number mod lanes."""
+        index, lane = divmod(number, self.lanes)
+        size = self.batch_size
+        if self.whole_batches:
+            owner = self.mix.owner(index)
+            taken = int(self.mix.before(index)[owner])
+            return [Request(owner, lane, taken * size, (taken + 1) * size)]
+        starts, stops = self.mix.before(index * size), self.mix.before((index + 1) * size)
+        return [Request(owner, lane, int(start), int(stop)) for owner, (start, stop) in enumerate(zip(starts, stops)) if stop > start]
+
+    def readings(self, share: Share) -> Iterator[Reading]:
+        """What one worker reads for its share of the batches, in the order in which it is needed."""
+        fetched: dict[tuple[int, int], int] = {}  # the first row of (ingredient, lane) that is not read
+        for number in share.numbers:
+            for request in self.requests(number):
+                place = request.ingredient, request.lane
+                at = max(fetched.get(place, 0), request.start)
+                while at < request.stop:
+                    window = self.ingredients[request.ingredient].plan.window(request.lane, at)
+                    at += window.rows
+                    yield Reading(request.ingredient, window)
+                fetched[place] = at
+
+
+def open_stream(corpora: Sequence[str], selection: Selection, *, batch_size: int, seed: int, workers: int = 1,
+                weights: Mapping[str, float] | None = None, widths: Sequence[tuple[float, int]] = (), lanes: int | None = None) -> Stream:
+    """Count what a selection uses of one or several corpora.
+
+    Args:
+        weights: share of each source in every batch; sources without a weight are left out. None: every row counts the same.
+        widths: buckets: (greatest width / height, pixels), the narrowest first; each batch comes from one of them. None: no buckets.
+        lanes: of the run that is continued; None: those for `workers`.
+
+    Raises:
+        BadInput: no corpus there, no usable row, a weight for a source that is not there, or fewer usable rows than a batch needs.
+    """
+    opened = [Corpus.open(path) for path in corpora]
+    selections = [(corpus, part) for corpus in opened for part in _by_source(corpus, selection, weights)]
+    _check_weights(opened, weights)
+    lanes, ingredients, shares, left_out = lanes or lanes_for(workers), [], [], _without_weight(opened, weights)
+    for corpus, part in selections:
+        counts, reasons = usable_rows(corpus, _buckets(part, widths))
+        left_out += reasons
+        total = sum(map(sum, counts))
+        if weights and total < lanes:
+            raise BadInput(f"the source {part.source} of {corpus.path} has a weight, so it needs at least {lanes} usable rows, found {total}; "
+                           "take its weight away, or bring in more images")
+        for chosen, rows, width in _merged(_buckets(part, widths), counts, [width for _, width in widths] or [None], max(batch_size, lanes)):
+            ingredients.append(Ingredient(corpus.path, chosen, Plan(rows, seed, lanes), width))
+            shares.append(sum(rows) * (weights[part.source] / total if weights else 1))
+    used = sum(ingredient.plan.rows for ingredient in ingredients)
+    if used < batch_size * workers:
+        raise BadInput(_too_few(opened, used, left_out, batch_size, workers))
+    return Stream(tuple(ingredients), Mix(shares), batch_size, dict(left_out), bool(widths))
+
+
+def _by_source(corpus: Corpus, selection: Selection, weights: Mapping[str, float] | None) -> list[Selection]:
+    if weights is None:
+        return [selection]
+    return [replace(selection, source=name) for name in corpus.manifest.sources if name in weights]
+
+
+def _check_weights(corpora: list[Corpus], weights: Mapping[str, float] | None) -> None:
+    known = [name for corpus in corpora for name in corpus.manifest.sources]
+    for name in weights or {}:
+        if known.count(name) != 1:
+            raise BadInput(f"weights: expected each source in one corpus, found {name!r} in {known.count(name)}; the sources are {', '.join(known)}")
+
+
+def _without_weight(corpora: list[Corpus], weights: Mapping[str, float] | None) -> Counter:
+    rows = sum(shard.rows for corpus in corpora for shard in corpus.manifest.shards if weights is not None and shard.source not in weights)
+    return +Counter({"source without a weight": rows})
+
+
+def _buckets(selection: Selection, widths: Sequence[tuple[float, int]]) -> list[Selection]:
+    lows = [0.0, *(ratio for ratio, _ in widths)]
+    return [replace(selection, ratios=(low, ratio)) for low, (ratio, _) in zip(lows, widths)] or [selection]
+
+
+def _merged(buckets: list[Selection], counts: list[list[int]], widths: list[int | None], least: int):
+    """The buckets as (selection, rows of each row group, width), those with fewer than `least` rows joined to the next wider one."""
+    merged, filled = [], [entry for entry in zip(buckets, counts, widths) if sum(entry[1])]
+    for bucket, rows, width in filled:
+        if merged and (sum(merged[-1][1]) < least or (width == filled[-1][2] and sum(rows) < least)):
+            before, more, _ = merged.pop()
+            bucket = replace(bucket, ratios=(before.ratios[0], bucket.ratios[1]))
+            rows = [a + b for a, b in zip(rows, more)]
+        merged.append((bucket, rows, width))
+    return merged
+
+
+def _too_few(corpora: list[Corpus], used: int, left_out: Counter, batch_size: int, workers: int) -> str:
+    found = f"{', '.join(corpus.path for corpus in corpora)} has {sum(corpus.rows for corpus in corpora)} rows, of which {used} can be used"
+    if left_out:
+        found += " (" + ", ".join(f"{count} left out: {reason}" for reason, count in left_out.items()) + ")"
+    return (f"a batch of {batch_size} images on each of {workers} workers needs at least {batch_size * workers} rows, but {found}; "
+            "lower batch_size, or bring in more images")
+
+
+def usable_rows(corpus: Corpus, buckets: Sequence[Selection]) -> tuple[list[list[int]], Counter]:
+    """For each bucket the usable rows of each row group, and how many rows are left out in all, by reason.
+
+    The buckets differ in their ratios only. Reads the columns that they need, in threads.
+    """
+    groups, wanted = corpus.row_groups, _groups_of(corpus, buckets[0].source)
+    if not buckets[0].by_row:
+        return [[group.rows if take else 0 for group, take in zip(groups, wanted)]], Counter()
+
+    def count(group: RowGroup) -> list[tuple[int, Counter]]:
+        rows = corpus.read_row_group(group.shard, group.index, buckets[0].columns)
+        return [(int(kept.sum()), reasons) for kept, reasons in (bucket.mask(rows) for bucket in buckets)]
+
+    counts, left_out = [[0] * len(groups) for _ in buckets], Counter()
+    chosen = [number for number, take in enumerate(wanted) if take]
     with ThreadPoolExecutor() as pool:
-        masks = pool.map(lambda group: selection.mask(corpus.read_row_group(group[0], group[1], ["key", "text"])), groups)
-        counts, left_out = [], Counter()
-        for kept, reasons in masks:
-            counts.append(int(kept.sum()))
-            left_out += reasons
+        for number, found in zip(chosen, pool.map(count, (groups[number] for number in chosen))):
+            for bucket, (rows, reasons) in enumerate(found):
+                counts[bucket][number] = rows
+                left_out += reasons
     return counts, left_out
 
 
-def read_window(stream: Stream, window: Window) -> pa.Table:
+def _groups_of(corpus: Corpus, source: str | None) -> list[bool]:
+    """Whether each row group belongs to a source; None: all do."""
+    return [source in (None, shard.source) for shard in corpus.manifest.shards for _ in shard.row_groups]
+
+
+def read_window(stream: Stream, reading: Reading) -> pa.Table:
     """The rows of a window, in the order of the stream: columns key, image (encoded bytes), text."""
-    groups, positions = stream.plan.row_ids(window)
+    ingredient = stream.ingredients[reading.ingredient]
+    groups, positions = ingredient.plan.row_ids(reading.window)
     needed, place = np.unique(groups, return_inverse=True)
-    read = _usable_group_cached if stream.plan.by_row else _usable_group  # a small corpus stays in the reader's memory
+    read = _usable_group_cached if ingredient.plan.by_row else _usable_group  # a small corpus stays in the reader's memory
     tables, order = [], np.argsort(place, kind="stable")
     for number, group in enumerate(needed):
-        tables.append(read(stream.path, stream.selection, int(group)).take(positions[order[place[order] == number]]))
+        tables.append(read(ingredient.path, ingredient.selection, int(group)).take(positions[order[place[order] == number]]))
     return pa.concat_tables(tables).take(np.argsort(order, kind="stable"))
 
 
 def _usable_group(path: str, selection: Selection, group: int) -> pa.Table:
     corpus, row_groups = _opened(path)
     shard, index, _ = row_groups[group]
-    rows = corpus.read_row_group(shard, index, COLUMNS)
-    return rows if selection.everything else rows.filter(pa.array(selection.mask(rows)[0]))
+    if not selection.by_row:
+        return corpus.read_row_group(shard, index, COLUMNS)
+    rows = corpus.read_row_group(shard, index, list(dict.fromkeys(COLUMNS + selection.columns)))
+    return rows.filter(pa.array(selection.mask(rows)[0])).select(COLUMNS)
 
 
 _usable_group_cached = lru_cache(maxsize=1024)(_usable_group)
@@ -155,5 +312,5 @@ def _opened(path: str) -> tuple[Corpus, list[RowGroup]]:
 
 
 def local_blocks(stream: Stream, share: Share) -> Iterator[pa.Table]:
-    """A worker's windows, read in this process. The order is that of `ray_blocks`."""
-    return (read_window(stream, window) for window in stream.windows(share))
+    """A worker's windows, read in this process. The order is that of `feed.ray_blocks`."""
+    return (read_window(stream, reading) for reading in stream.readings(share))

@@ -23,9 +23,11 @@ from pipelines import tracking
 from pipelines.cluster import start_ray
 from pipelines.corpus import Corpus
 from pipelines.errors import BadInput
+from pipelines.reading import shape_of
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.runs import RunFolder
-from pipelines.stream import Selection, Stream
+from pipelines.storage import absolute
+from pipelines.stream import Selection, Stream, open_stream
 from pipelines.weights import find_model, save_recognizer
 from pipelines.worker import Job, build_objective, trained_parts, work
 
@@ -39,8 +41,11 @@ class Outcome:
     metrics: dict[str, Any]
 
 
-def open_streams(recipe: Recipe) -> dict[str, Stream]:
+def open_streams(recipe: Recipe, lanes: int | None = None) -> dict[str, Stream]:
     """The labeled and unlabeled streams that the recipe's objective wants, counted and checked.
+
+    Args:
+        lanes: of the run that is continued; None for a new one.
 
     Raises:
         BadInput: a stream is missing from the recipe, its corpus cannot be used, or is smaller than a batch.
@@ -54,8 +59,9 @@ def open_streams(recipe: Recipe) -> dict[str, Stream]:
             raise BadInput(f"the objective {recipe.objective['name']} needs data.{part} (its corpus and batch_size), found none in the recipe")
         selection = Selection(recipe.charset.characters if part == "labeled" else None, objective.recognizer.max_length, source.fraction,
                               recipe.seed)
-        streams[part] = Stream.open(str(Path(source.corpus).absolute()), selection, batch_size=source.batch_size,
-                                    seed=recipe.seed * 2 + (part == "unlabeled"), workers=recipe.training.workers)
+        streams[part] = open_stream([absolute(corpus) for corpus in source.corpora], selection, batch_size=source.batch_size,
+                                    seed=recipe.seed * 2 + (part == "unlabeled"), workers=recipe.training.workers, weights=source.weights,
+                                    widths=shape_of(objective.recognizer).buckets(), lanes=lanes)
     return streams
 
 
@@ -90,20 +96,20 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, p
     Raises:
         BadInput: something in the recipe cannot be, or training met a loss that is not finite.
     """
-    streams = open_streams(recipe)
+    where = RunFolder(folder or Path(recipe.runs) / recipe.name)
+    earlier = where.state()
+    streams = open_streams(recipe, earlier and earlier.lanes)
     if recipe.data.validation:
         Corpus.open(recipe.data.validation.corpus)
     if recipe.initialize_from:
         find_model(recipe.initialize_from, recipe.runs)
-    where = RunFolder(folder or Path(recipe.runs) / recipe.name)
-    fresh = where.state() is None
     with where.claimed(recipe, resume) as state:
         if state.status == "finished":
             _say(f"the run {recipe.name} has finished already: {where.model}", quiet)
             return Outcome(where.path, where.model, _last_metrics(where))
         start_ray()
         cpus = reader_cpus(recipe, len(streams), reserved_cpus)
-        if not fresh:
+        if earlier is not None:
             _say(f"continuing the run {recipe.name} in {where.path}", quiet)
             with where.training(lambda: _say("waiting for the killed run's workers to end", quiet)):
                 pass
@@ -112,7 +118,7 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, p
             state.tracked = vars(_start_tracking(recipe, streams, parent))
         else:
             tracking.reopen(state.handle)
-        state.status = "running"
+        state.status, state.lanes = "running", next(iter(streams.values())).lanes
         where.write(state)
         try:
             metrics = _fit(recipe, streams, where, state.handle, cpus, list(callbacks), quiet)
@@ -129,7 +135,8 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, p
 
 
 def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: tracking.RunHandle | None) -> tracking.RunHandle:
-    corpora = {part: Corpus.open(stream.path).sha256 for part, stream in streams.items()}
+    corpora = {f"{part}.{number}" if number else part: Corpus.open(path).sha256
+               for part, stream in streams.items() for number, path in enumerate(stream.paths)}
     if recipe.data.validation:
         corpora["validation"] = Corpus.open(recipe.data.validation.corpus).sha256
     return tracking.start_run(recipe.name, recipe.to_yaml(), params=recipe.model_dump(mode="json"), corpora=corpora, parent=parent,
@@ -193,7 +200,7 @@ def _say(line: str, quiet: bool) -> None:
 def _say_streams(streams: dict[str, Stream], quiet: bool) -> None:
     for part, stream in streams.items():
         left_out = "".join(f"; left out {count}: {reason}" for reason, count in stream.left_out.items())
-        _say(f"{part}: {stream.plan.rows} images of {stream.path}, {stream.batch_size} a step and worker{left_out}", quiet)
+        _say(f"{part}: {stream.rows} images of {", ".join(stream.paths)}, {stream.batch_size} a step and worker{left_out}", quiet)
 
 
 class _Progress:

@@ -25,6 +25,7 @@ from pipelines.errors import BadInput
 from pipelines.evaluate import evaluate_recognizer
 from pipelines.feed import batches, ray_blocks
 from pipelines.loop import Hooks, NonFiniteLoss, Numerics, Schedule, build_optimizer, fit, one_cycle
+from pipelines.reading import shape_of
 from pipelines.recipe import Recipe, parse_recipe
 from pipelines.runs import RunFolder
 from pipelines.stream import Share, Stream
@@ -113,6 +114,8 @@ class _Worker:
     job: Job
     recipe: Recipe
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
+    resumed_at: int = 0  # steps done before this process started
+    taken: int = 0  # batches of each stream that all workers together had taken by then
 
     def run(self) -> None:
         recipe, training = self.recipe, self.recipe.training
@@ -151,13 +154,18 @@ class _Worker:
                 log.close()
 
     def _batches(self, done: int) -> Iterator[Batch]:
-        training, recognizer = self.recipe.training, self.objective.recognizer
-        share = Share(self.rank, self.world, done * training.accumulate, training.steps * training.accumulate)
-        parts = {name: batches(stream, share, ray_blocks(stream, share, self.job.reader_cpus), height=recognizer.height, width=recognizer.width,
+        recognizer = self.objective.recognizer
+        share = self._share(done)
+        parts = {name: batches(stream, share, ray_blocks(stream, share, self.job.reader_cpus), shape=shape_of(recognizer),
                                charset=recognizer.charset if name == "labeled" else None)
                  for name, stream in self.job.streams.items()}
-        for step in range(share.first_batch, share.last_batch):
+        for _ in share.numbers:
             yield Batch(**{name: next(part) for name, part in parts.items()})
+
+    def _share(self, done: int) -> Share:
+        """This worker's batches of the remaining steps. The first is the one that no worker has taken, however many there were before."""
+        each = self.recipe.training.accumulate * self.world  # batches a step
+        return Share(self.rank, self.world, self.taken, self.taken + (self.recipe.training.steps - done) * each)
 
     def _log(self, log: MetricLog | None, step: int, numbers: dict[str, float]) -> None:
         if log is None:
@@ -186,9 +194,12 @@ class _Worker:
             ray.train.report(report)
             return
         with tempfile.TemporaryDirectory() as folder:
-            torch.save({"step": step, "world": self.world, "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(),
+            torch.save({"step": step, "batches": self._taken_at(step), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(),
                         "rates": self.rates.state_dict() if self.rates else None, "metrics": self.metrics}, Path(folder) / "state.pt")
             ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
+
+    def _taken_at(self, step: int) -> int:
+        return self.taken + (step - self.resumed_at) * self.recipe.training.accumulate * self.world
 
     def _restore(self) -> int:
         """Load the last checkpoint, if there is one; returns the steps done."""
@@ -197,12 +208,9 @@ class _Worker:
             return 0
         with checkpoint.as_directory() as folder:
             state = torch.load(Path(folder) / "state.pt", weights_only=True, map_location="cpu")
-        if state["world"] != self.world:
-            raise BadInput(f"the run was trained with {state['world']} workers, found {self.world}; continue it with training.workers="
-                           f"{state['world']}")
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.rates is not None:
             self.rates.load_state_dict(state["rates"])
-        self.metrics = state["metrics"]
+        self.metrics, self.taken, self.resumed_at = state["metrics"], state["batches"], state["step"]
         return state["step"]

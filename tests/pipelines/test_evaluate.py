@@ -29,7 +29,7 @@ def picture(level: int, height: int = 20, width: int = 60) -> bytes:
 class KnowsByGray(nn.Module):
     """Reads an image as the string that belongs to its gray level, with a given confidence."""
 
-    height, width, channels, max_length, charset = 32, 100, 1, 25, Charset.named("36")
+    height, width, aspect, channels, max_length, charset = 32, 100, "stretch", 1, 25, Charset.named("36")
 
     def __init__(self, answers: dict[int, tuple[str, float]]):
         super().__init__()

@@ -12,7 +12,8 @@ from pipelines import plan as plans
 from pipelines.corpus import Corpus, ShardWriter, SourceCounts, write_manifest, write_quarantine
 from pipelines.errors import BadInput
 from pipelines.feed import batches, ray_blocks
-from pipelines.stream import Selection, Share, Stream, local_blocks, usable_rows
+from pipelines.images import Shape
+from pipelines.stream import Selection, Share, Stream, local_blocks, open_stream, usable_rows
 
 ROWS = 230
 
@@ -44,15 +45,18 @@ UNLABELED = Selection(None)
 LABELED = Selection(Charset.named("36").characters)
 
 
-def take(stream: Stream, rank: int, workers: int, first: int, last: int, blocks=local_blocks):
-    share = Share(rank, workers, first, last)
-    charset = Charset.named("36") if stream.selection.characters else None
-    return list(batches(stream, share, blocks(stream, share), height=4, width=6, charset=charset))
+def take(stream: Stream, share: Share, blocks=local_blocks, shape: Shape = Shape(4, 6)):
+    charset = Charset.named("36") if stream.ingredients[0].selection.characters else None
+    return list(batches(stream, share, blocks(stream, share), shape=shape, charset=charset))
+
+
+def keys_of(parts) -> list[str]:
+    return [key for part in parts for key in part.keys]
 
 
 def test_a_batch_holds_resized_images_keys_and_normalised_texts(corpus):
-    stream = Stream.open(corpus, LABELED, batch_size=16, seed=1)
-    part = take(stream, 0, 1, 0, 1)[0]
+    stream = open_stream([corpus], LABELED, batch_size=16, seed=1)
+    part = take(stream, Share(0, 1, 0, 1))[0]
     assert part.images.shape == (16, 3, 4, 6) and part.images.dtype == torch.uint8
     numbers = [int(key.removeprefix("made/")) for key in part.keys]
     assert part.images[:, 0, 0, 0].tolist() == numbers  # each image is its own row's
@@ -60,17 +64,16 @@ def test_a_batch_holds_resized_images_keys_and_normalised_texts(corpus):
 
 
 def test_labels_that_cannot_be_learned_are_left_out_and_counted(corpus):
-    counts, left_out = usable_rows(Corpus.open(corpus), LABELED)
+    (counts,), left_out = usable_rows(Corpus.open(corpus), [LABELED])
     assert left_out == {"characters outside the charset": 23, "empty label": 23, "no label": 23, "longer than 25 characters": 23}
     assert sum(counts) == ROWS - 4 * 23 and len(counts) == 6
-    assert usable_rows(Corpus.open(corpus), UNLABELED) == ([40, 40, 40, 30, 40, 40], Counter())
+    assert usable_rows(Corpus.open(corpus), [UNLABELED]) == ([[40, 40, 40, 30, 40, 40]], Counter())
 
 
 def test_five_percent_of_the_labels_lie_within_ten(corpus):
     def keys(fraction, seed=7):
-        stream = Stream.open(corpus, Selection(None, fraction=fraction, seed=seed), batch_size=1, seed=0)
-        parts = take(stream, 0, 1, 0, stream.plan.rows)
-        return {key for part in parts for key in part.keys}
+        stream = open_stream([corpus], Selection(None, fraction=fraction, seed=seed), batch_size=1, seed=0, lanes=1)
+        return set(keys_of(take(stream, Share(0, 1, 0, stream.rows))))
     small, large = keys(0.05), keys(0.10)
     assert 0 < len(small) < len(large) < 60
     assert small < large
@@ -78,20 +81,25 @@ def test_five_percent_of_the_labels_lie_within_ten(corpus):
 
 
 @pytest.mark.parametrize("small", [10**6, 0])
-def test_every_key_once_per_epoch_at_any_world_size(corpus, monkeypatch, small):
+@pytest.mark.parametrize("lanes", [1, 2, 5, 10])  # each divides the 230 rows
+def test_every_key_once_per_epoch_at_any_world_size_also_when_it_changes(corpus, monkeypatch, small, lanes):
     monkeypatch.setattr(plans, "SMALL", small)
     monkeypatch.setattr(plans, "WINDOW", 16)
-    stream = Stream.open(corpus, UNLABELED, batch_size=1, seed=3, workers=2)
-    alone = [part.keys[0] for part in take(stream, 0, 1, 0, 8 * 28)]  # 28 rows of each of the 8 lanes, of which they hold 28 or 29
-    assert len(set(alone)) == len(alone)
-    shares = [take(stream, rank, 2, 0, 4 * 28) for rank in range(2)]
-    assert [shares[g % 2][g // 2].keys[0] for g in range(8 * 28)] == alone
+    stream = open_stream([corpus], UNLABELED, batch_size=1, seed=3, lanes=lanes)
+    alone = keys_of(take(stream, Share(0, 1, 0, 2 * ROWS)))
+    assert len(set(alone[:ROWS])) == ROWS and len(set(alone[ROWS:])) == ROWS
+    killed = [0, 37, 38, 125, 230, 301, 460]  # global batches; between them 2, 3, 1, 4, 2, 8 workers, whatever the number of lanes
+    together = []
+    for first, last, workers in zip(killed, killed[1:], (2, 3, 1, 4, 2, 8)):
+        shares = [keys_of(take(stream, Share(rank, workers, first, last))) for rank in range(workers)]
+        together += [shares[number % workers][number // workers] for number in range(last - first)]
+    assert together == alone
 
 
 def test_ray_gives_the_same_batches_from_any_position(corpus, ray_session, monkeypatch):
-    stream = Stream.open(corpus, LABELED, batch_size=7, seed=5, workers=2)
-    expected = take(stream, 1, 2, 0, 90)
-    found = take(stream, 1, 2, 40, 90, blocks=lambda stream, share: ray_blocks(stream, share, reader_cpus=0.5))
+    stream = open_stream([corpus], LABELED, batch_size=7, seed=5, workers=2)
+    expected = take(stream, Share(1, 2, 0, 180))
+    found = take(stream, Share(1, 2, 80, 180), blocks=lambda stream, share: ray_blocks(stream, share, reader_cpus=0.5))
     assert [part.keys for part in found] == [part.keys for part in expected[40:]]
     assert all(torch.equal(a.images, b.images) and a.texts == b.texts for a, b in zip(found, expected[40:]))
 
@@ -99,4 +107,55 @@ def test_ray_gives_the_same_batches_from_any_position(corpus, ray_session, monke
 def test_a_batch_larger_than_the_corpus_is_refused(corpus):
     with pytest.raises(BadInput, match=r"a batch of 100 images on each of 2 workers needs at least 200 rows, but .* has 230 rows, of which "
                                        r"138 can be used \(23 left out: no label, "):
-        Stream.open(corpus, LABELED, batch_size=100, seed=0, workers=2)
+        open_stream([corpus], LABELED, batch_size=100, seed=0, workers=2)
+
+
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Sources wide (60 rows of 60 x 10 pixels) and narrow (40 rows of 10 x 10), and one of 3 rows."""
+    folder = tmp_path_factory.mktemp("other")
+    entries, counts = [], {}
+    for source, rows, width in (("wide", 60, 60), ("narrow", 40, 10), ("few", 3, 10)):
+        data = cv2.imencode(".png", np.full((10, width, 3), 9, np.uint8))[1].tobytes()
+        with ShardWriter(folder, source, 0, rows_per_group=25) as writer:
+            for row in range(rows):
+                writer.write(key=f"{source}/{row}", image=data, text="a", width=width, height=10, phash=0)
+        entries.append(writer.entry)
+        counts[source] = SourceCounts(rows_in=rows, kept=rows, labeled=rows)
+    write_quarantine(folder)
+    write_manifest(folder, entries, counts, {"command": "test"})
+    return str(folder)
+
+
+def test_sources_of_several_corpora_are_mixed_by_weight(corpus, other):
+    stream = open_stream([corpus, other], UNLABELED, batch_size=10, seed=0, weights={"made": 0.3, "wide": 0.7})
+    parts = take(stream, Share(0, 1, 0, 40))
+    for part in parts:
+        assert [sum(key.startswith(source) for key in part.keys) for source in ("made/", "wide/")] == [3, 7]
+    assert stream.left_out == {"source without a weight": 43}
+    assert Counter(key for key in keys_of(parts) if key.startswith("made/")).most_common(1)[0][1] == 1  # 120 of 230 rows: none twice
+    united = open_stream([corpus, other], UNLABELED, batch_size=10, seed=0)
+    assert united.rows == ROWS + 103 and united.paths == [corpus, other]
+
+
+def test_weights_that_cannot_be_met_are_refused(corpus, other):
+    with pytest.raises(BadInput, match="expected each source in one corpus, found 'wild' in 0; the sources are made, wide, narrow, few"):
+        open_stream([corpus, other], UNLABELED, batch_size=10, seed=0, weights={"wild": 1})
+    with pytest.raises(BadInput, match="the source few of .* has a weight, so it needs at least 8 usable rows, found 3; take"):
+        open_stream([other], UNLABELED, batch_size=10, seed=0, weights={"few": 1})
+
+
+def test_images_that_keep_their_ratio_come_in_batches_of_one_width(other):
+    shape = Shape(10, 100, "keep")
+    stream = open_stream([other], UNLABELED, batch_size=5, seed=0, widths=shape.buckets(), lanes=1)
+    parts = take(stream, Share(0, 1, 0, 2 * 103 // 5), shape=shape)
+    assert {part.images.shape for part in parts} == {(5, 3, 10, 20), (5, 3, 10, 80)}
+    for part in parts:
+        assert {key.startswith("wide/") for key in part.keys} == {part.images.shape[-1] == 80}
+    assert len(set(keys_of(parts))) == 103
+
+
+def test_a_bucket_too_small_for_a_batch_joins_the_next_wider_one(other):
+    shape = Shape(10, 100, "keep")
+    stream = open_stream([other], UNLABELED, batch_size=50, seed=0, widths=shape.buckets(), lanes=1)  # 43 narrow images, 60 wide
+    assert [(ingredient.width, ingredient.plan.rows) for ingredient in stream.ingredients] == [(80, 103)]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipelines.images import (decode_gray, decode_image, hash_thumbnail, image_problem, image_size, is_cut_off,
+from pipelines.images import (Shape, decode_gray, decode_image, hash_thumbnail, image_problem, image_size, is_cut_off,
                               perceptual_hash, perceptual_hashes)
 
 
@@ -24,25 +24,25 @@ def encode(image: np.ndarray, kind: str = ".jpg", quality: int = 90) -> bytes:
 def test_decoding_gives_rgb_of_the_size_asked_for():
     blue = np.zeros((10, 20, 3), np.uint8)
     blue[:, :, 0] = 255  # OpenCV writes blue, green, red
-    image = decode_image(encode(blue, ".png"), 32, 100)
+    image = decode_image(encode(blue, ".png"), Shape(32, 100))
     assert image.shape == (32, 100, 3) and image.dtype == np.uint8
     assert (image == (0, 0, 255)).all()
 
 
 def test_an_image_of_the_right_size_is_not_resampled():
-    assert (decode_image(encode(word(), ".png"), 48, 160) == word()[:, :, ::-1]).all()
+    assert (decode_image(encode(word(), ".png"), Shape(48, 160)) == word()[:, :, ::-1]).all()
 
 
 def test_shrinking_averages_instead_of_skipping_pixels():
     stripes = np.zeros((64, 1000, 3), np.uint8)
     stripes[:, ::2] = 254
-    assert (decode_image(encode(stripes, ".png"), 32, 100) == 127).all()
+    assert (decode_image(encode(stripes, ".png"), Shape(32, 100)) == 127).all()
 
 
 def test_one_axis_may_shrink_while_the_other_grows():
     column = np.zeros((320, 20, 3), np.uint8)
     column[::2] = 254
-    assert (decode_image(encode(column, ".png"), 32, 100) == 127).all()
+    assert (decode_image(encode(column, ".png"), Shape(32, 100)) == 127).all()
 
 
 @pytest.mark.parametrize("kind", [".jpg", ".png", ".bmp", ".webp", ".tiff"])
@@ -55,7 +55,7 @@ def test_common_formats_decode(kind):
 
 def test_sixteen_bits_become_eight():
     gray = np.full((9, 7), 40000, np.uint16)
-    assert decode_image(encode(gray, ".png"), 9, 7).max() == 40000 >> 8
+    assert decode_image(encode(gray, ".png"), Shape(9, 7)).max() == 40000 >> 8
 
 
 def stored(picture: Image.Image, kind: str, **options) -> bytes:
@@ -71,7 +71,7 @@ def test_every_kind_of_storage_is_seen_as_pillow_sees_it(mode, kind, options):
     picture = Image.fromarray(word()[:, :, ::-1]).convert(mode)
     data = stored(picture, kind, **options)
     expected = np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int)
-    found = decode_image(data, 48, 160).astype(int)
+    found = decode_image(data, Shape(48, 160)).astype(int)
     assert np.abs(found - expected).mean() <= 1.5  # CMYK is converted with other rounding
 
 
@@ -82,7 +82,7 @@ def test_a_turned_camera_is_undone(turned):
     data = stored(upright, "JPEG", exif=exif, quality=95)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data)))).astype(int)
     assert image_size(data) == expected.shape[1::-1]
-    assert np.abs(decode_image(data, *expected.shape[:2]).astype(int) - expected).mean() < 1
+    assert np.abs(decode_image(data, Shape(*expected.shape[:2])).astype(int) - expected).mean() < 1
 
 
 @pytest.mark.parametrize("kind, options", [("PNG", {}), ("WEBP", {"lossless": True}), ("GIF", {})])
@@ -91,7 +91,7 @@ def test_transparent_parts_lie_on_white(kind, options):
     half[:, 4:, 3] = 255
     data = stored(Image.fromarray(half), kind, **options)
     assert decode_gray(data).tolist() == [[255] * 4 + [0] * 4] * 9
-    assert (decode_image(data, 9, 8)[:, :4] == 255).all() and (decode_image(data, 9, 8)[:, 4:] == 0).all()
+    assert (decode_image(data, Shape(9, 8))[:, :4] == 255).all() and (decode_image(data, Shape(9, 8))[:, 4:] == 0).all()
 
 
 def test_an_image_of_too_many_pixels_is_not_unpacked():
@@ -121,7 +121,7 @@ def test_bytes_after_the_end_of_an_image_are_no_damage():
                                            (b"BM" + b"\7" * 60, "corrupt image")])
 def test_what_is_no_image_is_told(data, problem):
     assert decode_gray(data) is None
-    assert decode_image(data, 32, 100) is None
+    assert decode_image(data, Shape(32, 100)) is None
     assert image_size(data) is None
     assert image_problem(data, None) == problem
 
@@ -165,3 +165,20 @@ def test_a_hash_does_not_depend_on_the_batch():
     together = perceptual_hashes(thumbnails)
     assert together.dtype == np.uint64
     assert together.tolist() == [perceptual_hash(thumbnail) for thumbnail in thumbnails]
+
+
+def test_padding_keeps_the_aspect_ratio_and_repeats_the_last_column():
+    shade = np.arange(80, dtype=np.uint8)[None].repeat(16, axis=0)  # (16, 80)
+    image = decode_image(encode(shade, ".png"), Shape(16, 100, "pad"))
+    assert (image[:, :80, 0] == shade).all() and (image[:, 80:] == 79).all()
+    smaller = decode_image(encode(shade, ".png"), Shape(8, 100, "pad"))
+    assert (smaller[:, 40:] == smaller[:, 39:40]).all() and smaller[0, 39, 0] == 79  # the mean of 78 and 79
+    assert decode_image(encode(shade, ".png"), Shape(16, 60, "pad")).shape == (16, 60, 3)  # too long: squeezed
+
+
+def test_buckets_double_up_to_the_width():
+    shape = Shape(32, 384, "keep")
+    assert shape.buckets() == [(2, 64), (4, 128), (8, 256), (float("inf"), 384)]
+    assert [shape.width_for(*size) for size in ((10, 32), (64, 32), (65, 32), (300, 32), (9000, 32))] == [64, 64, 128, 384, 384]
+    assert Shape(32, 100).buckets() == [] and Shape(32, 100).width_for(9, 9) == 100
+    assert decode_image(encode(word(width=200)), shape).shape == (32, 256, 3)  # 133 of 200 x 48 pixels

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from ray.train import TrainingFailedError
 
 from pipelines.errors import BadInput
 from pipelines.recipe import parse_recipe
@@ -73,26 +74,43 @@ def test_a_run_killed_with_sigkill_continues_with_the_same_command_and_ends_with
     assert all(torch.equal(a, b) for a, b in zip(weights(place / "runs" / "killed").values(), weights(whole.folder).values()))
 
 
-def test_two_workers_take_the_same_number_of_steps_and_survive_the_loss_of_one(corpora, place, ray_session):
-    import ray
-    job = parse_recipe(recipe(corpora, place, "pair", {"name": "seqclr"}, steps=12, checkpoint_every=2, workers=2))
-    killed = []
-
+def kill_a_worker_at_step_5(progress: Path) -> threading.Thread:
+    """SIGKILL one training worker when the run has logged its fifth step."""
     def kill_one():
-        progress = place / "runs" / "pair" / "progress.jsonl"
         while not (progress.is_file() and '"step": 5' in progress.read_text()):
             time.sleep(0.05)
         found = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker|ray::_RayTrainWorker"], capture_output=True, text=True).stdout.split()
-        killed.extend(found[:1])
         os.kill(int(found[0]), signal.SIGKILL)
     thread = threading.Thread(target=kill_one, daemon=True)
     thread.start()
+    return thread
+
+
+def test_two_workers_take_the_same_number_of_steps_and_survive_the_loss_of_one(corpora, place, ray_session):
+    import ray
+    job = parse_recipe(recipe(corpora, place, "pair", {"name": "seqclr"}, steps=12, checkpoint_every=2, workers=2))
+    killer = kill_a_worker_at_step_5(place / "runs" / "pair" / "progress.jsonl")
     outcome = train(job, quiet=True)
-    thread.join()
-    assert len(killed) == 1 and ray.is_initialized()
+    killer.join()
+    assert ray.is_initialized()
     assert outcome.metrics["step"] == 12
     assert [line["step"] for line in logged(outcome.folder)][-1] == 12
     assert load_recognizer(outcome.folder).name == "crnn_tiny"
+
+
+def test_a_run_goes_on_with_another_number_of_workers_where_the_others_stopped(corpora, place, ray_session):
+    tree = recipe(corpora, place, "shrunk", {"name": "seqclr"}, steps=8, checkpoint_every=2, workers=2, max_failures=0)
+    killer = kill_a_worker_at_step_5(place / "runs" / "shrunk" / "progress.jsonl")
+    with pytest.raises(TrainingFailedError):
+        train(parse_recipe(tree), quiet=True)
+    killer.join()
+    tree["training"]["workers"] = 1
+    outcome = train(parse_recipe(tree), resume=True, quiet=True)
+    steps = [line["step"] for line in logged(outcome.folder)]
+    again = max(i for i in range(1, len(steps)) if steps[i] <= steps[i - 1])
+    newest = max((outcome.folder / "checkpoints").glob("checkpoint_*"))
+    state = torch.load(newest / "state.pt", weights_only=True)
+    assert (state["step"], state["batches"]) == (8, 2 * (steps[again] - 1) + (9 - steps[again]))  # two a step, then one
 
 
 def test_a_finished_run_is_refused_unless_resumed_and_a_changed_recipe_always(corpora, place, ray_session):

@@ -6,7 +6,7 @@ import torch
 from models.charset import Charset
 from models.recognizers import build
 from pipelines.evaluate import evaluate_set
-from pipelines.images import decode_image
+from pipelines.images import Shape, decode_image
 from pipelines.protocols import compared_36, size_note
 from pipelines.wordsets import open_sets
 
@@ -18,7 +18,7 @@ def test_every_word_of_the_published_sets_is_there_labeled_and_readable(real_dat
     rows = list(found.read())
     assert found.rows == len(rows) == words and size_note(name, len(rows)) == note
     assert all(compared_36(text) for _, _, text in rows)
-    assert all(decode_image(image, 32, 100) is not None for _, image, _ in rows)
+    assert all(decode_image(image, Shape(32, 100)) is not None for _, image, _ in rows)
 
 
 def test_a_tree_is_a_set_for_each_leaf(real_data):
