@@ -171,7 +171,7 @@ def _absolute(recipe: Recipe) -> Recipe:
     """The recipe with paths that mean the same in every process."""
     data = recipe.data
     if data.validation:
-        validation = data.validation.model_copy(update={"corpus": str(Path(data.validation.corpus).absolute())})
+        validation = data.validation.model_copy(update={"corpus": absolute(data.validation.corpus)})
         data = data.model_copy(update={"validation": validation})
     start = recipe.initialize_from and str(find_model(recipe.initialize_from, recipe.runs).absolute())
     return recipe.model_copy(update={"data": data, "initialize_from": start})
@@ -200,7 +200,7 @@ def _say(line: str, quiet: bool) -> None:
 def _say_streams(streams: dict[str, Stream], quiet: bool) -> None:
     for part, stream in streams.items():
         left_out = "".join(f"; left out {count}: {reason}" for reason, count in stream.left_out.items())
-        _say(f"{part}: {stream.rows} images of {", ".join(stream.paths)}, {stream.batch_size} a step and worker{left_out}", quiet)
+        _say(f"{part}: {stream.rows} images of {', '.join(stream.paths)}, {stream.batch_size} a step and worker{left_out}", quiet)
 
 
 class _Progress:
