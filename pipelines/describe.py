@@ -1,21 +1,24 @@
-"""`textray describe`: what a corpus holds, in numbers."""
+"""`textray describe`: what a corpus holds, in numbers and as a page of pictures."""
 
 import argparse
 import json
+import sys
 import textwrap
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 
-import pyarrow as pa
-import pyarrow.compute as pc
+from pipelines.characters import visible
+from pipelines.corpus import Corpus, Manifest
+from pipelines.corpus_page import write_page
+from pipelines.errors import BadInput
+from pipelines.tally import QUANTILES, RANGES, Tally, counted, sum_counts, sum_tallies, tally
 
-from pipelines.corpus import Corpus, Manifest, SourceCounts
-
-DESCRIPTION = "Print what a corpus holds: rows per source, rejects and why, label lengths, image sizes, characters."
-EXAMPLE = "example: textray describe corpora/words --json"
-QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
+DESCRIPTION = """Print what a corpus holds: rows per source, rejects and why, label lengths, image sizes, characters, and what
+the charsets 36, 62 and 94 cannot spell. --html writes a page to look at: images of every source, histograms, rejects,
+duplicates and leaked benchmark images with their pictures."""
+EXAMPLE = "example: textray describe corpora/words --html words.html"
 CHARACTERS_SHOWN = 200
+OUTSIDE_SHOWN = 12
+DIGITS = {"aspect": 2}  # decimals in the table; 1 for everything else
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,52 +27,31 @@ def main(argv: list[str] | None = None) -> int:
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("corpus", metavar="CORPUS", help="a folder made by ingest, render or predict")
     parse.add_argument("--json", action="store_true", help="print the numbers as JSON, with every character")
+    parse.add_argument("--html", metavar="PAGE", help="write a page with pictures, one file that needs nothing but a browser")
+    parse.add_argument("--images", type=int, default=40, metavar="N", help="on the page, of each source (default: %(default)s)")
+    parse.add_argument("--seed", type=int, default=0, help="of the draw of the images on the page (default: 0)")
     arguments = parse.parse_args(argv)
+    if arguments.images < 0:
+        raise BadInput(f"--images: expected 0 or more, found {arguments.images}: correct it")
     corpus = Corpus.open(arguments.corpus)
-    summary = describe(corpus)
+    if arguments.html:
+        tallies, size = write_page(corpus, arguments.html, arguments.images, arguments.seed)
+        summary = summarize(corpus, tallies)
+    else:
+        summary = describe(corpus)
     print(json.dumps(summary, indent=1, ensure_ascii=False) if arguments.json else _text(corpus, summary))
+    if arguments.html:
+        print(f"{arguments.html}: the page, {size / 1e6:,.1f} MB", file=sys.stderr if arguments.json else sys.stdout)
     return 0
-
-
-@dataclass
-class Tally:
-    """Histograms of integers and characters: exact, and no larger than the number of different values."""
-
-    text_length: Counter = field(default_factory=Counter)
-    width: Counter = field(default_factory=Counter)
-    height: Counter = field(default_factory=Counter)
-    characters: Counter = field(default_factory=Counter)
-
-    def add_table(self, table: pa.Table) -> None:
-        """Count the rows of a table with the columns text, width and height."""
-        texts = table["text"].drop_null()
-        for histogram, column in ((self.text_length, pc.utf8_length(texts)), (self.width, table["width"]),
-                                  (self.height, table["height"])):
-            for pair in pc.value_counts(column).to_pylist():
-                histogram[pair["values"]] += pair["counts"]
-        self.characters.update("".join(texts.to_pylist()))
-
-    def add(self, other: "Tally") -> None:
-        """Add another tally to this one."""
-        for name in vars(self):
-            getattr(self, name).update(getattr(other, name))
-
-    def summary(self) -> dict:
-        """Quantiles of the three histograms, None for an empty one, and the characters, the most frequent first."""
-        order = sorted(self.characters.items(), key=lambda pair: (-pair[1], pair[0]))
-        ranges = {name: quantiles(getattr(self, name)) for name in ("text_length", "width", "height")}
-        return ranges | {"characters": dict(order)}
 
 
 def describe(corpus: Corpus) -> dict:
     """Counts from the manifest, and lengths, sizes and characters from one pass over the rows, without the images."""
-    tallies = {name: Tally() for name in corpus.manifest.sources}
-    for shard in corpus.manifest.shards:
-        for index in range(len(shard.row_groups)):
-            tallies[shard.source].add_table(corpus.read_row_group(shard.name, index, ["text", "width", "height"]))
-    total = Tally()
-    for tally in tallies.values():
-        total.add(tally)
+    return summarize(corpus, tally(corpus))
+
+
+def summarize(corpus: Corpus, tallies: dict[str, Tally]) -> dict:
+    """The numbers of a corpus, ready for JSON; `tallies` are those of its sources."""
     counts = corpus.manifest.sources
     return {
         "path": corpus.path, "rows": corpus.rows,
@@ -77,44 +59,8 @@ def describe(corpus: Corpus) -> dict:
         "bytes": sum(shard.bytes for shard in corpus.manifest.shards),
         "sha256": corpus.sha256, "made_by": corpus.manifest.made_by,
         "sources": {name: counts[name].model_dump(by_alias=True) | tallies[name].summary() for name in counts},
-        "total": sum_counts(counts.values()).model_dump(by_alias=True) | total.summary(),
+        "total": sum_counts(counts.values()).model_dump(by_alias=True) | sum_tallies(tallies.values()).summary(),
     }
-
-
-def sum_counts(counts: Iterable[SourceCounts]) -> SourceCounts:
-    """The counts of all sources together."""
-    total = SourceCounts()
-    for one in counts:
-        total.add(one)
-    return total
-
-
-def quantiles(histogram: Counter) -> dict[str, float] | None:
-    """Exact quantiles, interpolated linearly between neighbours (numpy's default); None without a value."""
-    if not histogram:
-        return None
-    values = sorted(histogram)
-    upto, total = [], 0
-    for value in values:
-        total += histogram[value]
-        upto.append(total)
-
-    def ranked(rank: int) -> int:
-        return next(value for value, count in zip(values, upto, strict=True) if rank < count)
-
-    found = {}
-    for name, share in QUANTILES.items():
-        position = share * (total - 1)
-        low = ranked(int(position))
-        high = ranked(min(int(position) + 1, total - 1))
-        exact = low + (position - int(position)) * (high - low)
-        found[name] = int(exact) if exact == int(exact) else round(exact, 2)
-    return found
-
-
-def counted(number: int, noun: str) -> str:
-    """`1 shard`, `2 shards`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -143,7 +89,7 @@ def _text(corpus: Corpus, summary: dict) -> str:
     parts = [counts_table(corpus.manifest), _ranges(summary)]
     characters = summary["total"]["characters"]
     if characters:
-        parts.append(_characters(characters))
+        parts += [_characters(characters), _charsets(summary)]
     parts.append(f"{corpus.path}: {corpus.rows:,} images in {counted(summary['shards'], 'shard')} "
                  f"and {counted(summary['row_groups'], 'row group')}, {summary['bytes'] / 1e6:,.1f} MB, "
                  f"manifest sha256 {corpus.sha256[:16]}…")
@@ -154,16 +100,16 @@ def _ranges(summary: dict) -> str:
     rows = []
     named = [*summary["sources"].items(), ("all", summary["total"])]
     for name, source in named if len(named) > 2 else named[:1]:
-        for what in ("text_length", "width", "height"):
+        for what in RANGES:
             found = source[what]
             if found is not None:
-                values = (f"{found[quantile]:,.1f}".removesuffix(".0") for quantile in QUANTILES)
+                values = (_short(found[quantile], DIGITS.get(what, 1)) for quantile in QUANTILES)
                 rows.append((name, what.replace("_", " "), *values))
     return table(("source", "", *QUANTILES), rows)
 
 
 def _characters(characters: dict[str, int]) -> str:
-    shown = "  ".join(f"{_visible(character)}\N{NO-BREAK SPACE}{count:,}"
+    shown = "  ".join(f"{visible(character)}\N{NO-BREAK SPACE}{count:,}"
                       for character, count in list(characters.items())[:CHARACTERS_SHOWN])
     lines = textwrap.wrap(shown, 110, break_long_words=False, break_on_hyphens=False)
     if len(characters) > CHARACTERS_SHOWN:
@@ -172,10 +118,23 @@ def _characters(characters: dict[str, int]) -> str:
     return "\n".join([head, *lines]).replace("\N{NO-BREAK SPACE}", " ")
 
 
-def _visible(character: str) -> str:
-    if character == " ":
-        return "space"
-    return character if character.isprintable() and not character.isspace() else f"U+{ord(character):04X}"
+def _charsets(summary: dict) -> str:
+    rows = []
+    named = [*summary["sources"].items(), ("all", summary["total"])]
+    for name, source in named if len(named) > 2 else named[:1]:
+        for charset, found in source["charsets"].items() if source["labeled"] else ():
+            shown = [f"{visible(character)} {count:,}" for character, count in list(found["outside"].items())[:OUTSIDE_SHOWN]]
+            more = ["…"] if len(found["outside"]) > OUTSIDE_SHOWN else []
+            rows.append((name, charset, f"{source['labeled']:,}", f"{found['rows_outside']:,}",
+                         f"{100 * found['rows_outside'] / source['labeled']:.1f} %", f"{found['characters_outside']:,}",
+                         "  ".join(shown + more)))
+    lines = table(("source", "charset", "labeled", "rows outside", "", "characters outside"), [row[:-1] for row in rows]).splitlines()
+    return "\n".join([f"{lines[0]}  the most frequent of them", *(f"{line}  {row[-1]}".rstrip() for line, row in zip(lines[1:], rows, strict=True))])
+
+
+def _short(value: float, digits: int) -> str:
+    text = f"{value:,.{digits}f}"
+    return text.rstrip("0").rstrip(".")
 
 
 if __name__ == "__main__":

@@ -10,9 +10,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
+
+from pipelines.images import decode_gray, has_alpha
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --wrong: #c33; }
@@ -34,6 +37,10 @@ code { overflow-wrap: anywhere; }
 """
 
 
+class Markup(str):
+    """HTML that is taken as it is, where every other string would be escaped."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """An image with lines below it: (name, text) pairs. The names in `wrong` are set in red."""
@@ -43,22 +50,33 @@ class Picture:
     wrong: frozenset[str] = frozenset()
 
 
-def page(title: str, *pieces: str) -> str:
-    """A whole HTML document."""
+def page(title: str, *pieces: str, style: str = "") -> str:
+    """A whole HTML document; `style` is CSS beyond that of every page."""
     name, body = escape(title), "\n".join(pieces)
     return (f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><meta name="viewport" '
-            f'content="width=device-width"><title>{name}</title>\n<style>{STYLE}</style></head>\n'
+            f'content="width=device-width"><title>{name}</title>\n<style>{STYLE}{style}</style></head>\n'
             f"<body>\n<h1>{name}</h1>\n{body}\n</body>\n</html>\n")
 
 
-def heading(text: str) -> str:
-    """The heading of a section."""
-    return f"<h2>{escape(text)}</h2>"
+def heading(text: str, name: str = "") -> str:
+    """The heading of a section; a link to #name leads to it."""
+    anchor = f' id="{escape(name)}"' if name else ""
+    return f"<h2{anchor}>{escape(text)}</h2>"
+
+
+def subheading(text: str) -> str:
+    """The heading of a part of a section."""
+    return f"<h3>{markup(text)}</h3>"
+
+
+def markup(value: object) -> str:
+    """Anything as HTML: Markup as it is, everything else as escaped text."""
+    return value if isinstance(value, Markup) else escape(str(value))
 
 
 def paragraph(text: str) -> str:
-    """A paragraph of plain text."""
-    return f"<p>{escape(text)}</p>"
+    """A paragraph of text."""
+    return f"<p>{markup(text)}</p>"
 
 
 def code(text: str) -> str:
@@ -77,7 +95,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[object]], *, numbers: I
     right, rows = set(numbers), list(rows)
 
     def cells(kind: str, row: Sequence[object]) -> str:
-        return "".join(f'<{kind}{" class=number" if column in right else ""}>{escape(str(cell))}</{kind}>'
+        return "".join(f'<{kind}{" class=number" if column in right else ""}>{markup(cell)}</{kind}>'
                        for column, cell in enumerate(row))
 
     lines = [f"<tr{' class=sum' if index >= len(rows) - sums else ''}>{cells('td', row)}</tr>"
@@ -105,15 +123,31 @@ def figure(svg: str, caption: str) -> str:
 
 def embedded(image: bytes | None, side: int = 256) -> str | None:
     """An encoded image as a data URI, scaled down to at most `side` pixels a side; None if it cannot be decoded."""
-    pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) if image else None
-    if pixels is None:
+    found = fitted(image, side, side)
+    return found and found.source
+
+
+class Thumbnail(NamedTuple):
+    """A picture as a page holds it."""
+
+    source: str  # data URI
+    width: int  # pixels
+    height: int
+
+
+def fitted(image: bytes | None, width: int, height: int) -> Thumbnail | None:
+    """An encoded image scaled down, whole, into width x height pixels; None if it cannot be decoded."""
+    gray = decode_gray(image) if image else None  # refuses what would fill the memory
+    if gray is None:
         return None
-    scale = side / max(pixels.shape[:2])
+    pixels = gray if has_alpha(image) else cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
+    scale = min(width / pixels.shape[1], height / pixels.shape[0])
     if scale < 1:
         size = [max(1, round(length * scale)) for length in (pixels.shape[1], pixels.shape[0])]
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+    source = "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
+    return Thumbnail(source, pixels.shape[1], pixels.shape[0])
 
 
 def write_text(file: str | Path, text: str) -> Path:

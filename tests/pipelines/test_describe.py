@@ -5,12 +5,16 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from models.charset import Charset
+from pipelines.characters import count_outside, rows_outside
 from pipelines.cli import run
 from pipelines.corpus import (Corpus, Rejected, ShardWriter, SourceCounts, rejected_table, write_manifest,
                               write_quarantine)
-from pipelines.describe import describe, quantiles
+from pipelines.describe import describe
+from pipelines.tally import aspects, quantiles
 
 
 @pytest.fixture
@@ -41,6 +45,10 @@ def test_json_holds_counts_lengths_sizes_and_characters(corpus, capsys):
         "text_length": {"min": 3, "5%": 3.05, "median": 3.5, "95%": 3.95, "max": 4},
         "width": {"min": 10, "5%": 11, "median": 20, "95%": 29, "max": 30},
         "height": {"min": 8, "5%": 8, "median": 8, "95%": 8, "max": 8},
+        "aspect": {"min": 1.25, "5%": 1.38, "median": 2.5, "95%": 3.62, "max": 3.75},
+        "charsets": {"36": {"size": 36, "rows_outside": 1, "characters_outside": 3, "outside": {" ": 1, "é": 1, "\u200b": 1}},
+                     "62": {"size": 62, "rows_outside": 1, "characters_outside": 3, "outside": {" ": 1, "é": 1, "\u200b": 1}},
+                     "94": {"size": 94, "rows_outside": 1, "characters_outside": 3, "outside": {" ": 1, "é": 1, "\u200b": 1}}},
         "characters": {"a": 2, " ": 1, "e": 1, "t": 1, "é": 1, "\u200b": 1}}
     assert summary["sources"]["b"]["text_length"] is None
     assert summary["total"]["kept"] == 5 and summary["total"]["width"]["median"] == 10
@@ -58,18 +66,29 @@ def test_the_table_is_readable(corpus, capsys):
         "a         side below 8 px     1",
         "each with its key in quarantine.parquet",
         "",
-        "source               min   5%  median  95%  max",
-        "a       text length    3    3     3.5    4    4",
-        "a             width   10   11      20   29   30",
-        "a            height    8    8       8    8    8",
-        "b             width    5    5     5.5    6    6",
-        "b            height    8    8       8    8    8",
-        "all     text length    3    3     3.5    4    4",
-        "all           width    5  5.2      10   28   30",
-        "all          height    8    8       8    8    8",
+        "source                min    5%  median   95%   max",
+        "a       text length     3     3     3.5     4     4",
+        "a             width    10    11      20    29    30",
+        "a            height     8     8       8     8     8",
+        "a            aspect  1.25  1.38     2.5  3.62  3.75",
+        "b             width     5     5     5.5     6     6",
+        "b            height     8     8       8     8     8",
+        "b            aspect  0.62  0.63    0.69  0.74  0.75",
+        "all     text length     3     3     3.5     4     4",
+        "all           width     5   5.2      10    28    30",
+        "all          height     8     8       8     8     8",
+        "all          aspect  0.62  0.65    1.25   3.5  3.75",
         "",
         "6 different characters, 7 in all",
         "a 2  space 1  e 1  t 1  é 1  U+200B 1",
+        "",
+        "source  charset  labeled  rows outside          characters outside  the most frequent of them",
+        "a            36        2             1  50.0 %                   3  space 1  é 1  U+200B 1",
+        "a            62        2             1  50.0 %                   3  space 1  é 1  U+200B 1",
+        "a            94        2             1  50.0 %                   3  space 1  é 1  U+200B 1",
+        "all          36        2             1  50.0 %                   3  space 1  é 1  U+200B 1",
+        "all          62        2             1  50.0 %                   3  space 1  é 1  U+200B 1",
+        "all          94        2             1  50.0 %                   3  space 1  é 1  U+200B 1",
         ""]
 
 
@@ -84,3 +103,31 @@ def test_quantiles_are_numpys():
     assert list(found.values()) == pytest.approx([np.quantile(values, share) for share in (0, 0.05, 0.5, 0.95, 1)],
                                                  abs=0.005)
     assert quantiles(Counter()) is None
+
+
+def test_aspect_ratios_have_three_digits():
+    width, height = np.array([1, 100, 355, 1731, 40000, 9]), np.array([3, 32, 113, 64, 3, 9])
+    assert aspects(width, height).tolist() == [0.333, 3.12, 3.14, 27.0, 13300.0, 1.0]
+
+
+def test_the_page_goes_with_the_numbers(corpus, tmp_path, capsys):
+    assert run("describe", [str(corpus), "--json", "--html", str(tmp_path / "page.html")]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out) == describe(Corpus.open(corpus))
+    assert "describe: 5 of 5 rows (100 %)" in shown.err and "page.html: the page, 0.0 MB" in shown.err
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_negative_number_of_images_is_bad_input(corpus, tmp_path, capsys):
+    assert run("describe", [str(corpus), "--html", str(tmp_path / "page.html"), "--images", "-1"]) == 2
+    assert "--images: expected 0 or more, found -1: correct it" in capsys.readouterr().err
+
+
+def test_rows_outside_are_those_that_a_charset_cannot_spell():
+    texts = ["tea", "Tea", "t-a", "\u0130", "\n", "]", "[^a", "", "É", "x\U00010000"]
+    characters = Counter("".join(texts))
+    for charset in ("36", "62", "94"):
+        expected = sum(bool(Charset.named(charset).outside(text)) for text in texts)
+        assert rows_outside(charset, pa.chunked_array([texts]), characters) == expected
+    assert count_outside("36", Counter("ÉéÉa-")) == {"é": 3, "-": 1}
+    assert count_outside("62", Counter("ÉéÉa-")) == {"É": 2, "-": 1, "é": 1}

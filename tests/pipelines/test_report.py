@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 
-from pipelines.report import Picture, embedded, figure, page, paragraph, pictures, table, write_text
+from pipelines.report import (Markup, Picture, embedded, figure, fitted, heading, page, paragraph, pictures, subheading, table,
+                              write_text)
 
 
 def png(height: int, width: int) -> bytes:
@@ -51,6 +52,28 @@ def test_pictures_keep_their_shape_and_are_bounded():
     assert decode(embedded(png(30, 90))).shape == (30, 90, 3)
     assert decode(embedded(png(10, 4000))).shape == (1, 256, 3)
     assert embedded(None) is None and embedded(b"") is None and embedded(b"xyz") is None
+
+
+def test_a_picture_is_fitted_whole_into_a_box():
+    assert fitted(png(64, 1500), 1000, 96)[1:] == (1000, 43)
+    assert fitted(png(200, 100), 1000, 96)[1:] == (48, 96)
+    small = fitted(png(10, 20), 1000, 96)
+    assert small[1:] == (20, 10) and decode(small.source).shape == (10, 20, 3)
+    assert fitted(b"xyz", 1000, 96) is None
+
+
+def test_what_is_transparent_lies_on_white():
+    pixels = np.zeros((10, 20, 4), np.uint8)
+    shown = decode(fitted(cv2.imencode(".png", pixels)[1].tobytes(), 100, 100).source)
+    assert shown.shape == (10, 20, 3) and shown.min() == 255
+
+
+def test_markup_alone_is_not_escaped():
+    bold = Markup("<b>&amp;</b>")
+    assert "<td>&lt;b&gt;</td><td><b>&amp;</b></td>" in table(["a", "b"], [["<b>", bold]])
+    assert paragraph(bold) == "<p><b>&amp;</b></p>" and subheading("<") == "<h3>&lt;</h3>"
+    assert heading("A & B") == "<h2>A &amp; B</h2>" and heading("A", "top") == '<h2 id="top">A</h2>'
+    assert page("t", style="i {}").count("i {}</style>") == 1
 
 
 def test_a_file_is_written_whole(tmp_path):
