@@ -14,13 +14,13 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from pipelines import storage
 from pipelines.errors import BadInput
 
 SCHEMA_VERSION = 2
@@ -163,8 +163,8 @@ class Corpus:
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Corpus":
-        """Open the corpus in the folder `path`. Raises BadInput if it is missing, unfinished, damaged or too new."""
-        folder = os.fspath(path)
+        """Open the corpus at `path`, a folder or a URI. Raises BadInput if it is missing, unfinished, damaged or too new."""
+        folder = storage.absolute(os.fspath(path)) if storage.is_remote(os.fspath(path)) else os.fspath(path)
         data = _manifest_bytes(folder)
         try:
             manifest = Manifest.model_validate_json(data)
@@ -193,12 +193,17 @@ class Corpus:
 
     def read_row_group(self, shard: str, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Read row group `index` of the shard named `shard`; `columns` in the order of the schema, None for all."""
-        file = pq.ParquetFile(os.path.join(self.path, shard), metadata=self._footers.get(shard))
-        with file:
+        with self._parquet(shard, self._footers.get(shard)) as file:
             self._footers[shard] = file.metadata
             while len(self._footers) > self.FOOTERS_KEPT:
                 self._footers.popitem(last=False)
             return file.read_row_group(index, columns=None if columns is None else list(columns))
+
+    def _parquet(self, name: str, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
+        path = storage.join(self.path, name)
+        if storage.is_remote(path):  # few large requests instead of many small ones
+            return pq.ParquetFile(storage.open_file(path), metadata=footer, pre_buffer=True)
+        return pq.ParquetFile(path, metadata=footer)
 
     def rows_iter(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Every row once, as one table per row group."""
@@ -207,7 +212,7 @@ class Corpus:
 
     def quarantine_iter(self) -> Iterator[pa.Table]:
         """The rejected rows, as tables with QUARANTINE_SCHEMA."""
-        with pq.ParquetFile(os.path.join(self.path, QUARANTINE)) as file:
+        with self._parquet(QUARANTINE) as file:
             for index in range(file.num_row_groups):
                 yield file.read_row_group(index)
 
@@ -220,17 +225,16 @@ class Corpus:
 
 def _manifest_bytes(folder: str) -> bytes:
     try:
-        return Path(folder, MANIFEST).read_bytes()
+        return storage.read_bytes(storage.join(folder, MANIFEST))
     except (FileNotFoundError, NotADirectoryError):
-        found = f"no {MANIFEST}" if os.path.isdir(folder) else "a file" if os.path.exists(folder) else "no such folder"
+        found = {"folder": f"no {MANIFEST}", "file": "a file", None: "no such folder"}[storage.kind(folder)]
         raise BadInput(f"{folder}: expected a corpus (a folder with {MANIFEST}), found {found}: "
                        "make one with `textray ingest SOURCE... --out CORPUS`") from None
 
 
 def _check_shards(folder: str, manifest: Manifest) -> None:
     """One folder listing instead of opening every shard."""
-    with os.scandir(folder) as entries:
-        sizes = {entry.name: entry.stat().st_size for entry in entries if entry.name.endswith(".parquet")}
+    sizes = storage.file_sizes(folder)
     for shard in manifest.shards:
         found = sizes.get(shard.name)
         if found != shard.bytes:
@@ -248,7 +252,7 @@ def shard_name(source: str, index: int) -> str:
 
 
 class _HashingFile:
-    """A file that is written once, front to back, and hashed on the way."""
+    """A local file that is written once, front to back, and hashed on the way."""
 
     def __init__(self, path: str):
         self._file = open(path, "wb")
@@ -297,14 +301,13 @@ class ShardWriter:
         self.source = source
         self.name = shard_name(source, index)
         self.entry: ShardEntry | None = None  # set when the block ends
-        self._final = os.path.join(folder, self.name)
-        self._temporary = f"{self._final}.{os.getpid()}.tmp"
+        self._written = storage.written(storage.join(os.fspath(folder), self.name))
         self._rows_per_group = rows_per_group
         self._row_groups: list[int] = []
         self._columns: dict[str, list] = {name: [] for name in SCHEMA.names}
 
     def __enter__(self) -> "ShardWriter":
-        self._file = _HashingFile(self._temporary)
+        self._file = _HashingFile(self._written.__enter__())
         self._parquet = pq.ParquetWriter(pa.PythonFile(self._file, mode="w"), SCHEMA, **PARQUET_OPTIONS)
         return self
 
@@ -330,29 +333,24 @@ class ShardWriter:
                 self._flush()
                 self._parquet.close()
                 self._file.sync()
-                os.replace(self._temporary, self._final)
-                self.entry = ShardEntry(name=self.name, source=self.source, rows=sum(self._row_groups),
-                                        bytes=self._file.size, sha256=self._file.sha256.hexdigest(),
-                                        row_groups=self._row_groups)
-        finally:
-            try:
-                self._file.close()  # on a full disk this fails too
-            finally:
-                Path(self._temporary).unlink(missing_ok=True)
+            self._file.close()  # on a full disk this fails too
+        except BaseException as problem:
+            self._written.__exit__(type(problem), problem, problem.__traceback__)
+            raise
+        self._written.__exit__(kind, value, traceback)
+        if kind is None:
+            self.entry = ShardEntry(name=self.name, source=self.source, rows=sum(self._row_groups), bytes=self._file.size,
+                                    sha256=self._file.sha256.hexdigest(), row_groups=self._row_groups)
 
 
 def write_quarantine(folder: str | os.PathLike, tables: Iterable[pa.Table] = ()) -> None:
     """Write quarantine.parquet from tables with QUARANTINE_SCHEMA, one at a time; an empty file when there are none."""
-    final = os.path.join(folder, QUARANTINE)
-    temporary = f"{final}.{os.getpid()}.tmp"
-    try:
-        with pq.ParquetWriter(temporary, QUARANTINE_SCHEMA, compression="ZSTD") as writer:
+    compression = {name: "NONE" if name == "image" else "ZSTD" for name in QUARANTINE_SCHEMA.names}
+    with storage.written(storage.join(os.fspath(folder), QUARANTINE)) as temporary:
+        with pq.ParquetWriter(temporary, QUARANTINE_SCHEMA, compression=compression) as writer:
             for table in tables:
                 if table.num_rows:
                     writer.write_table(table)
-        os.replace(temporary, final)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def write_manifest(folder: str | os.PathLike, shards: Sequence[ShardEntry], sources: dict[str, SourceCounts],
@@ -370,10 +368,5 @@ def write_manifest(folder: str | os.PathLike, shards: Sequence[ShardEntry], sour
                              f"found {counts}")
     manifest = Manifest(rows=sum(shard.rows for shard in ordered), sources=sources, shards=ordered, made_by=made_by)
     text = manifest.model_dump_json(by_alias=True, indent=1)
-    temporary = os.path.join(folder, f"{MANIFEST}.{os.getpid()}.tmp")
-    try:
-        Path(temporary).write_text(text + "\n", encoding="utf-8")
-        os.replace(temporary, os.path.join(folder, MANIFEST))
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    storage.write_bytes(storage.join(os.fspath(folder), MANIFEST), (text + "\n").encode())
     return manifest

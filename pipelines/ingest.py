@@ -13,11 +13,12 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, fields
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 import cv2
 import pyarrow as pa
 
+from pipelines import storage
 from pipelines.cluster import start_ray
 from pipelines.corpus import SCHEMA_VERSION, Corpus
 from pipelines.describe import counted, counts_table
@@ -40,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     parse = argparse.ArgumentParser(prog="textray ingest", description=DESCRIPTION, epilog=EXAMPLE,
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("sources", nargs="+", metavar="SOURCE", help="PATH or NAME=PATH; keys begin with the name")
-    parse.add_argument("--out", required=True, type=Path, metavar="CORPUS", help="the folder to make")
+    parse.add_argument("--out", required=True, metavar="CORPUS", help="the folder or URI to make")
     parse.add_argument("--max-errors", type=float, default=0.01, metavar="SHARE",
                        help="give up when more than this share of all rows is unusable (default: 0.01)")
     parse.add_argument("--min-side", type=int, default=defaults.min_side, metavar="PIXELS",
@@ -96,13 +97,13 @@ def ingest(arguments: list[str], target: str | os.PathLike, options: Options = O
     The bytes are a function of the sources and the options. Raises BadInput, and leaves no corpus, if a source cannot
     be opened, if more than `max_errors` of all rows are quarantined, or if nothing is kept.
     """
-    target = Path(target)
+    target = storage.absolute(os.fspath(target))
     sources = open_sources(arguments, allow_holes)
     _check_apart(sources, target)
     made_by = {"command": "ingest", "sources": arguments, "options": {**asdict(options), "allow_holes": allow_holes},
                **_versions()}
     plan = {**made_by, "fingerprints": [(source.name, source.count(), source.fingerprint) for source in sources]}
-    with open_staging(target) as staging, room_for(str(staging.folder)):
+    with open_staging(target) as staging, room_for(staging.folder):
         if staging.begin(plan, overwrite):
             staging.publish(_run(sources, staging, options, max_errors), made_by)
     return Corpus.open(target)
@@ -117,17 +118,21 @@ def _versions() -> dict[str, object]:
     return {"textray": textray, "pyarrow": pa.__version__, "opencv": cv2.__version__, "schema_version": SCHEMA_VERSION}
 
 
-def _check_apart(sources: list[Source], target: Path) -> None:
+def _check_apart(sources: list[Source], target: str) -> None:
     """A corpus inside a source would become part of it; a source inside the corpus would be replaced with it."""
     for source in sources:
-        inner, outer = sorted((Path(source.path).resolve(), target.resolve()), key=lambda path: -len(path.parts))
+        inner, outer = sorted((_place(source.path), _place(target)), key=lambda path: -len(path.parts))
         if inner.is_relative_to(outer):
             raise BadInput(f"--out {target}: expected a folder apart from the sources, "
                            f"found one that overlaps with {source.path}: choose another --out")
 
 
+def _place(path: str) -> PurePath:
+    return PurePosixPath(path) if storage.is_remote(path) else Path(path).resolve()
+
+
 def _run(sources: list[Source], staging: Staging, options: Options, max_errors: float) -> list[ChunkResult]:
-    total = sum(source.count() for source in sources)
+    total, about = sum(source.count() for source in sources), "" if all(source.exact for source in sources) else "about "
     results, missing = [], []
     for chunk in plan_chunks(sources, options.rows_per_shard):
         earlier = staging.finished(chunk)
@@ -135,7 +140,7 @@ def _run(sources: list[Source], staging: Staging, options: Options, max_errors: 
     already = sum(result.counts.rows_in for result in results)
     if already:
         print(f"ingest: continues in {staging.folder}, where {already:,} of {total:,} images are done", file=sys.stderr)
-    print(f"ingest: {total:,} images from {counted(len(sources), 'source')}", file=sys.stderr)
+    print(f"ingest: {about}{total:,} images from {counted(len(sources), 'source')}", file=sys.stderr)
     if missing:
         start_ray()
     progress = Progress("ingest", total, "images", already)
@@ -144,9 +149,9 @@ def _run(sources: list[Source], staging: Staging, options: Options, max_errors: 
             results.append(result)
             progress.add(result.counts.rows_in)
             _check_errors(results, total, max_errors)
-        _check_errors(results, total, max_errors)
+        _check_errors(results, sum(result.counts.rows_in for result in results), max_errors)
         if not any(result.counts.kept for result in results):
-            raise GaveUp(f"expected images that get in, found all {total} rejected ({_reasons(results)}): "
+            raise GaveUp(f"expected images that get in, found all {sum(result.counts.rows_in for result in results)} rejected ({_reasons(results)}): "
                          "loosen the filters")
     except GaveUp as problem:
         staging.remove()
@@ -161,7 +166,7 @@ def _tasks(chunks: list[Chunk], staging: Staging, options: Options) -> Iterator[
     if not chunks:
         return
     import ray.data
-    folder, done = str(staging.corpus.resolve()), str(staging.done.resolve())
+    folder, done = staging.corpus, staging.done
 
     def work(item: dict) -> dict:
         try:
@@ -183,7 +188,8 @@ class GaveUp(Exception):
 
 
 def _check_errors(results: list[ChunkResult], total: int, max_errors: float) -> None:
-    quarantined = sum(result.counts.quarantined for result in results)
+    quarantined, seen = sum(result.counts.quarantined for result in results), sum(result.counts.rows_in for result in results)
+    total = max(total, seen)  # which may have been an estimate
     if quarantined > max_errors * total:
         examples = [example for result in results for example in result.examples][:3]
         raise GaveUp(f"expected at most {max_errors:.2%} unusable rows (--max-errors), found {quarantined} of {total} "

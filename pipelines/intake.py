@@ -4,16 +4,16 @@ import errno
 import os
 import unicodedata
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from pipelines.corpus import ROWS_PER_GROUP, Rejected, ShardEntry, ShardWriter, SourceCounts, rejected_table, shard_name
+from pipelines import storage
+from pipelines.corpus import QUARANTINE_SCHEMA, ROWS_PER_GROUP, Rejected, ShardEntry, ShardWriter, SourceCounts, rejected_table, shard_name
 from pipelines.errors import BadInput
 from pipelines.images import decode_gray, hash_thumbnail, image_problem, perceptual_hashes
 from pipelines.sources import Piece, Row, Source
@@ -53,7 +53,7 @@ class ChunkResult(BaseModel):
     index: int
     counts: SourceCounts
     shard: ShardEntry | None  # None if no row was kept
-    rejected: str | None  # file name of the rejected rows
+    rejected: list[str]  # names of the files of rejected rows
     examples: list[str]  # the first quarantined rows in words
 
 
@@ -95,22 +95,68 @@ def room_for(path: str) -> Iterator[None]:
 
 
 def _write_chunk(chunk: Chunk, folder: str, done: str, options: Options) -> ChunkResult:
-    counts, rejected, kept = SourceCounts(), [], []
-    with ShardWriter(folder, chunk.source, chunk.index, options.rows_per_group) as writer:
+    counts, kept = SourceCounts(), []
+    with ShardWriter(folder, chunk.source, chunk.index, options.rows_per_group) as writer, \
+            RejectedWriter(storage.join(done, f"{chunk.shard}.rejected")) as rejected:
         for row in chunk.piece.read():
+            counts.rows_in += 1
             outcome = inspect(row, chunk.source, options)
-            (rejected if isinstance(outcome, Rejected) else kept).append(outcome)
+            if isinstance(outcome, Rejected):
+                rejected.write(outcome)
+                counts.reject(outcome.kind, outcome.reason)
+                continue
+            kept.append(outcome)
             if len(kept) == options.rows_per_group:
                 _write_group(writer, kept, counts)
                 kept = []
         _write_group(writer, kept, counts)
-    for row in rejected:
-        counts.reject(row.kind, row.reason)
-    counts.rows_in = counts.kept + len(rejected)
     if chunk.piece.rows not in (None, counts.rows_in):
         raise BadInput(f"source {chunk.source}: expected {chunk.piece.rows} rows in its piece {chunk.index}, found "
                        f"{counts.rows_in}: the source changed while it was read, run again when it is complete")
-    return _save_result(chunk, folder, done, writer.entry, counts, rejected)
+    result = ChunkResult(source=chunk.source, index=chunk.index, counts=counts, shard=writer.entry if counts.kept else None,
+                         rejected=rejected.files, examples=rejected.examples)
+    if not counts.kept:
+        storage.remove(storage.join(folder, chunk.shard))
+    storage.write_bytes(storage.join(done, f"{chunk.shard}.json"), result.model_dump_json(by_alias=True).encode())
+    return result
+
+
+class RejectedWriter:
+    """Writes the rejected rows of one shard to the file `path`, which exists only if there are any. Holds few of them in memory."""
+
+    ROWS, BYTES, EXAMPLES = 1000, 32 << 20, 3
+
+    def __init__(self, path: str):
+        self.files: list[str] = []  # the file's name, once it is written
+        self.examples: list[str] = []  # the first quarantined rows in words
+        self._path, self._waiting, self._bytes = path, [], 0
+        self._stack = ExitStack()
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> "RejectedWriter":
+        return self
+
+    def write(self, row: Rejected) -> None:
+        """Append one row."""
+        self._waiting.append(row)
+        self._bytes += len(row.image or b"")
+        if row.kind == "quarantined" and len(self.examples) < self.EXAMPLES:
+            self.examples.append(f"{row.key}: {row.reason}")
+        if len(self._waiting) == self.ROWS or self._bytes > self.BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._writer is None:
+            temporary = self._stack.enter_context(storage.written(self._path))
+            self._writer = self._stack.enter_context(pq.ParquetWriter(temporary, QUARANTINE_SCHEMA))
+        self._writer.write_table(rejected_table(self._waiting))
+        self._waiting, self._bytes = [], 0
+
+    def __exit__(self, kind, value, traceback) -> None:
+        if kind is None and self._waiting:
+            self._flush()
+        self._stack.__exit__(kind, value, traceback)
+        self.files = [os.path.basename(self._path)] if kind is None and self._writer is not None else []
 
 
 def inspect(row: Row, source: str, options: Options) -> Kept | Rejected:
@@ -159,21 +205,3 @@ def _write_group(writer: ShardWriter, kept: list[Kept], counts: SourceCounts) ->
                      phash=phash)
         counts.labeled += item.row.text is not None
     counts.kept += len(kept)
-
-
-def _save_result(chunk: Chunk, folder: str, done: str, shard: ShardEntry, counts: SourceCounts,
-                 rejected: list[Rejected]) -> ChunkResult:
-    if not counts.kept:
-        os.unlink(os.path.join(folder, shard.name))
-    rejected_name = f"{chunk.shard}.rejected" if rejected else None
-    if rejected:
-        temporary = os.path.join(done, f"{rejected_name}.{os.getpid()}.tmp")
-        pq.write_table(rejected_table(rejected), temporary, compression="ZSTD")
-        os.replace(temporary, os.path.join(done, rejected_name))
-    examples = [f"{row.key}: {row.reason}" for row in rejected if row.kind == "quarantined"][:3]
-    result = ChunkResult(source=chunk.source, index=chunk.index, counts=counts,
-                         shard=shard if counts.kept else None, rejected=rejected_name, examples=examples)
-    temporary = os.path.join(done, f"{chunk.shard}.{os.getpid()}.tmp")
-    Path(temporary).write_text(result.model_dump_json(by_alias=True), encoding="utf-8")
-    os.replace(temporary, os.path.join(done, f"{chunk.shard}.json"))
-    return result

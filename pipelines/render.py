@@ -124,7 +124,7 @@ def render_corpus(out: str | os.PathLike, count: int, settings: Settings, source
     made_by = {**settings.made_by(), "count": count}  # whatever the user got wrong shows before anything is written
     words = SyntheticWords(source or settings.style, count, settings)
     plan = {**made_by, "source": words.name}
-    target = Path(out)
+    target = os.fspath(out)
     with open_staging(target) as staging:
         if staging.begin(plan, overwrite):
             staging.publish(draw_shards(words, staging), made_by)
@@ -141,7 +141,7 @@ def draw_shards(words: SyntheticWords, staging: Staging) -> list[ChunkResult]:
     if already:
         print(f"render: continues in {staging.folder}, where {already:,} of {words.total:,} words are drawn",
               file=sys.stderr)
-    folder, done = str(staging.corpus.resolve()), str(staging.done.resolve())
+    folder, done = staging.corpus, staging.done
     progress = Progress("render", words.total, "words", already)
     draw = drawn_by_ray if len(missing) > 1 else drawn_here
     try:

@@ -1,9 +1,12 @@
 """The folder beside a corpus in which it grows until it is whole, so that nothing half-written ever bears its name.
 
     CORPUS.partial/plan.json    what is being done; another plan starts afresh
-    CORPUS.partial/corpus/      the shards, renamed to CORPUS at the end
-    CORPUS.partial/done/        one file for each finished shard, and the rejected rows
+    CORPUS.partial/corpus/      the shards, which get their place at CORPUS at the end
+    CORPUS.partial/done/        one file for each finished shard, its rejected rows, its hashes
     CORPUS.partial/replaced/    the old corpus, in the moment when the new one takes its place
+
+On this machine the corpus gets its name in one step. In an object store its shards are given their names one by one, by the store
+itself, and the manifest comes last: a place without corpus.json is no corpus.
 """
 
 import fcntl
@@ -14,22 +17,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipelines.corpus import MANIFEST, write_manifest, write_quarantine
+from pipelines import storage
+from pipelines.corpus import MANIFEST, SourceCounts, write_manifest, write_quarantine
 from pipelines.errors import BadInput
 from pipelines.intake import Chunk, ChunkResult
 
 
-def check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: str, overwrite: bool) -> None:
     """Raise BadInput unless a corpus may be written at `target`. Only a corpus is ever overwritten."""
-    if not os.path.lexists(target):
+    found = storage.kind(target)
+    if found is None and not os.path.islink(target):
         return
-    if not target.is_dir():
+    if found != "folder":
         raise BadInput(f"{target}: expected a folder name that is free, found a file: choose another --out")
-    if not (target / MANIFEST).is_file():
-        if any(target.iterdir()):
+    if storage.kind(storage.join(target, MANIFEST)) is None:
+        if storage.list_names(target):
             raise BadInput(f"{target}: expected a free name or a corpus, found a folder with other files: "
                            "choose another --out")
     elif not overwrite:
@@ -38,73 +44,48 @@ def check_target(target: Path, overwrite: bool) -> None:
 
 
 class Staging:
-    """The growing corpus for `target`. Made by `open_staging`."""
+    """The growing corpus for `target`, a path or a URI. Made by `open_staging`."""
 
-    def __init__(self, target: Path):
+    def __init__(self, target: str):
         self.target = target
-        self.folder = target.with_name(target.name + ".partial")
-        self.corpus = self.folder / "corpus"
-        self.done = self.folder / "done"
-        self.replaced = self.folder / "replaced"
-        self.plan = self.folder / "plan.json"
-
-    def restore(self) -> None:
-        """Give a corpus that was being replaced its name back, if the run that replaces it was killed just then."""
-        if self.replaced.exists() and not self.target.exists():
-            os.rename(self.replaced, self.target)
-
-    def published(self, plan: dict) -> bool:
-        """Whether a run of this plan was killed after its corpus got its name, but before it tidied up."""
-        return self._holds(plan) and not self.corpus.exists() and (self.target / MANIFEST).is_file()
+        self.folder = f"{target}.partial"
+        self.corpus, self.done, self._plan = (storage.join(self.folder, name) for name in ("corpus", "done", "plan.json"))
 
     def begin(self, plan: dict, overwrite: bool) -> bool:
         """Make the folder ready for a plan; False if an earlier run of it has published the corpus already.
 
         Raises BadInput, and leaves no new folder, if no corpus may be written at the target.
         """
-        if self.published(plan):
+        if self._published(plan):
             self.remove()
             return False
         try:
-            check_target(self.target, overwrite)
+            self._check_target(plan, overwrite)
         except BadInput:
-            if not self.plan.exists():  # ours alone, and empty
+            if storage.kind(self._plan) is None:  # ours alone, and empty
                 self.remove()
             raise
-        self.prepare(plan)
+        self._prepare(plan)
         return True
 
-    def prepare(self, plan: dict) -> None:
-        """Keep what an earlier run of the same plan has finished, or start empty."""
-        if not self._holds(plan) or not self.corpus.is_dir():
-            # The plan first: the rest means nothing without it.
-            for path in (self.plan, self.corpus, self.done, self.replaced):
-                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            self.corpus.mkdir()
-            self.done.mkdir()
-            temporary = self.folder / "plan.tmp"
-            temporary.write_text(json.dumps(plan), encoding="utf-8")
-            os.replace(temporary, self.plan)
-        for leftover in [*self.corpus.glob("*.tmp"), *self.done.glob("*.tmp")]:
-            leftover.unlink()
-
     def _holds(self, plan: dict) -> bool:
-        return self.plan.is_file() and json.loads(self.plan.read_text(encoding="utf-8")) == json.loads(json.dumps(plan))
+        try:
+            return json.loads(storage.read_bytes(self._plan)) == json.loads(json.dumps(plan))
+        except FileNotFoundError:
+            return False
 
     def finished(self, chunk: Chunk) -> ChunkResult | None:
         """The result of a chunk that an earlier run finished, None if it must be done (again)."""
         try:
-            result = ChunkResult.model_validate_json((self.done / f"{chunk.shard}.json").read_bytes())
+            result = ChunkResult.model_validate_json(storage.read_bytes(storage.join(self.done, f"{chunk.shard}.json")))
         except (FileNotFoundError, ValidationError):
             return None
-        shard = self.corpus / chunk.shard
-        whole = result.shard is None or (shard.is_file() and shard.stat().st_size == result.shard.bytes)
-        return result if whole else None
+        return result if result.shard is None or self._shard_bytes(chunk.shard) == result.shard.bytes else None
 
-    def publish(self, results: list[ChunkResult], made_by: dict) -> None:
-        """Write the quarantine table and the manifest, and give the corpus its name."""
+    def _write_tables(self, results: list[ChunkResult]) -> tuple[list[ChunkResult], dict[str, SourceCounts]]:
+        """Write the quarantine table; returns the results in order, and the counts of each source."""
         ordered = sorted(results, key=lambda result: (result.source, result.index))
-        counts = {}
+        counts: dict[str, SourceCounts] = {}
         for result in ordered:
             if result.source in counts:
                 counts[result.source].add(result.counts)
@@ -112,32 +93,132 @@ class Staging:
                 counts[result.source] = result.counts.model_copy(deep=True)
         for source in counts.values():
             source.reasons = dict(sorted(source.reasons.items()))
-        rejected = [self.done / result.rejected for result in ordered if result.rejected]
-        write_quarantine(self.corpus, map(pq.read_table, rejected))
+        write_quarantine(self.corpus, (table for result in ordered for name in result.rejected for table in self._tables(name)))
+        return ordered, counts
+
+    def _tables(self, name: str) -> Iterator[pa.Table]:
+        """The row groups of a file of rejected rows."""
+        with pq.ParquetFile(storage.open_file(storage.join(self.done, name))) as file:
+            for index in range(file.num_row_groups):
+                yield file.read_row_group(index)
+
+
+class LocalStaging(Staging):
+    """On this machine: the corpus gets its name by a rename."""
+
+    def __init__(self, target: str):
+        super().__init__(target)
+        self._replaced = Path(self.folder, "replaced")
+
+    def restore(self) -> None:
+        """Give a corpus that was being replaced its name back, if the run that replaces it was killed just then."""
+        if self._replaced.exists() and not os.path.exists(self.target):
+            os.rename(self._replaced, self.target)
+
+    def _published(self, plan: dict) -> bool:
+        return self._holds(plan) and not os.path.exists(self.corpus) and os.path.isfile(os.path.join(self.target, MANIFEST))
+
+    def _check_target(self, plan: dict, overwrite: bool) -> None:
+        check_target(self.target, overwrite)
+
+    def _shard_bytes(self, shard: str) -> int | None:
+        path = Path(self.corpus, shard)
+        return path.stat().st_size if path.is_file() else None
+
+    def _prepare(self, plan: dict) -> None:
+        """Keep what an earlier run of the same plan has finished, or start empty."""
+        if not self._holds(plan) or not os.path.isdir(self.corpus):
+            # The plan first: the rest means nothing without it.
+            for path in map(Path, (self._plan, self.corpus, self.done, self._replaced)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            os.mkdir(self.corpus)
+            os.mkdir(self.done)
+            storage.write_bytes(self._plan, json.dumps(plan).encode())
+        for leftover in [*Path(self.corpus).glob("*.tmp"), *Path(self.done).glob("*.tmp")]:
+            leftover.unlink()
+
+    def publish(self, results: list[ChunkResult], made_by: dict) -> None:
+        """Write the quarantine table and the manifest, and give the corpus its name."""
+        ordered, counts = self._write_tables(results)
         write_manifest(self.corpus, [result.shard for result in ordered if result.shard], counts, made_by)
-        if self.target.exists():
-            os.rename(self.target, self.replaced)
+        if os.path.exists(self.target):
+            os.rename(self.target, self._replaced)
         os.rename(self.corpus, self.target)
         self.remove()
 
     def remove(self) -> None:
         """Remove the folder. Renamed first: a task that still writes into it must fail, not bring it back."""
-        doomed = self.folder.with_name(self.folder.name + ".removed")
+        doomed = f"{self.folder}.removed"
         shutil.rmtree(doomed, ignore_errors=True)
         os.rename(self.folder, doomed)
         shutil.rmtree(doomed)
 
 
-@contextmanager
-def open_staging(target: Path) -> Iterator[Staging]:
-    """The staging folder for `target`, for this process alone; raises BadInput if another process has it.
+class StoreStaging(Staging):
+    """In an object store, which has no renames of folders and no locks: shards move one by one, the manifest comes last."""
 
-    The lock is the kernel's: it ends with the process, however that ends.
-    """
-    staging = Staging(target)
+    @property
+    def _moving(self) -> str:
+        """Says that the shards are on their way to the target."""
+        return storage.join(self.folder, "moving")
+
+    def _published(self, plan: dict) -> bool:
+        return self._holds(plan) and storage.kind(self._moving) is not None and storage.kind(storage.join(self.target, MANIFEST)) is not None
+
+    def _check_target(self, plan: dict, overwrite: bool) -> None:
+        if not (self._holds(plan) and storage.kind(self._moving)):
+            check_target(self.target, overwrite)
+
+    def _shard_bytes(self, shard: str) -> int | None:
+        if not hasattr(self, "_sizes"):  # one listing instead of a request for every shard
+            self._sizes = {**_sizes(self.target), **_sizes(self.corpus)}
+        return self._sizes.get(shard)
+
+    def _prepare(self, plan: dict) -> None:
+        """Keep what an earlier run of the same plan has finished, or start empty."""
+        if not self._holds(plan):
+            self.remove()
+            storage.write_bytes(self._plan, json.dumps(plan).encode())
+
+    def publish(self, results: list[ChunkResult], made_by: dict) -> None:
+        """Bring the shards and the quarantine table to their place, then write the manifest."""
+        ordered, counts = self._write_tables(results)
+        if storage.kind(self._moving) is None:
+            storage.remove(storage.join(self.target, MANIFEST))  # of a corpus that is replaced: from now on it is none
+            for name in _sizes(self.target):
+                storage.remove(storage.join(self.target, name))
+            storage.write_bytes(self._moving, b"")
+        for name in _sizes(self.corpus):
+            storage.move(storage.join(self.corpus, name), storage.join(self.target, name))
+        write_manifest(self.target, [result.shard for result in ordered if result.shard], counts, made_by)
+        self.remove()
+
+    def remove(self) -> None:
+        """Remove the folder."""
+        storage.remove(self.folder)
+
+
+def _sizes(folder: str) -> dict[str, int]:
     try:
-        staging.folder.mkdir(parents=True, exist_ok=True)
-        lock = open(staging.folder / "lock", "w")
+        return {name: size for name, size in storage.file_sizes(folder).items() if name.endswith(".parquet")}
+    except FileNotFoundError:
+        return {}
+
+
+@contextmanager
+def open_staging(target: str | os.PathLike) -> Iterator[Staging]:
+    """The staging folder for `target`, on this machine for this process alone; raises BadInput if another process has it.
+
+    The lock is the kernel's: it ends with the process, however that ends. Two processes that write one corpus into an object store
+    write the same bytes.
+    """
+    if storage.is_remote(os.fspath(target)):
+        yield StoreStaging(storage.absolute(os.fspath(target)))
+        return
+    staging = LocalStaging(storage.absolute(os.fspath(target)))
+    try:
+        os.makedirs(staging.folder, exist_ok=True)
+        lock = open(os.path.join(staging.folder, "lock"), "w")
     except OSError as problem:
         raise BadInput(f"{target}: expected a place to write to, found {problem.strerror} ({problem.filename}): "
                        "choose another --out") from problem

@@ -7,6 +7,7 @@ AWS_REGION, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; HF_TOKEN.
 
 import os
 import posixpath
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -18,6 +19,7 @@ from pyarrow import fs
 
 from pipelines.errors import BadInput
 
+UPLOAD_CHUNK = 8 << 20  # bytes
 SCHEMES = ("s3", "gs", "hf", "file")
 
 
@@ -102,6 +104,21 @@ def list_files(folder: str) -> list[FileEntry]:
                   for item in found if item.type == fs.FileType.File)
 
 
+def file_sizes(folder: str) -> dict[str, int]:
+    """Names and bytes of the files that lie directly in a folder. Raises FileNotFoundError if there is no such folder."""
+    system, inside = locate(folder)
+    with reaching(folder):
+        found = system.get_file_info(fs.FileSelector(inside))
+    return {item.base_name: item.size for item in found if item.type == fs.FileType.File}
+
+
+def list_names(folder: str) -> list[str]:
+    """Names of everything that lies directly in a folder, sorted. Raises FileNotFoundError if there is no such folder."""
+    system, inside = locate(folder)
+    with reaching(folder):
+        return sorted(item.base_name for item in system.get_file_info(fs.FileSelector(inside)))
+
+
 def open_file(path: str) -> pa.NativeFile:
     """A file for reading at any place. Raises FileNotFoundError."""
     system, inside = locate(path)
@@ -126,16 +143,48 @@ def read_bytes(path: str) -> bytes:
 
 def write_bytes(path: str, data: bytes) -> None:
     """Write a whole file; whoever looks finds the old one or the new one. Makes the folder if it must."""
-    if is_remote(path):  # an object appears when it is whole
-        system, inside = locate(path)
-        with reaching(path), system.open_output_stream(inside) as file:
-            file.write(data)
-        return
-    final = Path(absolute(path))
-    final.parent.mkdir(parents=True, exist_ok=True)
-    temporary = final.with_name(f"{final.name}.{os.getpid()}.tmp")
+    with written(path) as temporary:
+        Path(temporary).write_bytes(data)
+
+
+@contextmanager
+def written(path: str) -> Iterator[str]:
+    """A name on this machine to write a file to, which takes its place at `path` when the block ends, whole or not at all.
+
+    A killed process leaves at most a local file whose name ends in `.tmp`.
+    """
+    if is_remote(path):
+        handle, temporary = tempfile.mkstemp(suffix=".tmp")
+        os.close(handle)
+    else:
+        final = Path(absolute(path))
+        final.parent.mkdir(parents=True, exist_ok=True)
+        temporary = f"{final}.{os.getpid()}.tmp"
     try:
-        temporary.write_bytes(data)
-        os.replace(temporary, final)
+        yield temporary
+        if is_remote(path):  # an object appears when it is whole
+            system, inside = locate(path)
+            with reaching(path):
+                fs.copy_files(temporary, inside, source_filesystem=_local(), destination_filesystem=system, chunk_size=UPLOAD_CHUNK)
+        else:
+            os.replace(temporary, final)
     finally:
-        temporary.unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
+
+
+def move(old: str, new: str) -> None:
+    """Give a file another name in the same store."""
+    system, inside = locate(old)
+    with reaching(old):
+        system.move(inside, locate(new)[1])
+
+
+def remove(path: str) -> None:
+    """Remove a file, or a folder with everything in it; nothing if it is not there."""
+    system, inside = locate(path)
+    with reaching(path):
+        found = system.get_file_info(inside).type
+        if found == fs.FileType.Directory:
+            system.delete_dir(inside)
+        elif found == fs.FileType.File:
+            system.delete_file(inside)

@@ -18,7 +18,7 @@ from pipelines.ingest import ingest
 from pipelines.intake import Chunk, Options, filter_reason, inspect, write_chunk
 from pipelines.progress import Progress
 from pipelines.sources import Row, open_sources
-from pipelines.staging import Staging
+from pipelines.staging import LocalStaging
 
 
 def jpeg(seed: int, width: int = 60, height: int = 20) -> bytes:
@@ -197,7 +197,7 @@ def test_a_kill_while_a_corpus_is_replaced_loses_neither(ray_session, tmp_path, 
 
 def test_a_damaged_or_changed_beginning_is_not_continued(ray_session, tmp_path, sources, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(Staging, "publish", lambda *arguments: (_ for _ in ()).throw(Killed()))
+        patch.setattr(LocalStaging, "publish", lambda *arguments: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             ingest(sources, tmp_path / "c", SMALL)
     shard = tmp_path / "c.partial/corpus/part-words-00001.parquet"

@@ -108,8 +108,8 @@ def test_a_run_goes_on_with_another_number_of_workers_where_the_others_stopped(c
     outcome = train(parse_recipe(tree), resume=True, quiet=True)
     steps = [line["step"] for line in logged(outcome.folder)]
     again = max(i for i in range(1, len(steps)) if steps[i] <= steps[i - 1])
-    newest = max((outcome.folder / "checkpoints").glob("checkpoint_*"))
-    state = torch.load(newest / "state.pt", weights_only=True)
+    newest = max((outcome.folder / "checkpoints").glob("checkpoint_*/state.pt"))
+    state = torch.load(newest, weights_only=True)
     assert (state["step"], state["batches"]) == (8, 2 * (steps[again] - 1) + (9 - steps[again]))  # two a step, then one
 
 
