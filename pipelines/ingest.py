@@ -25,7 +25,7 @@ from pipelines.describe import counted, counts_table
 from pipelines.errors import BadInput
 from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, room_for, write_chunk
 from pipelines.progress import Progress, clock
-from pipelines.sources import Source, open_sources
+from pipelines.sources import ReadOptions, Source, open_sources
 from pipelines.staging import Staging, open_staging
 
 DESCRIPTION = """Bring images in foreign formats into a corpus: LMDBs (num-samples, image-%09d, label-%09d), folders of
@@ -98,7 +98,7 @@ def ingest(arguments: list[str], target: str | os.PathLike, options: Options = O
     be opened, if more than `max_errors` of all rows are quarantined, or if nothing is kept.
     """
     target = storage.absolute(os.fspath(target))
-    sources = open_sources(arguments, allow_holes)
+    sources = open_sources(arguments, ReadOptions(allow_holes=allow_holes))
     _check_apart(sources, target)
     made_by = {"command": "ingest", "sources": arguments, "options": {**asdict(options), "allow_holes": allow_holes},
                **_versions()}

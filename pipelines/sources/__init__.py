@@ -1,90 +1,171 @@
 """Foreign formats: one file each, all yielding the same rows."""
 
 import os
+import posixpath
+import re
+from collections.abc import Callable
+from typing import NamedTuple
 
+from pipelines import storage
 from pipelines.errors import BadInput
-from pipelines.sources.folder import LABEL_FILES, is_image_name, open_folder, walk_files
-from pipelines.sources.lmdb import is_lmdb, open_lmdb
-from pipelines.sources.row import Piece, Row, Source
+from pipelines.sources.files import BRACES, Place, is_image_name, look
+from pipelines.sources.folder import folder_format, open_folder
+from pipelines.sources.lmdb import lmdb_format, open_lmdb
+from pipelines.sources.parquet import SUFFIXES as PARQUET_SUFFIXES
+from pipelines.sources.parquet import open_parquet, parquet_format
+from pipelines.sources.row import Piece, ReadOptions, Row, Source
+from pipelines.sources.tar import SUFFIXES as TAR_SUFFIXES
+from pipelines.sources.tar import open_tars, tar_format
 
-__all__ = ["Piece", "Row", "Source", "open_sources"]
+__all__ = ["Piece", "ReadOptions", "Row", "Source", "open_sources"]
 
 
-def open_sources(arguments: list[str], allow_holes: bool = False) -> list[Source]:
-    """Open each PATH or NAME=PATH: an LMDB, a folder of images, or a tree of these, each leaf a source of its own.
+class Format(NamedTuple):
+    """A way to read a place."""
 
-    A source is named NAME, or else like its folder; a leaf of a tree like its path inside the tree, after NAME/ if
-    there is one. Raises BadInput for what cannot be opened and for names that clash. `allow_holes`: see `open_lmdb`.
+    names: tuple[str, ...]  # by which it is forced, as in tar:PATH
+    matches: Callable[[Place], str | None]  # the name under which a place is opened without being told; looks at nothing below
+    open: Callable[[str, Place, str, ReadOptions], Source]  # the source's name, place, the format's name, options
+
+
+FORMATS = (
+    Format(("lmdb",), lmdb_format, lambda name, place, _, options: open_lmdb(name, place, options)),
+    Format(("tar",), tar_format, lambda name, place, _, options: open_tars(name, place, options)),
+    Format(("parquet",), parquet_format, lambda name, place, _, options: open_parquet(name, place, options)),
+    Format(("folder",), folder_format, lambda name, place, *_: open_folder(name, place)),
+)
+OPENED_BY = {name: format for format in FORMATS for name in format.names}
+LOOSE = "folder"  # what a folder of images is that no format claims
+EXPECTED = "an LMDB, tars, Parquet files, a folder of images, a label file, or a tree of these"
+
+
+class Leaf(NamedTuple):
+    """A place that is one source."""
+
+    inside: str  # its path inside the tree; "" for the root
+    place: Place
+    format: str
+
+
+def open_sources(arguments: list[str], options: ReadOptions = ReadOptions()) -> list[Source]:
+    """Open each `[NAME=][FORMAT:]PATH`: an LMDB, tars, Parquet files, a folder of images, a label file, or a tree of these.
+
+    PATH may be a URI. A source is named NAME, or else like its folder or file; a leaf of a tree like its path inside the tree, after
+    NAME/ if there is one. FORMAT (a name in FORMATS) reads the path as one source of that format, whatever it looks like.
+    Raises BadInput for what cannot be opened and for names that clash.
     """
-    sources = [source for argument in arguments for source in _open(argument, allow_holes)]
+    sources = [source for argument in arguments for source in _open(argument, options)]
     _check_names(sources)
     return sources
 
 
-def _open(argument: str, allow_holes: bool) -> list[Source]:
-    name, path = _split_name(argument)
-    if not os.path.exists(path):
-        raise BadInput(f"{path}: expected an LMDB, a folder of images or a tree of these, found no such path: "
-                       "check the spelling")
-    if os.path.basename(path) == "data.mdb":
-        path = os.path.dirname(path) or "."
-    if not os.path.isdir(path):
-        raise BadInput(f"{path}: expected an LMDB, a folder of images or a tree of these, found a file: "
-                       "name its folder")
-    if os.path.isfile(os.path.join(path, "corpus.json")):
-        raise BadInput(f"{path}: expected a foreign format, found a corpus: it needs no ingest, use it as it is")
+def _open(argument: str, options: ReadOptions) -> list[Source]:
+    name, format, path = split_argument(argument)
     try:
-        return _open_tree(name, path, allow_holes)
+        place = look(path)
+        if place is None:
+            raise BadInput(f"{path}: expected {EXPECTED}, found no such path: check the spelling")
+        leaves = [Leaf("", place, format)] if format else _leaves(place)
+        return [_open_leaf(name, place, leaf, options) for leaf in leaves]
     except OSError as problem:
-        raise BadInput(f"{problem.filename}: expected a readable folder, found {problem.strerror}: "
+        raise BadInput(f"{problem.filename or path}: expected a readable folder, found {problem.strerror or problem}: "
                        "correct its permissions") from problem
 
 
-def _open_tree(name: str, path: str, allow_holes: bool) -> list[Source]:
-    path = os.path.abspath(path)  # tasks may run in another folder
-    leaves = _leaves(path, "")
-    if leaves == [""]:
-        return [_open_leaf(name or os.path.basename(path) or "root", path, allow_holes)]
-    return [_open_leaf("/".join(filter(None, (name, leaf))), os.path.join(path, leaf), allow_holes) for leaf in leaves]
+def split_argument(argument: str) -> tuple[str, str, str]:
+    """(NAME, FORMAT, PATH) of `[NAME=][FORMAT:]PATH`, "" for what is missing; what lies there under the whole name is a path."""
+    if os.path.exists(argument):
+        return "", "", argument
+    format, path = _split_format(argument)
+    head, equals, rest = path.partition("=")
+    if format or not equals or "://" in head:
+        return "", format, path
+    if not head or not rest or not head.isprintable():
+        raise BadInput(f"{argument!r}: expected PATH or NAME=PATH, found an empty or unprintable part: name the source and its path")
+    return (head, "", rest) if os.path.exists(rest) else (head, *_split_format(rest))
 
 
-def _split_name(argument: str) -> tuple[str, str]:
-    name, equals, path = argument.partition("=")
-    if not equals or os.path.exists(argument):
-        return "", argument
-    if not name or not path or not name.isprintable():
-        raise BadInput(f"{argument!r}: expected PATH or NAME=PATH, found an empty or unprintable part: "
-                       "name the source and its path")
-    return name, path
+def _split_format(path: str) -> tuple[str, str]:
+    format, colon, rest = path.partition(":")
+    return (format, rest) if colon and rest and format in OPENED_BY else ("", path)
 
 
-def _open_leaf(name: str, path: str, allow_holes: bool) -> Source:
-    return open_lmdb(name, path, allow_holes) if is_lmdb(path) else open_folder(name, path)
+def _open_leaf(name: str, root: Place, leaf: Leaf, options: ReadOptions) -> Source:
+    if "corpus.json" in (leaf.place.files or ()):
+        raise BadInput(f"{leaf.place.path}: expected a foreign format, found a corpus: it needs no ingest, use it as it is")
+    if leaf.inside:
+        full = "/".join(filter(None, (name, leaf.inside)))
+    else:
+        full = name or _default_name(root)
+    return OPENED_BY[leaf.format].open(full, leaf.place, leaf.format, options)
 
 
-def _is_leaf(folder: str) -> bool:
-    return is_lmdb(folder) or any(os.path.isfile(os.path.join(folder, file)) for file in LABEL_FILES)
+def _default_name(place: Place) -> str:
+    """A folder's name; a file's without its ending; a pattern's as far as it is the same for all files."""
+    path = posixpath.dirname(place.path) if not place.is_folder and posixpath.basename(place.path) == "data.mdb" else place.path
+    name = posixpath.basename(path)
+    if not place.is_folder and BRACES.search(path):
+        fixed = BRACES.split(path)[0]
+        name = posixpath.basename(fixed).rstrip("-_.") or posixpath.basename(posixpath.dirname(fixed))
+    elif path == place.path and not place.is_folder:
+        name = re.sub(r"(\.tar\.gz|\.[^.]+)$", "", name)
+    return name or "root"
 
 
-def _leaves(root: str, inside: str) -> list[str]:
-    """The paths inside `root`, sorted, of the sources below `inside`.
+def _leaves(place: Place) -> list[Leaf]:
+    """The sources at a place: itself, or what lies below it."""
+    if not place.is_folder:
+        return [Leaf("", place, _format_of(place) or _no_format(place))]
+    return _found_below(place, "") or [Leaf("", place, LOOSE)]
 
-    A folder that holds neither LMDBs nor label files, at any depth, is one source of unlabeled images ("" if it is the
-    root), or none if it holds no image.
+
+def _no_format(place: Place) -> str:
+    raise BadInput(f"{place.path}: expected {EXPECTED}, found a file: name its folder, or say what it is, as in "
+                   f"tar:{place.path} ({', '.join(OPENED_BY)})")
+
+
+def _format_of(place: Place) -> str | None:
+    """The one format that claims a place. A corpus is claimed too, to be refused."""
+    if "corpus.json" in (place.files or ()):
+        return LOOSE
+    claims = [found for format in FORMATS if (found := format.matches(place))]
+    if len(claims) > 1:
+        raise BadInput(f"{place.path}: expected one format, found {' and '.join(claims)}: say which to read, as in {claims[0]}:{place.path}")
+    return claims[0] if claims else None
+
+
+def _found_below(place: Place, inside: str) -> list[Leaf]:
+    """The sources that a format claims in a folder, sorted, and beside them the folders of images that none claims.
+
+    A folder in which none is claimed, at any depth, gives nothing: whoever asked takes it as one source of unlabeled images.
     """
-    folder = os.path.join(root, inside)
-    if _is_leaf(folder):
-        return [inside]
-    paths = [path for path, _ in walk_files(folder)]
-    markers = ("data.mdb", *LABEL_FILES)
-    if not any(os.path.basename(path) in markers for path in paths):
-        return [inside] if not inside or any(map(is_image_name, paths)) else []
-    loose = [path for path in paths if "/" not in path and is_image_name(path)]
+    format = _format_of(place)
+    if format is not None:
+        if OPENED_BY[format].names[0] in ("tar", "parquet"):
+            _check_alone(place, TAR_SUFFIXES if format == "tar" else PARQUET_SUFFIXES)
+        return [Leaf(inside, place, format)]
+    folders = place.folders()
+    below = {name: _found_below(folder, posixpath.join(inside, name)) for name, folder in folders.items()}
+    if not any(below.values()):
+        return []
+    _check_loose(place, [name for name in place.names() if is_image_name(name)])
+    return [leaf for name, folder in folders.items() for leaf in below[name] or _loose_leaf(folder, posixpath.join(inside, name))]
+
+
+def _loose_leaf(folder: Place, inside: str) -> list[Leaf]:
+    return [Leaf(inside, folder, LOOSE)] if any(map(is_image_name, folder.files)) else []
+
+
+def _check_loose(place: Place, loose: list[str]) -> None:
     if loose:
-        raise BadInput(f"{folder}: expected images or folders of sources, found both ({loose[0]} lies beside them): "
+        raise BadInput(f"{place.path}: expected images or folders of sources, found both ({loose[0]} lies beside them): "
                        "name the sources one by one, or move the images into a folder of their own")
-    below = sorted({path.partition("/")[0] for path in paths if "/" in path})
-    return [leaf for name in below for leaf in _leaves(root, os.path.join(inside, name))]
+
+
+def _check_alone(place: Place, suffixes: tuple[str, ...]) -> None:
+    """What lies beside or below the files of a set would be left out."""
+    _check_loose(place, sorted(path for path in place.files
+                               if is_image_name(path) or ("/" in path and path.lower().endswith((*suffixes, "data.mdb")))))
 
 
 def _check_names(sources: list[Source]) -> None:

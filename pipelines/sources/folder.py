@@ -1,28 +1,30 @@
-"""Word images as loose files in a folder, with one label file or none.
+"""Word images as loose files, with one label file, with a text file beside each image, or without labels.
 
-    labels.tsv   path<TAB>text, one image a line; text is everything after the first tab
-    gt.txt       ICDAR's `word_1.jpg, "Text"` (\\" and \\\\ inside the quotes), or path<TAB>text
+    labels.tsv, gt.txt, labels.csv …     in the folder: see pipelines/sources/labels.py
+    X.gt.txt beside X.png                one line of text, as HTR tools have it (also beside X.bin.png and X.nrm.png)
 
-The files are UTF-8, with or without BOM. Paths are relative to the folder, or to its subfolder `images`. Images that
-no line names are unlabeled.
+Paths in a label file are relative to its folder, or to the subfolder `images`. Images that neither name are unlabeled. A label
+file may also be opened itself: then it alone decides which images come in. Folders may lie in an object store.
 """
 
 import hashlib
-import os
 import posixpath
-import re
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
+from pipelines import storage
 from pipelines.errors import BadInput
+from pipelines.sources.files import IMAGE_SUFFIXES, Place, Stamp, is_image_name, list_folder, printable, without_suffix
+from pipelines.sources.labels import LABEL_FILES, LIST_SUFFIXES, read_labels, text_of_file
 from pipelines.sources.row import Row, Span, spans
 
-LABEL_FILES = ("labels.tsv", "gt.txt")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".pbm")
-ICDAR_LINE = re.compile(r'([^\t]+?),\s*"(.*)"\s*', re.DOTALL)
-ICDAR_LINE_BARE = re.compile(r"([^\t,]+),\s*(.*?)\s*", re.DOTALL)
-ESCAPED = re.compile(r'\\(["\\])')
+PAIR = ".gt.txt"
+VARIANTS = (".bin", ".nrm")  # binarized and normalised copies of a line's image share its text
+FETCHED_AHEAD = 16  # files of an object store that are under way at a time
 
 
 class Entry(NamedTuple):
@@ -32,6 +34,7 @@ class Entry(NamedTuple):
     text: str | None = None
     problem: str | None = None
     detail: str = ""
+    text_file: str | None = None  # whose content is the text
 
 
 @dataclass(frozen=True)
@@ -56,103 +59,126 @@ class FolderSource:
 
     def part(self, start: int, stop: int) -> "FolderSource":
         """A source with only the files start to stop."""
-        return FolderSource(self.name, self.path, self.entries[start - self.first:stop - self.first], self.fingerprint,
-                            start)
+        return FolderSource(self.name, self.path, self.entries[start - self.first:stop - self.first], self.fingerprint, start)
 
     def read(self, start: int, stop: int) -> Iterator[Row]:
-        """Rows start to stop: first the lines of the label file in its order, then the unlabeled images by path."""
-        for entry in self.entries[start - self.first:stop - self.first]:
-            yield self._row(entry)
+        """Rows start to stop: first the lines of the label file in its order, then the other images by path."""
+        entries = self.entries[start - self.first:stop - self.first]
+        return self._fetched(entries) if storage.is_remote(self.path) else map(self._row, entries)
+
+    def _fetched(self, entries: tuple[Entry, ...]) -> Iterator[Row]:
+        """The rows in order, a few of them under way at a time: an object store answers late, but many at once."""
+        waiting, under_way = iter(entries), deque()
+        with ThreadPoolExecutor(FETCHED_AHEAD) as pool:
+            under_way.extend(pool.submit(self._row, entry) for entry in islice(waiting, FETCHED_AHEAD))
+            while under_way:
+                yield under_way.popleft().result()
+                under_way.extend(pool.submit(self._row, entry) for entry in islice(waiting, 1))
 
     def _row(self, entry: Entry) -> Row:
         key = f"{self.name}/{printable(entry.path)}"
         if entry.problem is not None:
             return Row(key, None, entry.text, entry.problem, entry.detail)
         try:
-            with open(os.path.join(self.path, entry.path), "rb") as file:
-                return Row(key, file.read(), entry.text)
+            image = storage.read_bytes(storage.join(self.path, entry.path))
+            if entry.text_file is None:
+                return Row(key, image, entry.text)
+            data = storage.read_bytes(storage.join(self.path, entry.text_file))
         except OSError as problem:
             return Row(key, None, entry.text, "unreadable file", problem.strerror or str(problem))
+        return paired_row(key, image, data)
 
 
-def open_folder(name: str, folder: str) -> FolderSource:
-    """List the images of `folder` and read its label file. Raises BadInput for two label files or no images."""
-    label_files = [file for file in LABEL_FILES if os.path.isfile(os.path.join(folder, file))]
+def paired_row(key: str, image: bytes, data: bytes) -> Row:
+    """An image with the content of its `.gt.txt`."""
+    try:
+        text = text_of_file(data)
+    except UnicodeDecodeError:
+        return Row(key, image, None, "label is not UTF-8", repr(data[:80]))
+    if "\n" in text:
+        return Row(key, image, None, "several lines of text", repr(text[:80]))
+    return Row(key, image, text)
+
+
+def folder_format(place: Place) -> str | None:
+    """"folder" for a folder with a label file, and for a label file; loose images do not tell where a source begins."""
+    if place.is_folder:
+        return "folder" if any(name in place.files for name in LABEL_FILES) else None
+    return "folder" if place.path.lower().endswith(LIST_SUFFIXES) else None
+
+
+def open_folder(name: str, place: Place) -> FolderSource:
+    """List the images of a folder and read its label file. Raises BadInput for two label files or no images."""
+    if not place.is_folder:
+        return _open_list(name, place)
+    label_files = [file for file in LABEL_FILES if file in place.files]
     if len(label_files) > 1:
-        raise BadInput(f"{folder}: expected one label file, found {' and '.join(label_files)}: remove or rename one")
-    files = dict(walk_files(folder))
-    entries = _labeled_entries(folder, label_files[0], files) if label_files else []
+        raise BadInput(f"{place.path}: expected one label file, found {' and '.join(label_files)}: remove or rename one, "
+                       f"or name the one that holds, {storage.join(place.path, label_files[0])}")
+    entries = _labeled_entries(place.path, label_files[0], place.files) if label_files else []
     named = {entry.path for entry in entries}
-    entries += [_unlabeled(path) for path in sorted(files) if is_image_name(path) and path not in named]
+    entries += _other_entries(place.files, named)
     if not entries:
-        raise BadInput(f"{folder}: expected an LMDB (data.mdb), a label file ({', '.join(LABEL_FILES)}) or images, "
-                       "found none: name the folder that holds the images")
+        raise BadInput(f"{place.path}: expected an LMDB (data.mdb), tars, Parquet files, a label file ({', '.join(LABEL_FILES)}) or "
+                       "images, found none: name the folder that holds the images")
+    return FolderSource(name, place.path, tuple(entries), _fingerprint(entries, place.files))
+
+
+def _open_list(name: str, place: Place) -> FolderSource:
+    """The images that one label file names, and no others."""
+    folder, file = posixpath.split(place.path)
+    files = list_folder(folder)
+    entries = _labeled_entries(folder, file, files)
+    if not entries:
+        raise BadInput(f"{place.path}: expected lines that name images, found an empty file: correct it")
     return FolderSource(name, folder, tuple(entries), _fingerprint(entries, files))
 
 
-def is_image_name(path: str) -> bool:
-    """Whether the file name ends like an image."""
-    return path.lower().endswith(IMAGE_SUFFIXES)
-
-
-def printable(path: str) -> str:
-    """The path, with bytes that are not UTF-8 written as escapes."""
-    return path.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def walk_files(folder: str) -> Iterator[tuple[str, str]]:
-    """(relative path, size and time of change) of every file below the folder but hidden ones; follows links once."""
-    seen = set()
-    pending = [""]
-    while pending:
-        inside = pending.pop()
-        status = os.stat(os.path.join(folder, inside))
-        if (status.st_dev, status.st_ino) in seen:
+def _other_entries(files: dict[str, Stamp], named: set[str]) -> list[Entry]:
+    """The images that no label file names, and the `.gt.txt` that have no image."""
+    pairs = {path.removesuffix(PAIR): path for path in files if path.endswith(PAIR)}
+    entries, paired = [], set()
+    for path in sorted(filter(is_image_name, files)):
+        stem = next((stem for stem in _pair_stems(path) if stem in pairs), None)
+        paired.add(stem)
+        if path in named:
             continue
-        seen.add((status.st_dev, status.st_ino))
-        with os.scandir(os.path.join(folder, inside)) as found:
-            for item in found:
-                path = posixpath.join(inside, item.name)
-                if item.name.startswith("."):
-                    continue
-                if item.is_dir():
-                    pending.append(path)
-                elif item.is_file():
-                    yield path, f"{item.stat().st_size} {item.stat().st_mtime_ns}"
+        if path != printable(path):
+            entries.append(Entry(path, problem="file name is not UTF-8", detail=ascii(path)))
+        else:
+            entries.append(Entry(path, text_file=pairs.get(stem)))
+    lonely = sorted(pairs[stem] for stem in pairs.keys() - paired)
+    return entries + [Entry(path, problem="missing file", detail=f"no image beside {printable(path)}") for path in lonely]
 
 
-def _unlabeled(path: str) -> Entry:
-    if path == printable(path):
-        return Entry(path)
-    return Entry(path, problem="file name is not UTF-8", detail=repr(os.fsencode(path)))
+def _pair_stems(path: str) -> tuple[str, str]:
+    stem = without_suffix(path, IMAGE_SUFFIXES)
+    return stem, without_suffix(stem, VARIANTS)
 
 
-def _labeled_entries(folder: str, label_file: str, files: dict[str, str]) -> list[Entry]:
-    with open(os.path.join(folder, label_file), "rb") as file:
-        lines = file.read().removeprefix(b"\xef\xbb\xbf").split(b"\n")
-    split = split_line(label_file, next((line for line in lines if line.strip()), b""))
+def _labeled_entries(folder: str, label_file: str, files: dict[str, Stamp]) -> list[Entry]:
+    path = storage.join(folder, label_file)
+    try:
+        data = storage.read_bytes(path)
+    except OSError as problem:
+        raise BadInput(f"{path}: expected a readable label file, found {problem.strerror or problem}: correct its permissions") from problem
     entries, seen = [], set()
-    for number, line in enumerate(lines, start=1):
-        line = line.removesuffix(b"\r")
-        if not line.strip():
+    for label in read_labels(path, data):
+        where = f"{label_file}:{label.line}"
+        if label.path is None:
+            entries.append(Entry(where, label.text, label.problem, label.detail))
             continue
-        entry = _entry(line, f"{label_file}:{number}", split, files)
+        entry = _entry(label.path, label.text, where, files)
         if entry.problem is None and entry.path in seen:
-            entry = entry._replace(problem="image labeled twice",
-                                   detail=f"line {number} of {label_file} names it again")
+            entry = entry._replace(problem="image labeled twice", detail=f"line {label.line} of {label_file} names it again")
+        elif entry.problem is None and label.problem is not None:
+            entry = entry._replace(problem=label.problem, detail=label.detail)
         seen.add(entry.path)
         entries.append(entry)
     return entries
 
 
-def _entry(line: bytes, where: str, split, files: dict[str, str]) -> Entry:
-    try:
-        parts = split(line.decode("utf-8"))
-    except UnicodeDecodeError:
-        return Entry(where, problem="label is not UTF-8", detail=repr(line[:80]))
-    if parts is None:
-        return Entry(where, problem="malformed label line", detail=printable(repr(line[:80])))
-    named, text = parts
+def _entry(named: str, text: str | None, where: str, files: dict[str, Stamp]) -> Entry:
     path = posixpath.normpath(named)
     if path.startswith(("/", "../")):
         return Entry(path, text, "path outside the folder", f"{where} names {named}")
@@ -163,29 +189,9 @@ def _entry(line: bytes, where: str, split, files: dict[str, str]) -> Entry:
     return Entry(path, text)
 
 
-def split_line(label_file: str, first_line: bytes):
-    """The function that splits this file's lines into (path, text): some write gt.txt with tabs."""
-    if label_file == "gt.txt" and b"," in first_line.partition(b"\t")[0]:
-        return split_icdar
-    return split_tab
-
-
-def split_tab(line: str) -> tuple[str, str] | None:
-    """`path<TAB>text`; None if there is no tab."""
-    path, tab, text = line.partition("\t")
-    return (path, text) if tab and path else None
-
-
-def split_icdar(line: str) -> tuple[str, str] | None:
-    """`word_1.jpg, "Text"` with escaped quotes, or without quotes; None if it is neither."""
-    if quoted := ICDAR_LINE.fullmatch(line):
-        return quoted[1], ESCAPED.sub(r"\1", quoted[2])
-    bare = ICDAR_LINE_BARE.fullmatch(line)
-    return (bare[1], bare[2]) if bare else None
-
-
-def _fingerprint(entries: list[Entry], files: dict[str, str]) -> str:
+def _fingerprint(entries: list[Entry], files: dict[str, Stamp]) -> str:
     digest = hashlib.sha256()
     for entry in entries:
-        digest.update(repr((entry, files.get(entry.path))).encode("utf-8", "backslashreplace"))
+        stamps = tuple(files.get(entry.path, ())), tuple(files.get(entry.text_file, ()))
+        digest.update(repr((tuple(entry), stamps)).encode("utf-8", "backslashreplace"))
     return digest.hexdigest()

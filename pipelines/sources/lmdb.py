@@ -6,6 +6,7 @@
 """
 
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +14,19 @@ from itertools import islice
 
 import lmdb
 
+from pipelines import storage
 from pipelines.errors import BadInput
-from pipelines.sources.row import Row, Span, spans
+from pipelines.sources.files import Place
+from pipelines.sources.row import ReadOptions, Row, Span, spans
 
 DATA = "data.mdb"
+IMAGE_KEY = re.compile(rb"image-(\d{9})")
 
 
-def is_lmdb(folder: str) -> bool:
-    """Whether the folder holds an LMDB. Its lock file is not needed."""
-    return os.path.isfile(os.path.join(folder, DATA))
+def lmdb_format(place: Place) -> str | None:
+    """"lmdb" for a folder that holds an LMDB, and for its data file. Its lock file is not needed."""
+    names = place.files if place.is_folder else [os.path.basename(place.path)]
+    return "lmdb" if DATA in names else None
 
 
 @dataclass(frozen=True)
@@ -32,11 +37,12 @@ class LmdbSource:
     path: str
     samples: int
     fingerprint: str
+    first: int = 1  # the number in the first image's key
     kind: str = "lmdb"
     exact: bool = True
 
     def count(self) -> int:
-        """What num-samples says."""
+        """What num-samples says, or the keys if it is missing."""
         return self.samples
 
     def pieces(self, size: int) -> Iterator[Span]:
@@ -48,11 +54,12 @@ class LmdbSource:
         return self
 
     def read(self, start: int, stop: int) -> Iterator[Row]:
-        """Rows start to stop, counted from 0 (keys from 1), in one pass of two cursors."""
+        """Rows start to stop, counted from 0 (keys usually from 1), in one pass of two cursors."""
+        start, stop = start + self.first, stop + self.first
         with _transaction(self.path) as transaction:
-            images = _values(transaction, b"image-%09d", start + 1, stop + 1)
-            labels = _values(transaction, b"label-%09d", start + 1, stop + 1)
-            for number, image, label in zip(range(start + 1, stop + 1), images, labels, strict=True):
+            images = _values(transaction, b"image-%09d", start, stop)
+            labels = _values(transaction, b"label-%09d", start, stop)
+            for number, image, label in zip(range(start, stop), images, labels, strict=True):
                 yield self._row(number, image, label)
 
     def _row(self, number: int, image: bytes | None, label: bytes | None) -> Row:
@@ -65,18 +72,26 @@ class LmdbSource:
             return Row(key, None, problem="label is not UTF-8", detail=repr(label[:80]))
 
 
-def open_lmdb(name: str, folder: str, allow_holes: bool = False) -> LmdbSource:
-    """Open the LMDB in `folder`. Raises BadInput if it is damaged, or if its images are not 1 to num-samples.
+def open_lmdb(name: str, place: Place, options: ReadOptions = ReadOptions()) -> LmdbSource:
+    """Open the LMDB in a folder. Raises BadInput if it is damaged, or if its images are not 1 to num-samples.
 
-    With `allow_holes` a missing image is a row with a problem instead, and images beyond num-samples are left out.
-    Walks over all the keys once.
+    With `allow_holes` a missing image is a row with a problem instead, images beyond num-samples are left out, an LMDB that counts
+    from 0 is read from 0, and without num-samples the highest key counts. Otherwise all keys are walked over once.
     """
+    folder = place.path if place.is_folder else os.path.dirname(place.path)
+    if storage.is_remote(folder):
+        raise BadInput(f"{folder}: expected an LMDB on this machine, found one in an object store: LMDBs are mapped into memory, "
+                       "copy it to a local disk first")
+    if not os.path.isfile(os.path.join(folder, DATA)):
+        raise BadInput(f"{folder}: expected an LMDB, found no {DATA}: name the folder that holds it")
     with _transaction(folder) as transaction:
-        samples = _num_samples(folder, transaction)
-        if not allow_holes:
+        if options.allow_holes:
+            first, samples = _range_with_holes(folder, transaction)
+        else:
+            first, samples = 1, _num_samples(folder, transaction)
             _check_keys(folder, transaction, samples)
     status = os.stat(os.path.join(folder, DATA))
-    return LmdbSource(name, folder, samples, f"{status.st_size} bytes, changed {status.st_mtime_ns}")
+    return LmdbSource(name, folder, samples, f"{status.st_size} bytes, changed {status.st_mtime_ns}", first)
 
 
 @contextmanager
@@ -103,13 +118,37 @@ def _check_length(folder: str, environment: lmdb.Environment) -> None:
 def _num_samples(folder: str, transaction: lmdb.Transaction) -> int:
     value = transaction.get(b"num-samples")
     if value is None:
-        raise BadInput(f"{folder}: expected an LMDB of images with the key num-samples, "
-                       f"found {_example_keys(transaction)}: "
-                       "write the number of images under num-samples, or make the LMDB again")
+        raise BadInput(f"{folder}: expected an LMDB of images with the key num-samples, found {_example_keys(transaction)}: "
+                       "write the number of images under num-samples, or add --allow-holes to bring in the images up to the highest key")
     if not value.isdigit() or int(value) == 0:
         raise BadInput(f"{folder}: expected the number of images under num-samples, found {value[:40]!r}: "
                        "correct it, or make the LMDB again")
     return int(value)
+
+
+def _range_with_holes(folder: str, transaction: lmdb.Transaction) -> tuple[int, int]:
+    """(number of the first image, number of images)."""
+    highest = _highest(transaction)
+    if highest is None:
+        raise BadInput(f"{folder}: expected images under keys like image-000000001, found {_example_keys(transaction)}: "
+                       "name another LMDB, or make it again")
+    from_zero = transaction.cursor().set_key(b"image-000000000")
+    if transaction.get(b"num-samples") is None:
+        return (0, highest + 1) if from_zero else (1, highest)
+    samples = _num_samples(folder, transaction)
+    return (0 if from_zero and highest < samples else 1), samples
+
+
+def _highest(transaction: lmdb.Transaction) -> int | None:
+    """The highest number of an image."""
+    cursor = transaction.cursor()
+    walk = cursor.iterprev(values=False) if cursor.set_range(b"image-:") or cursor.last() else iter(())  # ":" follows "9"
+    for key in walk:
+        if found := IMAGE_KEY.fullmatch(key):
+            return int(found[1])
+        if key < b"image-":
+            break
+    return None
 
 
 def _example_keys(transaction: lmdb.Transaction) -> str:

@@ -16,6 +16,16 @@ class Row(NamedTuple):
     filtered: bool = False  # with a problem: the row is usable but marked to be ignored ("filtered", not "quarantined")
 
 
+@dataclass(frozen=True)
+class ReadOptions:
+    """How sources are read, where there is a choice."""
+
+    allow_holes: bool = False  # damaged LMDBs and tars: bring in what is there
+    image_column: str | None = None  # of Parquet files; None: found by its name
+    text_column: str | None = None  # likewise; "": the images are unlabeled
+    vertical: bool = False  # scenes: text that runs from top to bottom comes in too
+
+
 class Piece(Protocol):
     """Consecutive rows of a source: what one task reads. Cheap to pickle; opens its files only while it is read."""
 

@@ -2,47 +2,17 @@
 
 import os
 import pickle
-from pathlib import Path
+import tarfile
 
 import lmdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from foreign import make_folder, make_lmdb, only, rows_of
+from pipelines import sources
 from pipelines.errors import BadInput
 from pipelines.sources import Row, open_sources
-
-
-def make_lmdb(folder: Path, images: dict[int, bytes], labels: dict[int, bytes] | None = None,
-              samples: bytes | None = b"auto",
-              lock_file: bool = True) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    with lmdb.open(str(folder), map_size=2**24) as environment, environment.begin(write=True) as transaction:
-        for number, image in images.items():
-            transaction.put(b"image-%09d" % number, image)
-        for number, label in (labels or {}).items():
-            transaction.put(b"label-%09d" % number, label)
-        if samples is not None:
-            transaction.put(b"num-samples", b"%d" % len(images) if samples == b"auto" else samples)
-    if not lock_file:
-        (folder / "lock.mdb").unlink()
-    return folder
-
-
-def make_folder(folder: Path, files: dict[str, bytes]) -> Path:
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    return folder
-
-
-def rows_of(source) -> list[Row]:
-    rows = [row for piece in source.pieces(1000) for row in piece.read()]
-    assert not source.exact or len(rows) == source.count()
-    return rows
-
-
-def only(path: Path | str, **options):
-    source, = open_sources([str(path)], **options)
-    return source
 
 
 def test_an_lmdb_yields_its_images_and_labels_in_order(tmp_path):
@@ -90,8 +60,97 @@ def test_a_tree_yields_one_source_for_each_leaf(tmp_path):
     assert open_sources([f"all={tmp_path / 'words'}"])[0].name == "all/MJ/MJ_train"
 
 
+def test_a_tree_may_mix_every_format(tmp_path):
+    make_lmdb(tmp_path / "t/a/lmdb", {1: b"1"})
+    make_folder(tmp_path / "t/b", {"labels.csv": b"file_name,text\n1.jpg,B\n", "1.jpg": b"2"})
+    make_folder(tmp_path / "t/c", {"1.png": b"3", "1.gt.txt": b"C\n"})
+    for name in ("d/000.tar", "d/001.tar"):
+        (tmp_path / "t/d").mkdir(exist_ok=True)
+        with tarfile.open(tmp_path / "t" / name, "w") as archive:
+            archive.add(tmp_path / "t/c/1.png", "x.png")
+    make_folder(tmp_path / "t/e/data", {})
+    (tmp_path / "t/e/data").mkdir(parents=True)
+    pq.write_table(pa.table({"image": [b"5"], "text": ["E"]}), tmp_path / "t/e/data/train.parquet")
+    found = open_sources([f"all={tmp_path / 't'}"])
+    assert [(source.name, source.kind) for source in found] == [
+        ("all/a/lmdb", "lmdb"), ("all/b", "folder"), ("all/c", "folder"), ("all/d", "tar"), ("all/e/data", "parquet")]
+    assert [(row.key, row.image, row.text) for source in found for row in rows_of(source)] == [
+        ("all/a/lmdb/000000001", b"1", None), ("all/b/1.jpg", b"2", "B"), ("all/c/1.png", b"3", "C"),
+        ("all/d/000/x", b"3", None), ("all/d/001/x", b"3", None), ("all/e/data/train/000000001", b"5", "E")]
+
+
+def test_a_format_may_be_forced(tmp_path):
+    folder = make_folder(tmp_path / "x", {"1.jpg": b"1", "labels.tsv": b"1.jpg\tA\n", "notes.parquet": b"none of ours"})
+    with pytest.raises(BadInput, match=f"found parquet and folder: say which to read, as in parquet:{folder}"):
+        open_sources([str(folder)])
+    for argument, name in ((f"folder:{folder}", "x"), (f"train=folder:{folder}", "train")):
+        source, = open_sources([argument])
+        assert (source.name, rows_of(source)) == (name, [Row(f"{name}/1.jpg", b"1", "A")])
+    with pytest.raises(BadInput, match="expected files that end with .tar or .tar.gz or .tgz in this folder, found none"):
+        open_sources([f"tar:{folder}"])
+    with pytest.raises(BadInput, match="expected an LMDB, found no data.mdb"):
+        open_sources([f"lmdb:{folder}"])
+
+
+@pytest.mark.parametrize("argument, parts", [
+    ("words", ("", "", "words")), ("A=words", ("A", "", "words")), ("A/b=words=2", ("A/b", "", "words=2")),
+    ("tar:words", ("", "tar", "words")), ("A=tar:words", ("A", "tar", "words")), ("tar:a=b", ("", "tar", "a=b")),
+    ("s3://bucket/x=1", ("", "", "s3://bucket/x=1")), ("A=s3://bucket/x=1", ("A", "", "s3://bucket/x=1")),
+    ("tar:s3://bucket/x=1", ("", "tar", "s3://bucket/x=1")), ("A=tar:gs://b/{0..9}.tar", ("A", "tar", "gs://b/{0..9}.tar")),
+    ("zip:words", ("", "", "zip:words")), ("tar:", ("", "", "tar:")),
+])
+def test_an_argument_is_a_name_a_format_and_a_path(argument, parts):
+    assert sources.split_argument(argument) == parts
+
+
+def test_a_path_that_looks_like_a_format_is_a_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path / "tar:words", {"1.jpg": b"1"})
+    assert [row.key for row in rows_of(only("tar:words"))] == ["tar:words/1.jpg"]
+    assert [row.key for row in rows_of(only("A=tar:words"))] == ["A/1.jpg"]
+
+
+@pytest.fixture
+def store(tmp_path, monkeypatch):
+    """A folder of this machine that answers as s3://bucket."""
+    from pyarrow import fs
+
+    from pipelines import storage
+    (tmp_path / "store/bucket").mkdir(parents=True)
+    system = fs.SubTreeFileSystem(str(tmp_path / "store"), fs.LocalFileSystem())
+    monkeypatch.setattr(storage, "_filesystem", lambda scheme, bucket: system)
+    return tmp_path / "store/bucket"
+
+
+def test_folders_in_an_object_store_are_read_as_those_of_this_machine(store):
+    make_folder(store / "words", {"a/labels.tsv": b"1.jpg\tA\ngone.jpg\tG\n", "a/1.jpg": b"1", ".hidden/2.jpg": b"no",
+                                  **{f"b/{number:02}.jpg": b"%d" % number for number in range(40)},
+                                  "b/07.gt.txt": b"seven\n"})
+    first, second = open_sources(["s3://bucket/words"])
+    assert (first.name, first.path) == ("a", "s3://bucket/words/a")
+    assert rows_of(first) == [Row("a/1.jpg", b"1", "A"), Row("a/gone.jpg", None, "G", "missing file", "named in labels.tsv:2")]
+    assert rows_of(second) == [Row(f"b/{number:02}.jpg", b"%d" % number, "seven" if number == 7 else None) for number in range(40)]
+
+
+def test_a_label_file_and_files_of_an_object_store(store):
+    make_folder(store / "w", {"list.csv": b"file,text\n1.jpg,A\n", "1.jpg": b"1", "2.jpg": b"2"})
+    assert rows_of(only("w=s3://bucket/w/list.csv")) == [Row("w/1.jpg", b"1", "A")]
+    pq.write_table(pa.table({"image": [b"5"], "text": ["E"]}), store / "t.parquet")
+    assert rows_of(only("s3://bucket/t.parquet")) == [Row("t/t/000000001", b"5", "E")]
+    for number in range(2):
+        with tarfile.open(store / f"w-{number}.tar", "w") as archive:
+            archive.add(store / "w/1.jpg", "x.jpg")
+    assert [row.key for row in rows_of(only("s3://bucket/w-{0..1}.tar"))] == ["w/w-0/x", "w/w-1/x"]
+
+
+def test_an_lmdb_in_an_object_store_is_refused(store):
+    make_lmdb(store / "l", {1: b"1"})
+    with pytest.raises(BadInput, match="s3://bucket/l: expected an LMDB on this machine, .* copy it to a local disk first"):
+        open_sources(["s3://bucket/l"])
+
+
 @pytest.mark.parametrize("samples, images, message", [
-    (None, {1: b"a"}, "with the key num-samples, found keys like image-000000001: write the number"),
+    (None, {1: b"a"}, "with the key num-samples, found keys like image-000000001: write the number .* or add --allow-holes"),
     (b"two", {1: b"a"}, "under num-samples, found b'two'"),
     (b"0", {}, "under num-samples, found b'0'"),
     (b"4", {1: b"a", 4: b"d"}, "images 1 to 4, as num-samples says, found 2 missing, the first is image-000000002: m"),
@@ -111,6 +170,27 @@ def test_holes_may_be_allowed_and_are_rows_with_a_reason(tmp_path):
         Row("h/000000003", b"c", "C"), Row("h/000000004", None, None, "missing image", "no key image-000000004")]
 
 
+@pytest.mark.parametrize("numbers, samples, keys", [
+    ((1, 2, 5), None, [1, 2, 3, 4, 5]),
+    ((0, 1, 2), None, [0, 1, 2]),
+    ((0, 1, 2), b"3", [0, 1, 2]),
+])
+def test_without_num_samples_and_counted_from_zero_every_image_comes_in_if_holes_are_allowed(tmp_path, numbers, samples, keys):
+    folder = make_lmdb(tmp_path / "h", {number: b"%d" % number for number in numbers}, samples=samples)
+    with lmdb.open(str(folder), map_size=2**24) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"image-notes", b"")
+        transaction.put(b"zebra", b"")
+    rows = rows_of(only(folder, allow_holes=True))
+    assert [row.key for row in rows] == [f"h/{number:09d}" for number in keys]
+    assert [row.image for row in rows if not row.problem] == [b"%d" % number for number in numbers]
+
+
+def test_an_lmdb_without_images_is_refused_whatever_is_allowed(tmp_path):
+    folder = make_lmdb(tmp_path / "h", {}, {1: b"A"}, samples=None)
+    with pytest.raises(BadInput, match="expected images under keys like image-000000001, found keys like label-000000001"):
+        only(folder, allow_holes=True)
+
+
 def test_a_label_that_is_not_utf8_is_a_row_with_a_reason(tmp_path):
     row, = rows_of(only(make_lmdb(tmp_path / "l", {1: b"a"}, {1: b"caf\xe9"})))
     assert row == Row("l/000000001", None, None, "label is not UTF-8", "b'caf\\xe9'")
@@ -127,49 +207,6 @@ def test_a_damaged_lmdb_is_refused(tmp_path, damage, message):
     data.write_bytes(damage(data.read_bytes()))
     with pytest.raises(BadInput, match=message):
         open_sources([str(folder)])
-
-
-def test_a_tsv_keeps_everything_after_the_first_tab(tmp_path):
-    labels = b'\xef\xbb\xbfa.jpg\tplain\nsub/b.jpg\t two\ttabs "quoted" \xe2\x80\xa8 \r\n./c.jpg\t\n\n'
-    folder = make_folder(tmp_path / "t", {"labels.tsv": labels, "a.jpg": b"1", "sub/b.jpg": b"2", "c.jpg": b"3"})
-    assert rows_of(only(folder)) == [Row("t/a.jpg", b"1", "plain"),
-                                     Row("t/sub/b.jpg", b"2", ' two\ttabs "quoted" \u2028 '),
-                                     Row("t/c.jpg", b"3", "")]
-
-
-def test_icdar_labels_have_bom_carriage_returns_and_escaped_quotes(tmp_path):
-    labels = (b'\xef\xbb\xbfword_1.jpg, "Tiredness"\r\nword_2.jpg, "say \\"hi\\", \\\\o/"\r\n'
-              b'word_3.jpg, "a, b"\r\nword_4.jpg, bare\r\n')
-    folder = make_folder(tmp_path / "IC13", {"gt.txt": labels,
-                                             **{f"images/word_{n}.jpg": b"%d" % n for n in range(1, 5)}})
-    assert [(row.key, row.text) for row in rows_of(only(folder))] == [
-        ("IC13/images/word_1.jpg", "Tiredness"), ("IC13/images/word_2.jpg", 'say "hi", \\o/'),
-        ("IC13/images/word_3.jpg", "a, b"), ("IC13/images/word_4.jpg", "bare")]
-
-
-def test_a_gt_txt_with_tabs_is_read_as_tabs(tmp_path):
-    folder = make_folder(tmp_path / "g", {"gt.txt": b"a.png\tone, two\n", "a.png": b"1"})
-    assert rows_of(only(folder)) == [Row("g/a.png", b"1", "one, two")]
-
-
-def test_lines_without_an_image_are_rows_with_a_reason(tmp_path):
-    labels = b"gone.jpg\tlost\nno tab here\n../outside.jpg\tx\n/etc/passwd\ty\na.jpg\tA\na.jpg\tagain\nb.jpg\tcaf\xe9\n"
-    folder = make_folder(tmp_path / "f", {"labels.tsv": labels, "a.jpg": b"1"})
-    make_folder(tmp_path, {"outside.jpg": b"secret"})
-    assert rows_of(only(folder)) == [
-        Row("f/gone.jpg", None, "lost", "missing file", "named in labels.tsv:1"),
-        Row("f/labels.tsv:2", None, None, "malformed label line", "b'no tab here'"),
-        Row("f/../outside.jpg", None, "x", "path outside the folder", "labels.tsv:3 names ../outside.jpg"),
-        Row("f//etc/passwd", None, "y", "path outside the folder", "labels.tsv:4 names /etc/passwd"),
-        Row("f/a.jpg", b"1", "A"),
-        Row("f/a.jpg", None, "again", "image labeled twice", "line 6 of labels.tsv names it again"),
-        Row("f/labels.tsv:7", None, None, "label is not UTF-8", "b'b.jpg\\tcaf\\xe9'")]
-
-
-def test_images_without_a_line_are_unlabeled_and_come_last(tmp_path):
-    folder = make_folder(tmp_path / "p", {"labels.tsv": b"z.jpg\tZ\n", "z.jpg": b"1", "b.PNG": b"2", "a/c.jpeg": b"3",
-                                          "Thumbs.db": b"no image", ".hidden.jpg": b"no", "._z.jpg": b"no"})
-    assert rows_of(only(folder)) == [Row("p/z.jpg", b"1", "Z"), Row("p/a/c.jpeg", b"3"), Row("p/b.PNG", b"2")]
 
 
 def test_a_folder_without_labels_is_unlabeled(tmp_path):
@@ -216,7 +253,11 @@ def test_the_fingerprint_follows_the_files(tmp_path):
     ({"x/labels.tsv": b"", "x/gt.txt": b""}, "expected one label file, found labels.tsv and gt.txt"),
     ({"x/corpus.json": b"{}"}, "found a corpus: it needs no ingest"),
     ({"x/1.jpg": b"", "x/sub/labels.tsv": b""}, r"found both \(1.jpg lies beside them\)"),
-    ({"x": b"file"}, "found a file: name its folder"),
+    ({"x": b"file"}, "found a file: name its folder, or say what it is, as in tar:"),
+    ({"x/a.tar": b"", "x/b.parquet": b""}, "expected one format, found tar and parquet: say which to read, as in tar:"),
+    ({"x/a.tar": b"", "x/1.jpg": b""}, r"found both \(1.jpg lies beside them\)"),
+    ({"x/a.tar": b"", "x/more/b.tar": b""}, r"found both \(more/b.tar lies beside them\)"),
+    ({"x/corpora/c/corpus.json": b"{}", "x/corpora/c/part-0.parquet": b""}, "x/corpora/c: expected a foreign format, found a corpus"),
 ])
 def test_what_is_no_source_is_refused(tmp_path, files, message):
     make_folder(tmp_path, files)

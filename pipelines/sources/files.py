@@ -1,0 +1,169 @@
+"""What lies at a path: its files, whether they lie on this machine or in an object store."""
+
+import os
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from pipelines import storage
+from pipelines.errors import BadInput
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".pbm")
+BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{},]*(?:,[^{},]*)+))\}")  # {0000..0099} or {train,valid}
+
+
+class Stamp(NamedTuple):
+    """What changes when a file does."""
+
+    size: int  # bytes
+    changed: int  # nanoseconds since 1970; 0 where the store does not say
+
+
+@dataclass(frozen=True)
+class Place:
+    """A path and what lies there: a file (or a pattern of files), or a folder with everything below it."""
+
+    path: str  # from the root, or a URI
+    files: dict[str, Stamp] | None = None  # by path relative to the folder; None: no folder
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the path is a folder."""
+        return self.files is not None
+
+    def names(self) -> list[str]:
+        """The files that lie directly in the folder, sorted."""
+        return sorted(path for path in self.files or () if "/" not in path)
+
+    def folders(self) -> dict[str, "Place"]:
+        """The folders directly in this one that hold files, by name, sorted."""
+        below: dict[str, dict[str, Stamp]] = {}
+        for path, stamp in (self.files or {}).items():
+            name, slash, rest = path.partition("/")
+            if slash:
+                below.setdefault(name, {})[rest] = stamp
+        return {name: Place(storage.join(self.path, name), below[name]) for name in sorted(below)}
+
+
+def look(path: str) -> Place | None:
+    """What lies at a path, a URI or a pattern with braces; None if nothing does. Raises OSError and BadInput."""
+    path = storage.absolute(path)
+    found = storage.kind(path)
+    if found == "folder":
+        return Place(path, list_folder(path))
+    if found == "file" or BRACES.search(path):
+        return Place(path)
+    return None
+
+
+def list_folder(folder: str) -> dict[str, Stamp]:
+    """Every file below a folder but hidden ones. Folders on this machine may hold links, which are followed once."""
+    if not storage.is_remote(folder):
+        return dict(_walk(folder))
+    return {entry.path: Stamp(entry.size, entry.changed) for entry in storage.list_files(folder) if not is_hidden(entry.path)}
+
+
+def _walk(folder: str) -> Iterator[tuple[str, Stamp]]:
+    seen = set()
+    pending = [""]
+    while pending:
+        inside = pending.pop()
+        status = os.stat(os.path.join(folder, inside))
+        if (status.st_dev, status.st_ino) in seen:
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        with os.scandir(os.path.join(folder, inside)) as found:
+            for item in found:
+                path = posixpath.join(inside, item.name)
+                if item.name.startswith("."):
+                    continue
+                if item.is_dir():
+                    pending.append(path)
+                elif item.is_file():
+                    yield path, Stamp(item.stat().st_size, item.stat().st_mtime_ns)
+
+
+def stamp(path: str) -> Stamp:
+    """Size and time of change of one file. Raises FileNotFoundError."""
+    system, inside = storage.locate(path)
+    with storage.reaching(path):
+        found = system.get_file_info(inside)
+    if not found.is_file:
+        raise FileNotFoundError(2, "No such file", path)
+    return Stamp(found.size or 0, found.mtime_ns or 0)
+
+
+def set_of_files(place: Place, suffixes: tuple[str, ...]) -> dict[str, Stamp]:
+    """The files that make up a source, by path or URI: those of the folder that end so, one file, or a pattern's.
+
+    Raises BadInput if a file of a pattern is missing, or if a folder holds no such file.
+    """
+    if place.is_folder:
+        named = {storage.join(place.path, name): place.files[name] for name in place.names() if name.lower().endswith(suffixes)}
+        if not named:
+            raise BadInput(f"{place.path}: expected files that end with {' or '.join(suffixes)} in this folder, found none: "
+                           "name the folder that holds them")
+        return named
+    found = {}
+    for path in [place.path] if storage.kind(place.path) else expand_braces(place.path):
+        try:
+            found[path] = stamp(path)
+        except FileNotFoundError:
+            raise BadInput(f"{path}: expected this file, as {place.path} says, found no such file: correct the pattern, "
+                           "or bring the file here") from None
+    return found
+
+
+def expand_braces(pattern: str) -> list[str]:
+    """The paths that a pattern means: {0000..0099} counts with leading zeros, {a,b} lists. As shells and WebDataset do."""
+    found = BRACES.search(pattern)
+    if not found:
+        return [pattern]
+    first, last, listed = found.groups()
+    if listed is not None:
+        words = listed.split(",")
+    else:
+        words = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
+    return [pattern[:found.start()] + word + rest for word in words for rest in expand_braces(pattern[found.end():])]
+
+
+def stems(paths: list[str], suffixes: tuple[str, ...]) -> list[str]:
+    """Short names for files: their paths from the folder that they share on, without suffix.
+
+    Raises BadInput if two files get one name: keys are made of it.
+    """
+    parents = [path.split("/")[:-1] for path in paths]
+    shared = len(os.path.commonprefix(parents))
+    names: dict[str, str] = {}
+    for path in paths:
+        name = without_suffix("/".join(path.split("/")[shared:]), suffixes)
+        if name in names:
+            raise BadInput(f"{path}: expected files whose names differ before the suffix, found {names[name]} too: rename one, "
+                           "or leave it out")
+        names[name] = path
+    return [printable(name) for name in names]
+
+
+def without_suffix(name: str, suffixes: tuple[str, ...]) -> str:
+    """The name without the longest of these endings that it has."""
+    for suffix in sorted(suffixes, key=len, reverse=True):
+        if name.lower().endswith(suffix):
+            return name[:-len(suffix)]
+    return name
+
+
+def is_image_name(path: str) -> bool:
+    """Whether the file name ends like an image."""
+    return path.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a part of the path begins with a dot (a leading `./` is none)."""
+    return any(part.startswith(".") and part != "." for part in path.split("/"))
+
+
+def printable(path: str) -> str:
+    """The path, with bytes that are not UTF-8 written as escapes."""
+    return path.encode("utf-8", "backslashreplace").decode("utf-8")

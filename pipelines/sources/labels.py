@@ -1,0 +1,187 @@
+"""Label files: which image shows which text.
+
+    .tsv                 path<TAB>text, one image a line; text is everything after the first tab
+    .txt                 ICDAR's `word_1.jpg, "Text"` (\\" and \\\\ inside the quotes), or path<TAB>text
+    .csv                 with a header; quotes as RFC 4180 has them; commas, semicolons or tabs
+    .jsonl               one JSON object a line
+
+Headers and objects name the image by one of IMAGE_NAMES and the text by one of TEXT_NAMES, the first that is there; Hugging Face's
+`metadata.csv` and `metadata.jsonl` do. Files are UTF-8, with or without BOM.
+"""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from pipelines.errors import BadInput
+
+LABEL_FILES = ("labels.tsv", "gt.txt", "labels.csv", "labels.jsonl", "metadata.csv", "metadata.jsonl")
+LIST_SUFFIXES = (".tsv", ".txt", ".csv", ".jsonl")
+IMAGE_NAMES = ("file_name", "filename", "file", "image_path", "image", "path", "img")
+TEXT_NAMES = ("text", "transcription", "label", "words", "word", "sentence", "gt", "ground_truth")
+BOM = b"\xef\xbb\xbf"
+ICDAR_LINE = re.compile(r'([^\t]+?),\s*"(.*)"\s*', re.DOTALL)
+ICDAR_LINE_BARE = re.compile(r"([^\t,]+),\s*(.*?)\s*", re.DOTALL)
+ESCAPED = re.compile(r'\\(["\\])')
+SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+class Label(NamedTuple):
+    """What one line of a label file says."""
+
+    line: int  # its number, counted from 1
+    path: str | None  # as written; None with a problem
+    text: str | None  # None: unlabeled
+    problem: str | None = None
+    detail: str = ""
+
+
+def read_labels(name: str, data: bytes) -> Iterator[Label]:
+    """The lines of a label file that are not empty. Raises BadInput for a header without the columns and for broken quotes."""
+    data = data.removeprefix(BOM)
+    if name.lower().endswith(".csv"):
+        return _csv_labels(name, data)
+    if name.lower().endswith(".jsonl"):
+        return _json_labels(name, data)
+    return _line_labels(name, data)
+
+
+def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
+    for number, line in enumerate(data.split(b"\n"), start=1):
+        line = line.removesuffix(b"\r")
+        if line.strip():
+            yield number, line
+
+
+def _line_labels(name: str, data: bytes) -> Iterator[Label]:
+    first = next((line for _, line in _lines(data)), b"")
+    split = split_line(name, first)
+    header = tuple(cell.lower() for cell in first.decode("utf-8", "replace").split("\t"))
+    has_header = len(header) == 2 and header[0] in IMAGE_NAMES and header[1] in TEXT_NAMES
+    for position, (number, line) in enumerate(_lines(data)):
+        if has_header and not position:
+            continue
+        try:
+            parts = split(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            yield _not_utf8(number, line)
+            continue
+        yield _malformed(number, line) if parts is None else Label(number, *parts)
+
+
+def split_line(label_file: str, first_line: bytes) -> Callable[[str], tuple[str, str] | None]:
+    """The function that splits this file's lines into (path, text): some write gt.txt with tabs."""
+    if label_file.lower().endswith(".txt") and b"," in first_line.partition(b"\t")[0]:
+        return split_icdar
+    return split_tab
+
+
+def split_tab(line: str) -> tuple[str, str] | None:
+    """`path<TAB>text`; None if there is no tab."""
+    path, tab, text = line.partition("\t")
+    return (path, text) if tab and path else None
+
+
+def split_icdar(line: str) -> tuple[str, str] | None:
+    """`word_1.jpg, "Text"` with escaped quotes, or without quotes; None if it is neither."""
+    if quoted := ICDAR_LINE.fullmatch(line):
+        return quoted[1], ESCAPED.sub(r"\1", quoted[2])
+    bare = ICDAR_LINE_BARE.fullmatch(line)
+    return (bare[1], bare[2]) if bare else None
+
+
+def _csv_labels(name: str, data: bytes) -> Iterator[Label]:
+    text = data.decode("utf-8", "surrogateescape")
+    head = text.partition("\n")[0]
+    delimiter = max(",;\t", key=head.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = [cell.strip().lower() for cell in next(reader, [])]
+        image, label = _column(name, header, IMAGE_NAMES), _column(name, header, TEXT_NAMES)
+        line = reader.line_num + 1
+        for cells in reader:
+            if cells:
+                yield _csv_label(line, cells, len(header), image, label)
+            line = reader.line_num + 1
+    except csv.Error as problem:
+        raise BadInput(f"{name}: expected CSV whose quotes are closed and doubled inside quotes, found {problem} in the row that begins "
+                       f"before line {reader.line_num + 1}: correct it") from problem
+
+
+def _csv_label(line: int, cells: list[str], columns: int, image: int, label: int) -> Label:
+    raw = ",".join(cells).encode("utf-8", "surrogateescape")
+    if len(cells) != columns:
+        return Label(line, None, None, "malformed label line", f"{len(cells)} cells under {columns} columns: {raw[:80]!r}")
+    if any(SURROGATES.search(cells[index]) for index in (image, label)):
+        return _not_utf8(line, raw)
+    return Label(line, cells[image], cells[label]) if cells[image] else _malformed(line, raw)
+
+
+def _column(name: str, found: list[str], wanted: tuple[str, ...]) -> int:
+    for word in wanted:
+        if word in found:
+            return found.index(word)
+    what = "image" if wanted is IMAGE_NAMES else "text"
+    shown = ", ".join(found)[:200] or "an empty file"
+    raise BadInput(f"{name}: expected a column with the {what}, named one of {', '.join(wanted)}, found {shown}: rename the column "
+                   "in the first line")
+
+
+def _json_labels(name: str, data: bytes) -> Iterator[Label]:
+    keys, has_text = None, False  # of the first object
+    for number, line in _lines(data):
+        try:
+            found = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            yield _not_utf8(number, line)
+            continue
+        except (json.JSONDecodeError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            yield _malformed(number, line)
+            continue
+        if keys is None:
+            keys = list(found)
+            _column(name, keys, IMAGE_NAMES)
+        has_text = has_text or any(word in found for word in TEXT_NAMES)
+        yield _json_label(number, line, found)
+    if keys is not None and not has_text:
+        _column(name, keys, TEXT_NAMES)
+
+
+def _json_label(number: int, line: bytes, found: dict) -> Label:
+    path = next((found[name] for name in IMAGE_NAMES if name in found), None)
+    if not isinstance(path, str) or not path:
+        return _malformed(number, line)
+    text = next((found[name] for name in TEXT_NAMES if name in found), None)
+    if any(isinstance(value, str) and SURROGATES.search(value) for value in (path, text)):  # JSON may escape half a character
+        return _not_utf8(number, line)
+    if text is not None and not isinstance(text, str):
+        return Label(number, path, None, "label is not text", f"{text!r}"[:80])
+    return Label(number, path, text)
+
+
+def _not_utf8(number: int, line: bytes) -> Label:
+    return Label(number, None, None, "label is not UTF-8", repr(line[:80]))
+
+
+def _malformed(number: int, line: bytes) -> Label:
+    return Label(number, None, None, "malformed label line", repr(line[:80]))
+
+
+def text_of_file(data: bytes) -> str:
+    """The text of a file that holds nothing else: without BOM and without the line end at its end.
+
+    Raises UnicodeDecodeError if it is not UTF-8.
+    """
+    text = data.removeprefix(BOM).decode("utf-8")
+    return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
+
+
+def file_of_text(text: str) -> bytes:
+    """The file that `text_of_file` reads as this text, whatever it begins and ends with."""
+    data = text.encode("utf-8")
+    return (BOM if data.startswith(BOM) else b"") + data + (b"\n" if text.endswith("\n") else b"")
