@@ -8,8 +8,7 @@ from pathlib import Path
 
 from pipelines.characters import CHARSETS, code_point, isolated, script, visible
 from pipelines.corpus import Corpus, SourceCounts
-from pipelines.corpus_samples import (LEAKS_SHOWN, MEMBERS_SHOWN, REJECTS_SHOWN, Cluster, ContactSheets, Rejects, Shown,
-                                      gather_rejects)
+from pipelines.corpus_samples import MEMBERS_SHOWN, Cluster, ContactSheets, Rejects, Shown, gather_rejects
 from pipelines.histogram import STYLE as HISTOGRAM_STYLE
 from pipelines.histogram import Axis, histogram
 from pipelines.report import Markup, heading, page, paragraph, subheading, table, write_text
@@ -26,8 +25,8 @@ LOWEST = 48  # small images are shown larger
 SECTIONS = (("account", "Account"), ("images", "Images"), ("sizes", "Sizes and lengths"), ("characters", "Characters"),
             ("charsets", "Charsets"), ("rejects", "Rejects"), ("duplicates", "Duplicates"), ("leakage", "Leakage"))
 STYLE = HISTOGRAM_STYLE + """
-:root { --bar: #4a7dac; --good: #2a7d46; --panel: #fff; }
-@media (prefers-color-scheme: dark) { :root { --bar: #7fa9d1; --good: #6cc488; --wrong: #ff8a80; --panel: #1b1b1d; } }
+:root { --bar: #4a7dac; --good: #2a7d46; }
+@media (prefers-color-scheme: dark) { :root { --bar: #7fa9d1; --good: #6cc488; --wrong: #ff8a80; } }
 h3 { font-size: 1rem; margin: 1.6rem 0 .5rem; } h3 small, .quiet { font-weight: 400; font-size: .85rem; opacity: .7; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 1rem 0; } a { color: inherit; text-underline-offset: .2em; }
 dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0; } dl.facts dd { overflow-wrap: anywhere; }
@@ -249,9 +248,12 @@ def _charsets(corpus: Corpus, tallies: dict[str, Tally]) -> list[str]:
     named = [(name, one, counts[name].labeled) for name, one in tallies.items()]
     if len(named) > 1:
         named.append(("all", sum_tallies(tallies.values()), sum_counts(counts.values()).labeled))
-    rows = [(name if charset == CHARSETS[0] else "", charset, f"{found['rows_outside']:,} of {labeled:,}", f"{100 * found['rows_outside'] / labeled:.1f} %",
-             f"{found['characters_outside']:,}", _chips(Counter(found["outside"]), CHIPS_OUTSIDE) if found["outside"] else "none")
-            for name, one, labeled in named if labeled for charset, found in one.summary()["charsets"].items()]
+    rows = []
+    for name, one, labeled in named:
+        for charset, found in one.summary()["charsets"].items() if labeled else ():
+            rows.append((name if charset == CHARSETS[0] else "", charset, f"{found['rows_outside']:,} of {labeled:,}",
+                         f"{100 * found['rows_outside'] / labeled:.1f} %", f"{found['characters_outside']:,}",
+                         _chips(Counter(found["outside"]), CHIPS_OUTSIDE) if found["outside"] else "none"))
     if not rows:
         return [_section("charsets"), _none()]
     return [_section("charsets"), paragraph("Labels that a recognizer with the charset cannot spell. 36: digits and letters without case; "
@@ -264,7 +266,7 @@ def _rejects(rejects: Rejects) -> list[str]:
                                              "images follow below.")]
     for (kind, reason), shown in sorted(rejects.examples.items(), key=lambda pair: (pair[0][0], -rejects.counts[pair[0]].total(), pair[0])):
         rows = rejects.counts[kind, reason]
-        remark = f"{kind}, {counted(rows.total(), 'row')}" + (f", {len(shown)} of them shown" if len(shown) == REJECTS_SHOWN else "")
+        remark = f"{kind}, {counted(rows.total(), 'row')}" + (f", {len(shown)} of them shown" if len(shown) < rows.total() else "")
         pieces.append(subheading(_title(reason, remark)))
         pieces.append(_sheet(_card(one, [line for line in (one.detail, one.key) if line]) for one in shown))
     return pieces if rejects.examples else [*pieces, _none()]
@@ -292,11 +294,16 @@ def _cluster(cluster: Cluster) -> str:
     kept = cluster.kept
     first = _card(kept, [kept.key], kind="kept") if kept else \
         f'<div class="card"><p class="bad">not in the corpus:</p><p>{isolated(cluster.match)}</p></div>'
-    others = [_card(one, [line for line in (one.reason, one.detail, one.key) if line], conflict=kept is not None and one.text != kept.text)
+    others = [_card(one, [line for line in (one.reason, one.detail, one.key) if line], conflict=_conflict(kept, one))
               for one in cluster.members]
     more = [f'<p class="quiet">and {cluster.dropped - len(others):,} more</p>'] if cluster.dropped > MEMBERS_SHOWN else []
     reasons = ", ".join(f"{reason}: {count:,}" for reason, count in cluster.reasons.most_common())
     return f'<div class="cluster"><p class="quiet">{escape(reasons)}</p>{_sheet([first, *others, *more])}</div>'
+
+
+def _conflict(kept: Shown | None, dropped: Shown) -> bool:
+    """Whether a label was lost that the image that stayed does not have."""
+    return kept is not None and dropped.text is not None and dropped.text != kept.text
 
 
 def _leakage(rejects: Rejects) -> list[str]:
@@ -304,7 +311,9 @@ def _leakage(rejects: Rejects) -> list[str]:
                                              "that one.")]
     for reason, shown in sorted(rejects.leaks.items()):
         rows = rejects.leaked[reason]
-        remark = f"{counted(rows.total(), 'row')} ({_by_source(rows)})" + (f", {len(shown)} of them shown" if len(shown) == LEAKS_SHOWN else "")
+        remark = f"{counted(rows.total(), 'row')} ({_by_source(rows)})"
+        if len(shown) < rows.total():
+            remark += f", {len(shown)} of them shown"
         pieces.append(subheading(_title(reason, remark)))
         pieces.append(_sheet(_card(one, [f"is {one.match}", *([one.detail] if one.detail else []), one.key]) for one in shown))
     return pieces if rejects.leaks else [*pieces, _none()]

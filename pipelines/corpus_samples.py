@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.corpus import QUARANTINE, QUARANTINE_SCHEMA, Corpus, RowGroup
 from pipelines.errors import BadInput
+from pipelines.progress import Progress
 from pipelines.report import Thumbnail, fitted
 from pipelines.storage import join, open_file
 
@@ -218,7 +219,9 @@ class _Gathering:
         """Everything but images: counts, the examples' rows, and the hash of every duplicate's match."""
         rejects, examples, leaks, hashes = self.rejects, {}, {}, array("Q")
         columns = [name for name in QUARANTINE_SCHEMA.names if name != "image"]
+        progress = Progress("describe", self.parquet.metadata.num_rows, "rejected rows")
         for address, row in self._rows(columns, range(self.parquet.num_row_groups)):
+            progress.add(1)
             kind, reason, match = row["kind"], row["reason"], row["match"]
             rejects.rows += 1
             rejects.counts[kind, reason][row["source"]] += 1
@@ -229,6 +232,7 @@ class _Gathering:
                 leaks.setdefault(reason, _Draw(LEAKS_SHOWN)).offer(self._hash(row["key"]), address, row)
             else:
                 examples.setdefault((kind, reason), _Draw(REJECTS_SHOWN)).offer(self._hash(row["key"]), address, row)
+        progress.close()
         return examples, leaks, np.frombuffer(hashes, np.uint64)
 
     def _choose(self, hashes: np.ndarray) -> tuple[dict[int, Cluster], list[tuple[tuple[int, int], dict]]]:

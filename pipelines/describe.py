@@ -129,7 +129,8 @@ def _charsets(summary: dict) -> str:
                          f"{100 * found['rows_outside'] / source['labeled']:.1f} %", f"{found['characters_outside']:,}",
                          "  ".join(shown + more)))
     lines = table(("source", "charset", "labeled", "rows outside", "", "characters outside"), [row[:-1] for row in rows]).splitlines()
-    return "\n".join([f"{lines[0]}  the most frequent of them", *(f"{line}  {row[-1]}".rstrip() for line, row in zip(lines[1:], rows, strict=True))])
+    named = ["the most frequent of them", *(row[-1] for row in rows)]
+    return "\n".join(f"{line}  {last}".rstrip() for line, last in zip(lines, named, strict=True))
 
 
 def _short(value: float, digits: int) -> str:
