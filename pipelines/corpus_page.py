@@ -11,7 +11,8 @@ from pipelines.corpus import Corpus, SourceCounts
 from pipelines.corpus_samples import MEMBERS_SHOWN, Cluster, ContactSheets, Rejects, Shown, gather_rejects
 from pipelines.histogram import STYLE as HISTOGRAM_STYLE
 from pipelines.histogram import Axis, histogram
-from pipelines.report import Markup, heading, page, paragraph, subheading, table, write_text
+from pipelines.report import Markup, heading, page, paragraph, subheading, table
+from pipelines.storage import write_bytes
 from pipelines.tally import Tally, counted, quantiles, sum_counts, sum_tallies, tally
 
 CHIPS = 60  # characters shown of a script
@@ -38,7 +39,9 @@ pre { background: var(--soft); padding: .7rem; overflow-x: auto; font-size: .85r
 .card img { display: block; max-width: 100%; height: auto; margin-bottom: .3rem; border-radius: 2px; }
 .card p { margin: 0; } .card .quiet { font-size: .75rem; } .card .quiet .label { font-size: inherit; }
 .card.kept { border: 2px solid var(--good); }
-.cluster { border-top: 1px solid var(--line); padding: .8rem 0; }
+.clusters { display: flex; flex-wrap: wrap; gap: .8rem; align-items: flex-start; }
+.cluster { box-sizing: border-box; max-width: 100%; border: 1px solid var(--line); border-radius: 6px; padding: .6rem; }
+.cluster > p { margin: 0 0 .4rem; }
 .bytes { font: .75rem/1.4 ui-monospace, monospace; border: 1px dashed var(--line); padding: .4rem; margin: 0 0 .3rem; }
 .code { font: .8em ui-monospace, monospace; border: 1px solid var(--line); border-radius: 3px; padding: 0 .2em; }
 .label { unicode-bidi: isolate; white-space: pre-wrap; font-size: 1rem; }
@@ -50,7 +53,7 @@ td { vertical-align: top; } details { margin: .8rem 0; } summary { cursor: point
 """
 
 
-def write_page(corpus: Corpus, file: str | Path, images: int, seed: int) -> tuple[dict[str, Tally], int]:
+def write_page(corpus: Corpus, file: str, images: int, seed: int) -> tuple[dict[str, Tally], int]:
     """Write the page of a corpus, with `images` images of each source drawn by `seed`.
 
     Streams the corpus: memory holds one row group and the pictures of the page. Returns the tallies of the sources, and the
@@ -62,7 +65,9 @@ def write_page(corpus: Corpus, file: str | Path, images: int, seed: int) -> tupl
     text = page(f"Corpus {Path(corpus.path).name}", *_head(corpus), _contents(), *_account(corpus, rejects), *_images(corpus, sheets),
                 *_sizes(tallies, sheets), *_characters(tallies), *_charsets(corpus, tallies), *_rejects(rejects),
                 *_duplicates(rejects), *_leakage(rejects), style=STYLE)
-    return tallies, write_text(file, text).stat().st_size
+    data = text.encode()
+    write_bytes(file, data)
+    return tallies, len(data)
 
 
 def _section(name: str) -> str:
@@ -155,7 +160,8 @@ def _card(shown: Shown, lines: Sequence[object], *, kind: str = "", conflict: bo
         '<span class="quiet">empty label</span>'
     size = [f"{shown.size[0]} × {shown.size[1]}"] if shown.size else []
     small = "".join(f'<p class="quiet">{line if isinstance(line, Markup) else isolated(str(line))}</p>' for line in [*size, *lines])
-    return (f'<div class="card{kind and " " + kind}" style="width:{max(width, 110)}px" title="{escape(shown.key)}">{image}'
+    room = max(width, 150 if lines else 110)
+    return (f'<div class="card{kind and " " + kind}" style="width:{room}px" title="{escape(shown.key)}">{image}'
             f'<p{" class=bad" if conflict else ""}>{label}</p>{small}</div>')
 
 
@@ -286,7 +292,7 @@ def _duplicates(rejects: Rejects) -> list[str]:
     pieces.append(table(("dropped per image that stayed", "such images"), rows, numbers=[1]))
     for title, clusters in (("Largest", rejects.largest), ("Drawn from the others", rejects.others)):
         if clusters:
-            pieces += [subheading(title), *map(_cluster, clusters)]
+            pieces += [subheading(title), '<div class="clusters">', *map(_cluster, clusters), "</div>"]
     return pieces
 
 

@@ -243,6 +243,14 @@ def test_the_draw_is_spread_over_the_corpus_and_depends_on_the_seed_and_the_sour
     assert drawn(corpus, 0) == drawn(alone, 0) == first != drawn(corpus, 1)
 
 
+def test_the_same_corpus_and_seed_give_the_same_page(corpus, tmp_path):
+    pages = []
+    for name, seed in (("one", "0"), ("two", "0"), ("three", "1")):
+        assert run("describe", [str(corpus), "--html", str(tmp_path / name), "--images", "2", "--seed", seed]) == 0
+        pages.append((tmp_path / name).read_bytes())
+    assert pages[0] == pages[1] != pages[2]
+
+
 def test_rows_are_found_by_key_reading_only_where_they_can_be(tmp_path, monkeypatch):
     rows = {"a": [(str(number), png(number), 40, 20) for number in range(8)], "b": [("x", png(3), 40, 20)]}
     corpus = Corpus.open(write_corpus(tmp_path / "c", rows, []))
