@@ -13,6 +13,7 @@ COMMANDS = {
     "render": ("pipelines.render", "make a labeled corpus of synthetic words"),
     "ingest": ("pipelines.ingest", "bring LMDBs and folders of word images into a corpus"),
     "describe": ("pipelines.describe", "print what a corpus holds"),
+    "export": ("pipelines.export", "give a corpus to other toolkits: LMDB, WebDataset tars or a folder"),
     "pretrain": ("pipelines.pretrain", "train an encoder on unlabeled images (self-supervised)"),
     "finetune": ("pipelines.finetune", "train a recognizer on labels, alone or with unlabeled images (semi-supervised)"),
     "evaluate": ("pipelines.evaluate", "measure a model on benchmarks"),
