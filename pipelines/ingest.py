@@ -5,13 +5,12 @@ counts goes through Ray: each task reads its rows where they lie and writes its 
 """
 
 import argparse
-import json
+import hashlib
 import os
-import pickle
 import sys
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, fields
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePath, PurePosixPath
 
@@ -19,14 +18,16 @@ import cv2
 import pyarrow as pa
 
 from pipelines import storage
-from pipelines.cluster import start_ray
 from pipelines.corpus import SCHEMA_VERSION, Corpus
 from pipelines.describe import counted, counts_table
 from pipelines.errors import BadInput
+from pipelines.hashes import hash_set
 from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, room_for, write_chunk
 from pipelines.progress import Progress, clock
 from pipelines.sources import ReadOptions, Source, open_sources
 from pipelines.staging import Staging, open_staging
+from pipelines.tasks import in_tasks
+from pipelines.unique import without_duplicates
 
 DESCRIPTION = """Bring images in foreign formats into a corpus: LMDBs (num-samples, image-%09d, label-%09d), folders of
 images with labels.tsv or ICDAR gt.txt or without labels, and trees of these. Every row is kept, quarantined (unusable)
@@ -52,6 +53,10 @@ def parser() -> argparse.ArgumentParser:
                        help="filter blank images, whose lightest and darkest grey values (0 to 255) differ by less (default: %(default)s)")
     parse.add_argument("--unicode", choices=("NFC", "NFKC", "NFD", "NFKD", "as is"), default=defaults.unicode,
                        help="normal form of the labels; every script is kept (default: %(default)s)")
+    parse.add_argument("--duplicates", choices=("keep", "exact", "near"), default=defaults.duplicates,
+                       help="exact: drop rows with the bytes of an earlier row; near: also those that show the same picture (default: keep)")
+    parse.add_argument("--guard", nargs="+", action="extend", default=[], metavar="SET",
+                       help="PATH or NAME=PATH of benchmarks: filter every row that is, or nearly is, one of their images")
     parse.add_argument("--max-text-length", type=int, default=0, metavar="N",
                        help="filter labels with more characters than this")
     parse.add_argument("--rows-per-shard", type=int, default=defaults.rows_per_shard, metavar="N",
@@ -60,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
                        help="row groups are the unit of shuffling (default: %(default)s)")
     parse.add_argument("--allow-holes", action="store_true",
                        help="bring in LMDBs whose keys disagree with num-samples; missing images are quarantined")
+    parse.add_argument("--image-column", metavar="NAME", help="of Parquet files whose column of images is not recognised")
+    parse.add_argument("--text-column", metavar="NAME", help="of Parquet files whose column of labels is not recognised")
+    parse.add_argument("--vertical", action="store_true", help="turn the crops of vertical words in scenes, so that they lie")
     parse.add_argument("--overwrite", action="store_true",
                        help="replace the corpus at --out, once the new one is whole")
     return parse
@@ -70,8 +78,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     options = _options(arguments)
     started = time.monotonic()
-    corpus = ingest(arguments.sources, arguments.out, options, max_errors=arguments.max_errors,
-                    allow_holes=arguments.allow_holes, overwrite=arguments.overwrite)
+    reading = ReadOptions(arguments.allow_holes, arguments.image_column, arguments.text_column, arguments.vertical)
+    corpus = ingest(arguments.sources, arguments.out, options, max_errors=arguments.max_errors, reading=reading,
+                    guard=arguments.guard, overwrite=arguments.overwrite)
     print(counts_table(corpus.manifest))
     size = sum(shard.bytes for shard in corpus.manifest.shards) / 1e6
     print(f"\n{corpus.path}: {corpus.rows:,} images in {counted(len(corpus.manifest.shards), 'shard')}, {size:,.1f} MB, "
@@ -87,25 +96,36 @@ def _options(arguments: argparse.Namespace) -> Options:
     if not 0 <= arguments.max_errors <= 1:
         raise BadInput(f"--max-errors: expected a share from 0 to 1, found {arguments.max_errors}: "
                        "0.01 is one row in a hundred")
-    return Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
+    return Options(guarded=bool(arguments.guard),
+                   **{field.name: getattr(arguments, field.name) for field in fields(Options) if field.name != "guarded"})
 
 
 def ingest(arguments: list[str], target: str | os.PathLike, options: Options = Options(), *, max_errors: float = 0.01,
-           allow_holes: bool = False, overwrite: bool = False) -> Corpus:
+           reading: ReadOptions = ReadOptions(), guard: Sequence[str] = (), overwrite: bool = False) -> Corpus:
     """Bring the sources (PATH or NAME=PATH each) into a new corpus at `target`, and open it.
 
     The bytes are a function of the sources and the options. Raises BadInput, and leaves no corpus, if a source cannot
-    be opened, if more than `max_errors` of all rows are quarantined, or if nothing is kept.
+    be opened (nor one of the benchmarks to `guard`), if more than `max_errors` of all rows are quarantined, or if nothing is kept.
     """
     target = storage.absolute(os.fspath(target))
-    sources = open_sources(arguments, ReadOptions(allow_holes=allow_holes))
+    sources = open_sources(arguments, reading)
     _check_apart(sources, target)
-    made_by = {"command": "ingest", "sources": arguments, "options": {**asdict(options), "allow_holes": allow_holes},
+    made_by = {"command": "ingest", "sources": arguments, "options": {**asdict(options), **asdict(reading)}, "guard": list(guard),
                **_versions()}
-    plan = {**made_by, "fingerprints": [(source.name, source.count(), source.fingerprint) for source in sources]}
+    options, guards = replace(options, guarded=bool(guard)), [hash_set(list(guard))] if guard else []
+    plan = {**made_by, "fingerprints": [(source.name, source.count(), source.fingerprint) for source in sources],
+            "guards": [hashlib.sha256(table["content"].combine_chunks().buffers()[1]).hexdigest() for table in guards]}
     with open_staging(target) as staging, room_for(staging.folder):
         if staging.begin(plan, overwrite):
-            staging.publish(_run(sources, staging, options, max_errors), made_by)
+            results = _run(sources, staging, options, max_errors)
+            if options.hashed:
+                print("ingest: looks for duplicates", file=sys.stderr)
+                results = without_duplicates(results, staging, options, guards, [source.name for source in sources])
+                if not any(result.counts.kept for result in results):
+                    staging.remove()
+                    raise BadInput(f"expected images that stay, found that the benchmarks to guard hold all of them ({_reasons(results)}): "
+                                   "check --guard")
+            staging.publish(results, made_by)
     return Corpus.open(target)
 
 
@@ -141,8 +161,6 @@ def _run(sources: list[Source], staging: Staging, options: Options, max_errors: 
     if already:
         print(f"ingest: continues in {staging.folder}, where {already:,} of {total:,} images are done", file=sys.stderr)
     print(f"ingest: {about}{total:,} images from {counted(len(sources), 'source')}", file=sys.stderr)
-    if missing:
-        start_ray()
     progress = Progress("ingest", total, "images", already)
     try:
         for result in _tasks(missing, staging, options):
@@ -163,24 +181,8 @@ def _run(sources: list[Source], staging: Staging, options: Options, max_errors: 
 
 def _tasks(chunks: list[Chunk], staging: Staging, options: Options) -> Iterator[ChunkResult]:
     """The results of all chunks, in the order in which they finish."""
-    if not chunks:
-        return
-    import ray.data
     folder, done = staging.corpus, staging.done
-
-    def work(item: dict) -> dict:
-        try:
-            result = write_chunk(pickle.loads(item["chunk"]), folder, done, options)
-            return {"result": result.model_dump_json(by_alias=True)}
-        except BadInput as problem:  # as a value: Ray would wrap an exception in its own and in a page of traceback
-            return {"result": json.dumps({"problem": str(problem)})}
-
-    items = [{"chunk": pickle.dumps(chunk)} for chunk in chunks]
-    for item in ray.data.from_items(items, override_num_blocks=len(items)).map(work, num_cpus=1).iter_rows():
-        result = json.loads(item["result"])
-        if "problem" in result:
-            raise BadInput(result["problem"])
-        yield ChunkResult.model_validate(result)
+    return in_tasks(lambda chunk: write_chunk(chunk, folder, done, options), chunks)
 
 
 class GaveUp(Exception):

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from pipelines import storage
 from pipelines.corpus import QUARANTINE_SCHEMA, ROWS_PER_GROUP, Rejected, ShardEntry, ShardWriter, SourceCounts, rejected_table, shard_name
 from pipelines.errors import BadInput
+from pipelines.hashes import Hashed, hash_rows, write_hashes
 from pipelines.images import decode_gray, hash_thumbnail, image_problem, perceptual_hashes
+from pipelines.similarity import Signature, signature
 from pipelines.sources import Piece, Row, Source
 
 
@@ -26,10 +29,17 @@ class Options:
     min_side: int = 4  # pixels; images whose smaller side is below are filtered
     max_aspect: float = 40.0  # width / height or its inverse; longer images are filtered
     min_contrast: int = 8  # lightest minus darkest grey value (0 to 255); blank images, which are below, are filtered
+    duplicates: str = "keep"  # "exact": rows with the bytes of an earlier row go; "near": also those that show the same picture
+    guarded: bool = False  # whether rows that a benchmark holds go
     unicode: str = "NFC"  # the normal form that labels are brought to (Unicode annex 15), or "as is"
     max_text_length: int = 0  # characters; longer labels are filtered; 0: no limit
     rows_per_shard: int = 100_000
     rows_per_group: int = ROWS_PER_GROUP
+
+    @property
+    def hashed(self) -> bool:
+        """Whether duplicates are looked for, of rows or of benchmark images."""
+        return self.duplicates != "keep" or self.guarded
 
 
 @dataclass(frozen=True)
@@ -64,6 +74,7 @@ class Kept(NamedTuple):
     width: int
     height: int
     thumbnail: np.ndarray  # (32, 32) uint8
+    signature: Signature | None  # where duplicates are looked for
 
 
 def plan_chunks(sources: list[Source], rows_per_shard: int) -> Iterator[Chunk]:
@@ -95,7 +106,7 @@ def room_for(path: str) -> Iterator[None]:
 
 
 def _write_chunk(chunk: Chunk, folder: str, done: str, options: Options) -> ChunkResult:
-    counts, kept = SourceCounts(), []
+    counts, kept, hashes = SourceCounts(), [], []
     with ShardWriter(folder, chunk.source, chunk.index, options.rows_per_group) as writer, \
             RejectedWriter(storage.join(done, f"{chunk.shard}.rejected")) as rejected:
         for row in chunk.piece.read():
@@ -107,9 +118,9 @@ def _write_chunk(chunk: Chunk, folder: str, done: str, options: Options) -> Chun
                 continue
             kept.append(outcome)
             if len(kept) == options.rows_per_group:
-                _write_group(writer, kept, counts)
+                _write_group(writer, kept, counts, hashes)
                 kept = []
-        _write_group(writer, kept, counts)
+        _write_group(writer, kept, counts, hashes)
     if chunk.piece.rows not in (None, counts.rows_in):
         raise BadInput(f"source {chunk.source}: expected {chunk.piece.rows} rows in its piece {chunk.index}, found "
                        f"{counts.rows_in}: the source changed while it was read, run again when it is complete")
@@ -117,6 +128,9 @@ def _write_chunk(chunk: Chunk, folder: str, done: str, options: Options) -> Chun
                          rejected=rejected.files, examples=rejected.examples)
     if not counts.kept:
         storage.remove(storage.join(folder, chunk.shard))
+    elif options.hashed:
+        with storage.written(storage.join(done, f"{chunk.shard}.hashes")) as temporary:
+            write_hashes(temporary, pa.concat_tables(hashes))
     storage.write_bytes(storage.join(done, f"{chunk.shard}.json"), result.model_dump_json(by_alias=True).encode())
     return result
 
@@ -174,7 +188,7 @@ def inspect(row: Row, source: str, options: Options) -> Kept | Rejected:
     unwanted = filter_reason(gray, row.text, options)
     if unwanted is not None:
         return Rejected(row.key, source, "filtered", *unwanted, row.text, row.image)
-    return Kept(row, gray.shape[1], gray.shape[0], hash_thumbnail(gray))
+    return Kept(row, gray.shape[1], gray.shape[0], hash_thumbnail(gray), signature(gray) if options.hashed else None)
 
 
 def filter_reason(gray: np.ndarray, text: str | None, options: Options) -> tuple[str, str] | None:
@@ -196,9 +210,11 @@ def filter_reason(gray: np.ndarray, text: str | None, options: Options) -> tuple
     return None
 
 
-def _write_group(writer: ShardWriter, kept: list[Kept], counts: SourceCounts) -> None:
+def _write_group(writer: ShardWriter, kept: list[Kept], counts: SourceCounts, tables: list[pa.Table]) -> None:
     if not kept:
         return
+    if kept[0].signature is not None:
+        tables.append(hash_rows([Hashed(item.row.image, item.row.text, item.signature) for item in kept], counts.kept))
     hashes = perceptual_hashes(np.stack([item.thumbnail for item in kept]))
     for item, phash in zip(kept, hashes.tolist(), strict=True):
         writer.write(key=item.row.key, image=item.row.image, text=item.row.text, width=item.width, height=item.height,

@@ -2,6 +2,8 @@
 
     CORPUS.partial/plan.json    what is being done; another plan starts afresh
     CORPUS.partial/corpus/      the shards, which get their place at CORPUS at the end
+    CORPUS.partial/unique/      shards that were written again without their duplicates
+    CORPUS.partial/moving       says that the corpus is about to get its name
     CORPUS.partial/done/        one file for each finished shard, its rejected rows, its hashes
     CORPUS.partial/replaced/    the old corpus, in the moment when the new one takes its place
 
@@ -15,6 +17,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,7 +25,7 @@ import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipelines import storage
-from pipelines.corpus import MANIFEST, SourceCounts, write_manifest, write_quarantine
+from pipelines.corpus import MANIFEST, QUARANTINE, SourceCounts, write_manifest, write_quarantine
 from pipelines.errors import BadInput
 from pipelines.intake import Chunk, ChunkResult
 
@@ -49,7 +52,8 @@ class Staging:
     def __init__(self, target: str):
         self.target = target
         self.folder = f"{target}.partial"
-        self.corpus, self.done, self._plan = (storage.join(self.folder, name) for name in ("corpus", "done", "plan.json"))
+        names = ("corpus", "unique", "done", "plan.json", "moving")
+        self.corpus, self.unique, self.done, self._plan, self._moving = (storage.join(self.folder, name) for name in names)
 
     def begin(self, plan: dict, overwrite: bool) -> bool:
         """Make the folder ready for a plan; False if an earlier run of it has published the corpus already.
@@ -82,8 +86,8 @@ class Staging:
             return None
         return result if result.shard is None or self._shard_bytes(chunk.shard) == result.shard.bytes else None
 
-    def _write_tables(self, results: list[ChunkResult]) -> tuple[list[ChunkResult], dict[str, SourceCounts]]:
-        """Write the quarantine table; returns the results in order, and the counts of each source."""
+    def _write_tables(self, results: list[ChunkResult], folder: str) -> dict[str, SourceCounts]:
+        """Write the quarantine table into a folder; returns the counts of each source."""
         ordered = sorted(results, key=lambda result: (result.source, result.index))
         counts: dict[str, SourceCounts] = {}
         for result in ordered:
@@ -93,8 +97,12 @@ class Staging:
                 counts[result.source] = result.counts.model_copy(deep=True)
         for source in counts.values():
             source.reasons = dict(sorted(source.reasons.items()))
-        write_quarantine(self.corpus, (table for result in ordered for name in result.rejected for table in self._tables(name)))
-        return ordered, counts
+        write_quarantine(folder, (table for result in ordered for name in result.rejected for table in self._tables(name)))
+        return counts
+
+    def _rewritten(self) -> set[str]:
+        """Names of the shards that were written again."""
+        return {name.removesuffix(".unique.json") for name in storage.list_names(self.done) if name.endswith(".unique.json")}
 
     def _tables(self, name: str) -> Iterator[pa.Table]:
         """The row groups of a file of rejected rows."""
@@ -116,34 +124,47 @@ class LocalStaging(Staging):
             os.rename(self._replaced, self.target)
 
     def _published(self, plan: dict) -> bool:
-        return self._holds(plan) and not os.path.exists(self.corpus) and os.path.isfile(os.path.join(self.target, MANIFEST))
+        # The manifest goes with the folder that gets the name, so where it is gone from here it has arrived.
+        waiting = any(os.path.isfile(os.path.join(folder, MANIFEST)) for folder in (self.corpus, self.unique))
+        return self._holds(plan) and os.path.exists(self._moving) and not waiting and os.path.isfile(os.path.join(self.target, MANIFEST))
 
     def _check_target(self, plan: dict, overwrite: bool) -> None:
         check_target(self.target, overwrite)
 
     def _shard_bytes(self, shard: str) -> int | None:
-        path = Path(self.corpus, shard)
-        return path.stat().st_size if path.is_file() else None
+        return _bytes_of(self.corpus, shard)
+
+    def unique_bytes(self, shard: str) -> int | None:
+        """Bytes of a shard that was written again, None if it was not."""
+        return _bytes_of(self.unique, shard)
 
     def _prepare(self, plan: dict) -> None:
         """Keep what an earlier run of the same plan has finished, or start empty."""
+        folders = (self.corpus, self.unique, self.done)
         if not self._holds(plan) or not os.path.isdir(self.corpus):
             # The plan first: the rest means nothing without it.
-            for path in map(Path, (self._plan, self.corpus, self.done, self._replaced)):
+            for path in map(Path, (self._plan, self._moving, *folders, self._replaced)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-            os.mkdir(self.corpus)
-            os.mkdir(self.done)
+            for folder in folders:
+                os.mkdir(folder)
             storage.write_bytes(self._plan, json.dumps(plan).encode())
-        for leftover in [*Path(self.corpus).glob("*.tmp"), *Path(self.done).glob("*.tmp")]:
+        for leftover in (file for folder in folders for file in Path(folder).glob("*.tmp")):
             leftover.unlink()
 
     def publish(self, results: list[ChunkResult], made_by: dict) -> None:
         """Write the quarantine table and the manifest, and give the corpus its name."""
-        ordered, counts = self._write_tables(results)
-        write_manifest(self.corpus, [result.shard for result in ordered if result.shard], counts, made_by)
+        shards = [result.shard for result in results if result.shard]
+        whole = self.unique if self._rewritten() else self.corpus
+        if whole == self.unique:  # the first shards stay where they are until the end: a killed run finds its work
+            for shard in shards:
+                if self.unique_bytes(shard.name) is None:
+                    os.link(os.path.join(self.corpus, shard.name), os.path.join(self.unique, shard.name))
+        counts = self._write_tables(results, whole)
+        write_manifest(whole, shards, counts, made_by)
+        storage.write_bytes(self._moving, b"")
         if os.path.exists(self.target):
             os.rename(self.target, self._replaced)
-        os.rename(self.corpus, self.target)
+        os.rename(whole, self.target)
         self.remove()
 
     def remove(self) -> None:
@@ -157,11 +178,6 @@ class LocalStaging(Staging):
 class StoreStaging(Staging):
     """In an object store, which has no renames of folders and no locks: shards move one by one, the manifest comes last."""
 
-    @property
-    def _moving(self) -> str:
-        """Says that the shards are on their way to the target."""
-        return storage.join(self.folder, "moving")
-
     def _published(self, plan: dict) -> bool:
         return self._holds(plan) and storage.kind(self._moving) is not None and storage.kind(storage.join(self.target, MANIFEST)) is not None
 
@@ -169,10 +185,17 @@ class StoreStaging(Staging):
         if not (self._holds(plan) and storage.kind(self._moving)):
             check_target(self.target, overwrite)
 
+    @cached_property
+    def _found(self) -> dict[str, dict[str, int]]:
+        """What lies where: one listing instead of a request for every shard."""
+        return {folder: _sizes(folder) for folder in (self.target, self.corpus, self.unique)}
+
     def _shard_bytes(self, shard: str) -> int | None:
-        if not hasattr(self, "_sizes"):  # one listing instead of a request for every shard
-            self._sizes = {**_sizes(self.target), **_sizes(self.corpus)}
-        return self._sizes.get(shard)
+        return self._found[self.corpus].get(shard, self._found[self.target].get(shard))
+
+    def unique_bytes(self, shard: str) -> int | None:
+        """Bytes of a shard that was written again, None if it was not."""
+        return self._found[self.unique].get(shard, self._found[self.target].get(shard))
 
     def _prepare(self, plan: dict) -> None:
         """Keep what an earlier run of the same plan has finished, or start empty."""
@@ -182,20 +205,29 @@ class StoreStaging(Staging):
 
     def publish(self, results: list[ChunkResult], made_by: dict) -> None:
         """Bring the shards and the quarantine table to their place, then write the manifest."""
-        ordered, counts = self._write_tables(results)
+        shards = [result.shard for result in results if result.shard]
+        counts = self._write_tables(results, self.corpus)
         if storage.kind(self._moving) is None:
             storage.remove(storage.join(self.target, MANIFEST))  # of a corpus that is replaced: from now on it is none
             for name in _sizes(self.target):
                 storage.remove(storage.join(self.target, name))
             storage.write_bytes(self._moving, b"")
-        for name in _sizes(self.corpus):
-            storage.move(storage.join(self.corpus, name), storage.join(self.target, name))
-        write_manifest(self.target, [result.shard for result in ordered if result.shard], counts, made_by)
+        rewritten, waiting = self._rewritten(), {folder: _sizes(folder) for folder in (self.corpus, self.unique)}
+        for name in [*(shard.name for shard in shards), QUARANTINE]:
+            folder = self.unique if name in rewritten else self.corpus
+            if name in waiting[folder]:  # else it has arrived already
+                storage.move(storage.join(folder, name), storage.join(self.target, name))
+        write_manifest(self.target, shards, counts, made_by)
         self.remove()
 
     def remove(self) -> None:
         """Remove the folder."""
         storage.remove(self.folder)
+
+
+def _bytes_of(folder: str, shard: str) -> int | None:
+    path = Path(folder, shard)
+    return path.stat().st_size if path.is_file() else None
 
 
 def _sizes(folder: str) -> dict[str, int]:

@@ -17,7 +17,7 @@ from pipelines.images import decode_gray, perceptual_hash
 from pipelines.ingest import ingest
 from pipelines.intake import Chunk, Options, filter_reason, inspect, write_chunk
 from pipelines.progress import Progress
-from pipelines.sources import Row, open_sources
+from pipelines.sources import ReadOptions, Row, open_sources
 from pipelines.staging import LocalStaging
 
 
@@ -121,7 +121,7 @@ def test_bad_rows_are_quarantined_and_small_ones_filtered_with_exact_counts(ray_
 def test_missing_files_and_allowed_holes_are_quarantined(ray_session, tmp_path):
     holes = make_lmdb(tmp_path / "in/holes", {1: jpeg(1), 3: jpeg(3)}, samples=3)
     folder = make_folder(tmp_path / "in/files", {"a.jpg": jpeg(4)}, "a.jpg\tA\ngone.jpg\tG\n")
-    corpus = ingest([str(holes), str(folder)], tmp_path / "c", max_errors=0.5, allow_holes=True)
+    corpus = ingest([str(holes), str(folder)], tmp_path / "c", max_errors=0.5, reading=ReadOptions(allow_holes=True))
     assert rejected(corpus) == [("files/gone.jpg", "quarantined", "missing file"),
                                 ("holes/000000002", "quarantined", "missing image")]
     assert corpus.rows == 3

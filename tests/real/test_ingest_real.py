@@ -23,7 +23,7 @@ def corpus(ray_session, real_data, tmp_path_factory):
 
 
 def test_the_counts_are_the_published_ones_and_every_row_is_kept(corpus):
-    expected = {name.removeprefix("train/"): {"in": count, "kept": count, "quarantined": 0, "filtered": 0,
+    expected = {name.removeprefix("train/"): {"in": count, "kept": count, "duplicates": 0, "quarantined": 0, "filtered": 0,
                                               "labeled": count, "reasons": {}}
                 for name, (count, _) in WORDS.items()}
     assert {name: counts.model_dump(by_alias=True) for name, counts in corpus.manifest.sources.items()} == expected
