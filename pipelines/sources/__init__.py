@@ -8,16 +8,21 @@ from typing import NamedTuple
 
 from pipelines import storage
 from pipelines.errors import BadInput
-from pipelines.sources.files import BRACES, Place, is_image_name, look
+from pipelines.sources.files import BRACES, Place, is_image_name, look, printable
 from pipelines.sources.folder import folder_format, open_folder
 from pipelines.sources.lmdb import lmdb_format, open_lmdb
 from pipelines.sources.parquet import SUFFIXES as PARQUET_SUFFIXES
 from pipelines.sources.parquet import open_parquet, parquet_format
 from pipelines.sources.row import Piece, ReadOptions, Row, Source
+from pipelines.sources.scene_formats import FORMATS as SCENE_FORMATS
+from pipelines.sources.scene_formats import matches as scene_format
 from pipelines.sources.tar import SUFFIXES as TAR_SUFFIXES
 from pipelines.sources.tar import open_tars, tar_format
 
 __all__ = ["Piece", "ReadOptions", "Row", "Source", "open_sources"]
+
+
+ANNOTATION_SUFFIXES = (".txt", ".xml", ".json", ".mat")
 
 
 class Format(NamedTuple):
@@ -28,15 +33,29 @@ class Format(NamedTuple):
     open: Callable[[str, Place, str, ReadOptions], Source]  # the source's name, place, the format's name, options
 
 
+def _scene_format(place: Place) -> str | None:
+    """Looks into files, so only where some may be annotations: in the folder or one below; not where names are not UTF-8."""
+    near = [path for path in place.files or () if path.count("/") <= 1 and path.lower().endswith(ANNOTATION_SUFFIXES)]
+    if place.is_folder and not (near and all(path.isprintable() or path == printable(path) for path in place.files)):
+        return None
+    return scene_format(place.path)
+
+
+def _open_scenes(name: str, place: Place, format: str, options: ReadOptions) -> Source:
+    from pipelines.sources.scenes import open_scenes  # imports OpenCV, which the readers of other formats do without
+    return open_scenes(name, place.path, format, vertical=options.vertical)
+
+
 FORMATS = (
     Format(("lmdb",), lmdb_format, lambda name, place, _, options: open_lmdb(name, place, options)),
     Format(("tar",), tar_format, lambda name, place, _, options: open_tars(name, place, options)),
     Format(("parquet",), parquet_format, lambda name, place, _, options: open_parquet(name, place, options)),
+    Format(SCENE_FORMATS, _scene_format, _open_scenes),
     Format(("folder",), folder_format, lambda name, place, *_: open_folder(name, place)),
 )
 OPENED_BY = {name: format for format in FORMATS for name in format.names}
 LOOSE = "folder"  # what a folder of images is that no format claims
-EXPECTED = "an LMDB, tars, Parquet files, a folder of images, a label file, or a tree of these"
+EXPECTED = "an LMDB, tars, Parquet files, annotated scenes, a folder of images, a label file, or a tree of these"
 
 
 class Leaf(NamedTuple):
@@ -45,10 +64,11 @@ class Leaf(NamedTuple):
     inside: str  # its path inside the tree; "" for the root
     place: Place
     format: str
+    loose: bool = False  # images that no format claims
 
 
 def open_sources(arguments: list[str], options: ReadOptions = ReadOptions()) -> list[Source]:
-    """Open each `[NAME=][FORMAT:]PATH`: an LMDB, tars, Parquet files, a folder of images, a label file, or a tree of these.
+    """Open each `[NAME=][FORMAT:]PATH`: an LMDB, tars, Parquet files, annotated scenes, images, a label file, or a tree of these.
 
     PATH may be a URI. A source is named NAME, or else like its folder or file; a leaf of a tree like its path inside the tree, after
     NAME/ if there is one. FORMAT (a name in FORMATS) reads the path as one source of that format, whatever it looks like.
@@ -66,10 +86,18 @@ def _open(argument: str, options: ReadOptions) -> list[Source]:
         if place is None:
             raise BadInput(f"{path}: expected {EXPECTED}, found no such path: check the spelling")
         leaves = [Leaf("", place, format)] if format else _leaves(place)
-        return [_open_leaf(name, place, leaf, options) for leaf in leaves]
+        opened = {leaf.inside: _open_leaf(name, place, leaf, options) for leaf in leaves if not leaf.loose}
+        shown = {folder for source in opened.values() if source.kind in SCENE_FORMATS for folder in source.image_folders()}
+        return [opened.get(leaf.inside) or _open_leaf(name, place, leaf, options) for leaf in leaves if not _all_in(leaf, shown)]
     except OSError as problem:
         raise BadInput(f"{problem.filename or path}: expected a readable folder, found {problem.strerror or problem}: "
                        "correct its permissions") from problem
+
+
+def _all_in(leaf: Leaf, shown: set[str]) -> bool:
+    """Whether a leaf is nothing but the images of annotated scenes, which come in as these."""
+    return bool(shown) and leaf.loose and all(posixpath.dirname(storage.join(leaf.place.path, path)) in shown
+                                              for path in leaf.place.files if is_image_name(path))
 
 
 def split_argument(argument: str) -> tuple[str, str, str]:
@@ -116,7 +144,7 @@ def _leaves(place: Place) -> list[Leaf]:
     """The sources at a place: itself, or what lies below it."""
     if not place.is_folder:
         return [Leaf("", place, _format_of(place) or _no_format(place))]
-    return _found_below(place, "") or [Leaf("", place, LOOSE)]
+    return _found_below(place, "") or [Leaf("", place, LOOSE, loose=True)]
 
 
 def _no_format(place: Place) -> str:
@@ -125,11 +153,11 @@ def _no_format(place: Place) -> str:
 
 
 def _format_of(place: Place) -> str | None:
-    """The one format that claims a place. A corpus is claimed too, to be refused."""
+    """The one format that claims a place; of a file's, whose endings say less, the first. A corpus is claimed too, to be refused."""
     if "corpus.json" in (place.files or ()):
         return LOOSE
     claims = [found for format in FORMATS if (found := format.matches(place))]
-    if len(claims) > 1:
+    if len(claims) > 1 and place.is_folder:
         raise BadInput(f"{place.path}: expected one format, found {' and '.join(claims)}: say which to read, as in {claims[0]}:{place.path}")
     return claims[0] if claims else None
 
@@ -153,7 +181,7 @@ def _found_below(place: Place, inside: str) -> list[Leaf]:
 
 
 def _loose_leaf(folder: Place, inside: str) -> list[Leaf]:
-    return [Leaf(inside, folder, LOOSE)] if any(map(is_image_name, folder.files)) else []
+    return [Leaf(inside, folder, LOOSE, loose=True)] if any(map(is_image_name, folder.files)) else []
 
 
 def _check_loose(place: Place, loose: list[str]) -> None:

@@ -4,7 +4,9 @@ import os
 import pickle
 import tarfile
 
+import cv2
 import lmdb
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -90,6 +92,32 @@ def test_a_format_may_be_forced(tmp_path):
         open_sources([f"tar:{folder}"])
     with pytest.raises(BadInput, match="expected an LMDB, found no data.mdb"):
         open_sources([f"lmdb:{folder}"])
+
+
+def scene(value: int) -> bytes:
+    ramp = np.add.outer(np.arange(60, dtype=np.uint8), np.arange(80, dtype=np.uint8)) + value
+    return cv2.imencode(".png", ramp.astype(np.uint8))[1].tobytes()
+
+
+def test_scenes_stand_in_trees_and_their_images_come_in_once(tmp_path):
+    line = b"20,30,60,30,60,45,20,45,%s\r\n"
+    for part in ("train", "test"):
+        make_folder(tmp_path / "t" / f"{part}_gt", {"gt_img_1.txt": line % part.encode() + line % b"###"})
+        make_folder(tmp_path / "t" / f"{part}_images", {"img_1.png": scene(len(part))})
+    make_folder(tmp_path / "t/words", {"labels.tsv": b"1.png\tW\n", "1.png": b"1"})
+    make_folder(tmp_path / "t/crops", {"2.png": b"2"})
+    found = open_sources([str(tmp_path / "t")])
+    assert [(source.name, source.kind) for source in found] == [
+        ("crops", "folder"), ("test_gt", "icdar2015"), ("train_gt", "icdar2015"), ("words", "folder")]
+    assert [(row.key, row.text, row.filtered) for row in rows_of(found[2])] == [
+        ("train_gt/img_1/001", "train", False), ("train_gt/img_1/002", "###", True)]
+
+
+def test_a_folder_of_scenes_and_one_annotation_file_are_sources(tmp_path):
+    make_folder(tmp_path / "IC15", {"gt/gt_img_1.txt": b"20,30,60,30,60,45,20,45,one\n", "images/img_1.png": scene(0)})
+    for argument in (tmp_path / "IC15", f"IC15=icdar2015:{tmp_path / 'IC15'}", f"IC15={tmp_path / 'IC15/gt/gt_img_1.txt'}"):
+        source = only(argument)
+        assert (source.name, source.kind, [row.text for row in rows_of(source)]) == ("IC15", "icdar2015", ["one"])
 
 
 @pytest.mark.parametrize("argument, parts", [
