@@ -4,6 +4,7 @@ import hashlib
 import os
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pyarrow as pa
 
@@ -22,15 +23,27 @@ HASHES = pa.schema([
     pa.field("label", pa.uint64(), nullable=False),  # hash of the label without case and white space; 0: unlabeled
     pa.field("blank", pa.bool_(), nullable=False),
 ])
+PNG, PNG_COLOURS = b"\x89PNG", (2, 3)  # colours or a palette, without transparency, which is decoded by other means
 GUARD_HASHES = pa.schema([*HASHES, pa.field("key", pa.string(), nullable=False)])  # key: SET:key of the benchmark image
 
 
 class Hashed(NamedTuple):
-    """One row before it is written: what `hash_rows` takes."""
+    """One row before it is written: what `hash_rows` takes. Made by `hashed`."""
 
     image: bytes
     text: str | None
     signature: Signature
+
+
+def hashed(image: bytes, text: str | None, gray: np.ndarray) -> Hashed:
+    """A row with its signature. `gray` is what `decode_gray` made of the image.
+
+    Of a PNG that says which gamma or profile it was made for OpenCV decodes other shades to grey than to colour, and so than
+    any copy of it has; the signature is of the shades of its colours.
+    """
+    if image.startswith(PNG) and image[25] in PNG_COLOURS:
+        gray = cv2.cvtColor(cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2GRAY)
+    return Hashed(image, text, signature(gray))
 
 
 def hash_rows(rows: list[Hashed], first: int = 0) -> pa.Table:
@@ -78,7 +91,7 @@ def hash_set(arguments: list[str]) -> pa.Table:
             gray = None if image is None else decode_gray(image)
             if image is None or image_problem(image, gray) is not None:
                 continue
-            waiting.append(Hashed(image, text, signature(gray)))
+            waiting.append(hashed(image, text, gray))
             keys.append(f"{words.name}:{key}")
         if waiting:
             tables.append(hash_rows(waiting).append_column(GUARD_HASHES.field("key"), pa.array(keys, pa.string())))
