@@ -62,7 +62,8 @@ def recall(sets: dict[str, Words], every: int, folder: str) -> bool:
     rows = [row for words in sets.values() for row in words][::every]
     originals = stored(folder, [hashed(image, None, decode_gray(image)) for _, image, _ in rows], "originals")
     images = [cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR) for _, image, _ in rows]
-    print(f"Recall: a changed copy of each of {len(rows):,} images of the real sets is planted, without labels\n\n{'':<28}{'found':>8}{'recall':>9}")
+    print(f"Recall: a changed copy of each of {len(rows):,} images of the real sets is planted, without labels\n")
+    print(f"{'':<28}{'found':>8}{'recall':>9}")
     met = True
     changes = {"the same bytes": None, **CHANGES}
     for name, change in changes.items():
@@ -97,7 +98,8 @@ def merges(sets: dict[str, Words], folder: str, pictures: Path | None) -> bool:
 
 def leakage(data: Path, sets: dict[str, Words], folder: str, pictures: Path | None) -> None:
     """The table of training images that a benchmark holds: the same bytes + nearly."""
-    print(f"\nTraining images that a test set holds (the same bytes + nearly)\n\n{'':<28}" + "".join(f"{name.rpartition('/')[2]:>14}" for name in BENCHMARKS))
+    print("\nTraining images that a test set holds (the same bytes + nearly)\n")
+    print(f"{'':<28}" + "".join(f"{name.rpartition('/')[2]:>14}" for name in BENCHMARKS))
     guards = {name: (hash_set([f"{name.rpartition('/')[2]}={data / name}"]), read(data, name)) for name in BENCHMARKS}
     for name, words in sets.items():
         line = f"{name:<28}"
@@ -187,7 +189,8 @@ def main() -> int:
         met = recall(sets, 20 if arguments.quick else 8, folder)
         met &= merges(sets, folder, arguments.pictures)
         leakage(arguments.data, sets, folder, arguments.pictures)
-        print(f"\nRate of find, 10 % near copies\n\n{'':<44}{'rows':>10}{'found':>10}{'s':>8}{'rows/s':>10}{'bytes/row':>12}{'peak MB':>12}")
+        print(f"\nRate of find, 10 % near copies\n\n{'':<44}{'rows':>10}{'found':>10}{'s':>8}{'rows/s':>10}"
+              f"{'bytes/row':>12}{'peak MB':>12}")
         rate(50_000 if arguments.quick else 200_000, 1, folder)
         rate(200_000, 4, folder)
     return 0 if met else 1
