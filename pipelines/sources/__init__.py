@@ -36,7 +36,7 @@ class Format(NamedTuple):
 def _scene_format(place: Place) -> str | None:
     """Looks into files, so only where some may be annotations: in the folder or one below; not where names are not UTF-8."""
     near = [path for path in place.files or () if path.count("/") <= 1 and path.lower().endswith(ANNOTATION_SUFFIXES)]
-    if place.is_folder and not (near and all(path.isprintable() or path == printable(path) for path in place.files)):
+    if place.is_folder and not (near and all(path == printable(path) for path in place.files)):
         return None
     return scene_format(place.path)
 
@@ -153,12 +153,16 @@ def _no_format(place: Place) -> str:
 
 
 def _format_of(place: Place) -> str | None:
-    """The one format that claims a place; of a file's, whose endings say less, the first. A corpus is claimed too, to be refused."""
+    """The one format that claims a place; of those that claim a file, whose ending says less, the first.
+
+    A corpus is claimed too, to be refused.
+    """
     if "corpus.json" in (place.files or ()):
         return LOOSE
     claims = [found for format in FORMATS if (found := format.matches(place))]
     if len(claims) > 1 and place.is_folder:
-        raise BadInput(f"{place.path}: expected one format, found {' and '.join(claims)}: say which to read, as in {claims[0]}:{place.path}")
+        raise BadInput(f"{place.path}: expected one format, found {' and '.join(claims)}: say which to read, as in "
+                       f"{claims[0]}:{place.path}")
     return claims[0] if claims else None
 
 

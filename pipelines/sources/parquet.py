@@ -23,11 +23,11 @@ from pipelines.sources.labels import TEXT_NAMES as LABEL_NAMES
 from pipelines.sources.row import ReadOptions, Row
 
 SUFFIXES = (".parquet", ".pq")
-IMAGE_NAMES = ("image", "img", "image_bytes", "img_bytes", "bytes", "jpg", "jpeg", "png", "webp", "picture", "crop", "pixel_values", "content",
-               "data")
+IMAGE_NAMES = ("image", "img", "image_bytes", "img_bytes", "bytes", "jpg", "jpeg", "png", "webp", "picture", "crop", "pixel_values",
+               "content", "data")
 TEXT_NAMES = (*LABEL_NAMES, "transcript", "caption", "ocr", "labels", "string", "value")
-NO_LABELS = ("key", "__key__", "__url__", "id", "image_id", "uid", "uuid", "name", "file_name", "filename", "file", "path", "image_path", "url",
-             "source", "dataset", "split", "md5", "sha256", "hash", "format", "mode", "language", "lang", "script", "license")
+NO_LABELS = ("key", "__key__", "__url__", "id", "image_id", "uid", "uuid", "name", "file_name", "filename", "file", "path", "image_path",
+             "url", "source", "dataset", "split", "md5", "sha256", "hash", "format", "mode", "language", "lang", "script", "license")
 BATCH = 128  # rows in memory at a time
 
 

@@ -48,7 +48,8 @@ def corpus(tmp_path) -> Corpus:
     """Two sources; keys with dots, a text-less row, an empty text, several image formats."""
     words = [(f"words/{number:09d}", picture(number), f"word {number}") for number in range(1, 11)]
     crops = [("crops/a.b/word_1.jpg", picture(20), "schön"), ("crops/a.b/word_1.png", picture(21, ".png"), None),
-             ("crops/.x/50%.jpg", picture(22, ".bmp"), ""), ("crops/y", picture(23, ".tiff"), "tiff"), ("crops/z", picture(24, ".ppm"), "ppm")]
+             ("crops/.x/50%.jpg", picture(22, ".bmp"), ""), ("crops/y", picture(23, ".tiff"), "tiff"),
+             ("crops/z", picture(24, ".ppm"), "ppm")]
     return make_corpus(tmp_path / "corpus", {"words": words, "crops": crops})
 
 
@@ -112,8 +113,8 @@ def test_tars_hold_samples_named_by_their_keys(corpus, tmp_path):
             assert {(member.mtime, member.uid, member.gid, member.uname, member.mode) for member in members} == {(0, 0, 0, "", 0o644)}
             names.append([member.name for member in members])
     assert names[0] == ["crops/a.b/word_1%2Ejpg.jpg", "crops/a.b/word_1%2Ejpg.txt", "crops/a.b/word_1%2Epng.png",
-                        "crops/%2Ex/50%25%2Ejpg.bmp", "crops/%2Ex/50%25%2Ejpg.txt", "crops/y.tif", "crops/y.txt", "crops/z.ppm", "crops/z.txt",
-                        "words/000000001.jpg", "words/000000001.txt"]
+                        "crops/%2Ex/50%25%2Ejpg.bmp", "crops/%2Ex/50%25%2Ejpg.txt", "crops/y.tif", "crops/y.txt",
+                        "crops/z.ppm", "crops/z.txt", "words/000000001.jpg", "words/000000001.txt"]
     assert [len(part) for part in names] == [11, 12, 6]
 
 

@@ -58,7 +58,8 @@ def test_a_csv_has_quotes_a_header_in_any_order_and_line_breaks_in_cells(tmp_pat
                                      Row("c/c.jpg", b"3", "")]
 
 
-@pytest.mark.parametrize("header", ["file_name,text", "image;transcription", "path\tsentence", "IMG,words", "image_path,label", "filename,gt"])
+@pytest.mark.parametrize("header", ["file_name,text", "image;transcription", "path\tsentence", "IMG,words", "image_path,label",
+                                    "filename,gt"])
 def test_a_csv_is_read_by_its_header(tmp_path, header):
     comma = next(mark for mark in ",;\t" if mark in header)
     folder = make_folder(tmp_path / "c", {"metadata.csv": f"{header}\na.jpg{comma}A\n".encode(), "a.jpg": b"1"})
@@ -112,7 +113,8 @@ def test_a_label_file_without_its_columns_is_refused(tmp_path, name, labels, mes
 
 @pytest.mark.parametrize("name, labels", [
     ("train.csv", b"file_name,text\na.jpg,A\n"), ("train.jsonl", b'{"file_name": "a.jpg", "text": "A"}\n'),
-    ("train.tsv", b"a.jpg\tA\n"), ("train.tsv", b"file_name\ttext\na.jpg\tA\n"), ("train.txt", b"a.jpg\tA\n"), ("train.txt", b'a.jpg, "A"\n'),
+    ("train.tsv", b"a.jpg\tA\n"), ("train.tsv", b"file_name\ttext\na.jpg\tA\n"), ("train.txt", b"a.jpg\tA\n"),
+    ("train.txt", b'a.jpg, "A"\n'),
 ])
 def test_a_label_file_may_be_named_itself_and_alone_decides(tmp_path, name, labels):
     make_folder(tmp_path / "lists", {name: labels, "images/a.jpg": b"1", "b.jpg": b"2", "labels.tsv": b""})
@@ -129,7 +131,8 @@ def test_lines_of_text_beside_their_images(tmp_path):
         "p/7.gt.txt": b"lonely"})
     assert rows_of(only(folder)) == [
         Row("h/p/1.png", b"1", "sch\u00f6n "), Row("h/p/2.bin.png", b"2", "two"), Row("h/p/3.nrm.png", b"3", ""), Row("h/p/4.tif", b"4"),
-        Row("h/p/5.jpg", b"5", None, "several lines of text", "'one\\ntwo'"), Row("h/p/6.jpg", b"6", None, "label is not UTF-8", "b'\\xff'"),
+        Row("h/p/5.jpg", b"5", None, "several lines of text", "'one\\ntwo'"),
+        Row("h/p/6.jpg", b"6", None, "label is not UTF-8", "b'\\xff'"),
         Row("h/p/7.gt.txt", None, None, "missing file", "no image beside p/7.gt.txt")]
 
 

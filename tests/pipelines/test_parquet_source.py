@@ -21,14 +21,16 @@ def write(path, columns: dict, **options):
 
 
 def test_what_pandas_writes_is_read(tmp_path):
-    pandas.DataFrame({"crop": [b"1", b"2", b"3"], "transcription": ["A", None, "é"], "id": ["x", "y", "z"]}).to_parquet(tmp_path / "w.parquet")
+    table = pandas.DataFrame({"crop": [b"1", b"2", b"3"], "transcription": ["A", None, "é"], "id": ["x", "y", "z"]})
+    table.to_parquet(tmp_path / "w.parquet")
     source = only(tmp_path / "w.parquet")
     assert (source.name, source.kind, source.exact, source.count()) == ("w", "parquet", True, 3)
     assert rows_of(source) == [Row("w/w/000000001", b"1", "A"), Row("w/w/000000002", b"2"), Row("w/w/000000003", b"3", "é")]
 
 
 def test_what_hugging_face_writes_is_read(tmp_path):
-    image = pa.array([{"bytes": b"1", "path": "1.png"}, {"bytes": None, "path": "far/2.png"}, None], pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    image = pa.array([{"bytes": b"1", "path": "1.png"}, {"bytes": None, "path": "far/2.png"}, None],
+                     pa.struct({"bytes": pa.binary(), "path": pa.string()}))
     write(tmp_path / "data/train-00000-of-00002.parquet", {"image": image, "text": ["A", "B", "C"]})
     write(tmp_path / "data/train-00001-of-00002.parquet", {"image": image[:1], "text": ["D"]})
     make_folder(tmp_path, {"README.md": b"a card"})
@@ -59,7 +61,8 @@ def test_columns_are_found_by_name_and_type(columns, chosen):
 
 
 @pytest.mark.parametrize("columns, options, message", [
-    ({"left": BYTES, "right": BYTES}, {}, "a column with encoded images .* found left .binary., right .binary.: name it with --image-column"),
+    ({"left": BYTES, "right": BYTES}, {},
+     "a column with encoded images .* found left .binary., right .binary.: name it with --image-column"),
     ({"image": TEXT, "text": TEXT}, {}, "a column with encoded images .* found image .string., text .string."),
     ({"image": BYTES, "label": NUMBER}, {}, "a column of texts .* found image .binary., label .int64.: name it with --text-column"),
     ({"image": BYTES, "annotation": TEXT}, {}, "a column of texts named one of text, .* --text-column '' for images without labels"),
@@ -113,7 +116,8 @@ def test_a_damaged_footer_is_refused(tmp_path, damage):
 
 
 def test_damaged_pages_are_refused_when_they_are_read(tmp_path):
-    path = write(tmp_path / "d.parquet", {"image": [bytes([number]) * 100 for number in range(100)]}, compression="zstd", use_dictionary=False)
+    images = [bytes([number]) * 100 for number in range(100)]
+    path = write(tmp_path / "d.parquet", {"image": images}, compression="zstd", use_dictionary=False)
     data = path.read_bytes()
     path.write_bytes(data[:4] + b"\xff" * 60 + data[64:])
     source = only(path)

@@ -70,10 +70,12 @@ def test_tables_are_cut_by_rows_and_by_bytes(tmp_path):
 def test_samples_that_say_nothing_are_rows_with_a_reason(tmp_path):
     path = make_tar(tmp_path / "t.tar", {
         "a.txt": b"alone", "a.cls": b"1", "b.jpg": b"1", "b.png": b"2", "c.jpg": b"3", "c.txt": b"caf\xe9", "d.jpg": b"4", "d.json": b"{",
-        "e.jpg": b"5", "e.json": b'{"text": 5}', "f.jpg": b"6", "f.json": b"[]", "g.jpg": b"7", "g.json": b'{"text": "\\udc00"}', "b.jpg ": b"",
+        "e.jpg": b"5", "e.json": b'{"text": 5}', "f.jpg": b"6", "f.json": b"[]",
+        "g.jpg": b"7", "g.json": b'{"text": "\\udc00"}', "b.jpg ": b"",
         "b.gif": b"8"})
     assert rows_of(only(path)) == [
-        Row("t/t/a", None, None, "no image in sample", "a.txt, a.cls"), Row("t/t/b", b"1", None, "two images in one sample", "b.jpg, b.png"),
+        Row("t/t/a", None, None, "no image in sample", "a.txt, a.cls"),
+        Row("t/t/b", b"1", None, "two images in one sample", "b.jpg, b.png"),
         Row("t/t/c", b"3", None, "label is not UTF-8", "b'caf\\xe9'"), Row("t/t/d", b"4", None, "malformed JSON", "b'{'"),
         Row("t/t/e", b"5", None, "label is not text", "5"), Row("t/t/f", b"6", None, "malformed JSON", "b'[]'"),
         Row("t/t/g", b"7", None, "label is not UTF-8", "'\\udc00'"),

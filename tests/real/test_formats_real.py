@@ -65,7 +65,8 @@ def test_what_tar_and_pandas_make_of_a_real_folder_is_the_same_set(real_data, tm
         (tmp_path / f"in/{number:05}.jpg").write_bytes(row.image)
         (tmp_path / f"in/{number:05}.txt").write_text(row.text + "\n", encoding="utf-8")
     subprocess.run(["tar", "--sort=name", "-C", str(tmp_path / "in"), "-czf", str(tmp_path / "greek.tar.gz"), "."], check=True)
-    pandas.DataFrame({"img": [row.image for row in rows], "transcription": [row.text for row in rows]}).to_parquet(tmp_path / "greek.parquet")
+    table = pandas.DataFrame({"img": [row.image for row in rows], "transcription": [row.text for row in rows]})
+    table.to_parquet(tmp_path / "greek.parquet")
     expected = [(row.image, row.text) for row in rows]
     assert pairs(tmp_path / "greek.tar.gz") == expected
     assert pairs(tmp_path / "greek.parquet") == expected
