@@ -3,6 +3,7 @@
 import gzip
 import io
 import pickle
+import random
 import resource
 import shutil
 import subprocess
@@ -150,10 +151,11 @@ def test_a_damage_behind_the_beginning_is_found_when_it_is_read(tmp_path):
     assert [row.problem for row in rows_of(only(path, allow_holes=True))] == [None] * 149 + ["truncated tar"]
 
 
-@pytest.mark.parametrize("damage, found", [(lambda data: data[:-100], "Compressed file ended before"),
-                                           (lambda data: data[:-60] + bytes(30) + data[-30:], "broken gzip")])
+@pytest.mark.parametrize("damage, found", [
+    (lambda data: data[:-100], "broken gzip after byte .* .Compressed file ended before"),
+    (lambda data: data[:-8] + bytes(4) + data[-4:], "broken gzip after byte .* .CRC check failed")])
 def test_a_damaged_gzip_is_refused_or_read_up_to_the_damage(tmp_path, damage, found):
-    noise = Path("/dev/urandom").open("rb").read(100 * 3000)
+    noise = random.Random(7).randbytes(100 * 3000)
     path = make_tar(tmp_path / "t.tar.gz", {f"{number:03}.jpg": noise[number * 3000:][:3000] for number in range(100)}, "w:gz")
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(BadInput, match=found):
