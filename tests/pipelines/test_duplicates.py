@@ -156,6 +156,13 @@ def test_guards_are_named_by_set_and_key(ray_session, words, images, tmp_path):
     assert dropped(files, [benchmark], exact=False, near=False) == expected
 
 
+def test_a_guard_is_found_whatever_the_label(ray_session, words, images, tmp_path):
+    benchmark = hash_set([f"bench={lmdb_of(tmp_path / 'test', [words[1][0]])}"])
+    benchmark = benchmark.set_column(benchmark.schema.get_field_index("label"), benchmark.schema.field("label"), [[label_hash("one")]])
+    files = stored(tmp_path, [row(CHANGES["JPEG quality 90"](images[1]), "other")])
+    assert dropped(files, [benchmark]) == [("s", 0, 0, "near a benchmark image", "bench:bench/000000001")]
+
+
 def test_a_guard_that_cannot_be_decoded_guards_nothing(tmp_path):
     with pytest.raises(BadInput, match="expected images to guard, found none that can be decoded"):
         hash_set([lmdb_of(tmp_path / "broken", [b"no image"])])
