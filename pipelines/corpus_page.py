@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipelines.characters import CHARSETS, code_point, isolated, script, visible
 from pipelines.corpus import Corpus, SourceCounts
-from pipelines.corpus_samples import MEMBERS_SHOWN, Cluster, ContactSheets, Rejects, Shown, gather_rejects
+from pipelines.corpus_samples import MEMBERS_SHOWN, Cluster, ContactSheets, Rejects, Shown, benchmark_pictures, gather_rejects
 from pipelines.histogram import STYLE as HISTOGRAM_STYLE
 from pipelines.histogram import Axis, histogram
 from pipelines.report import Markup, heading, page, paragraph, subheading, table
@@ -53,8 +53,10 @@ td { vertical-align: top; } details { margin: .8rem 0; } summary { cursor: point
 """
 
 
-def write_page(corpus: Corpus, file: str, images: int, seed: int) -> tuple[dict[str, Tally], int]:
+def write_page(corpus: Corpus, file: str, images: int, seed: int, guard: Sequence[str] = ()) -> tuple[dict[str, Tally], int]:
     """Write the page of a corpus, with `images` images of each source drawn by `seed`.
+
+    The benchmarks to `guard` (PATH or NAME=PATH each) are where the pictures beside leaked images come from.
 
     Streams the corpus: memory holds one row group and the pictures of the page. Returns the tallies of the sources, and the
     size of the page in bytes.
@@ -62,9 +64,11 @@ def write_page(corpus: Corpus, file: str, images: int, seed: int) -> tuple[dict[
     sheets = ContactSheets(corpus, images, seed)
     tallies = tally(corpus, sheets)
     rejects = gather_rejects(corpus, seed)
+    leaked = {one.match for shown in rejects.leaks.values() for one in shown}
+    benchmark = benchmark_pictures(guard, leaked) if leaked and guard else {}
     text = page(f"Corpus {Path(corpus.path).name}", *_head(corpus), _contents(), *_account(corpus, rejects), *_images(corpus, sheets),
                 *_sizes(tallies, sheets), *_characters(tallies), *_charsets(corpus, tallies), *_rejects(rejects),
-                *_duplicates(rejects), *_leakage(rejects), style=STYLE)
+                *_duplicates(rejects), *_leakage(rejects, benchmark), style=STYLE)
     data = text.encode()
     write_bytes(file, data)
     return tallies, len(data)
@@ -312,14 +316,23 @@ def _conflict(kept: Shown | None, dropped: Shown) -> bool:
     return kept is not None and dropped.text is not None and dropped.text != kept.text
 
 
-def _leakage(rejects: Rejects) -> list[str]:
+def _leakage(rejects: Rejects, benchmark: dict[str, Shown]) -> list[str]:
+    beside = " Framed in green: the benchmark's image." if benchmark else " `textray describe --guard SET` shows the benchmark's images too."
     pieces = [_section("leakage"), paragraph("Images taken out because they are, or nearly are, a benchmark's test image, with the key of "
-                                             "that one.")]
+                                             "that one." + (beside if rejects.leaks else ""))]
     for reason, shown in sorted(rejects.leaks.items()):
         rows = rejects.leaked[reason]
         remark = f"{counted(rows.total(), 'row')} ({_by_source(rows)})"
         if len(shown) < rows.total():
             remark += f", {len(shown)} of them shown"
         pieces.append(subheading(_title(reason, remark)))
-        pieces.append(_sheet(_card(one, [f"is {one.match}", *([one.detail] if one.detail else []), one.key]) for one in shown))
+        if benchmark:
+            pieces += ['<div class="clusters">', *(_leak(one, benchmark.get(one.match)) for one in shown), "</div>"]
+        else:
+            pieces.append(_sheet(_card(one, [f"is {one.match}", *([one.detail] if one.detail else []), one.key]) for one in shown))
     return pieces if rejects.leaks else [*pieces, _none()]
+
+
+def _leak(one: Shown, image: Shown | None) -> str:
+    first = _card(image, [image.key], kind="kept") if image else f'<div class="card"><p class="bad">not found:</p><p>{isolated(one.match)}</p></div>'
+    return f'<div class="cluster">{_sheet([first, _card(one, [line for line in (one.detail, one.key) if line])])}</div>'

@@ -5,7 +5,7 @@ import heapq
 import random
 from array import array
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 
@@ -19,6 +19,7 @@ from pipelines.errors import BadInput
 from pipelines.progress import Progress
 from pipelines.report import Thumbnail, fitted
 from pipelines.storage import join, open_file
+from pipelines.wordsets import open_sets
 
 IMAGES_FOR = 2_000_000  # rows; of the images of a larger corpus only a sample of row groups is read
 GROUPS_OF_A_SOURCE = 20  # at least, in that sample
@@ -273,3 +274,17 @@ def _finisher(image: bytes | None):
     picture, length, head = fitted(image, WIDEST, HIGHEST), None if image is None else len(image), (image or b"")[:HEAD]
     return lambda row: Shown(row["key"], row["source"], row["text"], picture, None, length, head, row["reason"], row["detail"],
                              row["match"])
+
+
+def benchmark_pictures(sets: Sequence[str], keys: set[str]) -> dict[str, Shown]:
+    """The images of benchmarks (PATH or NAME=PATH each) with the given keys, SET:KEY as `hashes.hash_set` writes them.
+
+    Raises BadInput if a benchmark cannot be opened.
+    """
+    found = {}
+    for words in open_sets(list(sets)):
+        for key, image, text in words.read():
+            name = f"{words.name}:{key}"
+            if name in keys and image is not None:
+                found[name] = _finisher(image)({"key": name, "source": words.name, "text": text, "reason": "", "detail": "", "match": None})
+    return found

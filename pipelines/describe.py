@@ -11,6 +11,7 @@ from pipelines.corpus import Corpus, Manifest
 from pipelines.corpus_page import write_page
 from pipelines.errors import BadInput
 from pipelines.tally import QUANTILES, RANGES, Tally, counted, sum_counts, sum_tallies, tally
+from pipelines.wordsets import open_sets
 
 DESCRIPTION = """Print what a corpus holds: rows per source, rejects and why, label lengths, image sizes, characters, and what
 the charsets 36, 62 and 94 cannot spell. --html writes a page to look at: images of every source, histograms, rejects,
@@ -30,12 +31,15 @@ def main(argv: list[str] | None = None) -> int:
     parse.add_argument("--html", metavar="PAGE", help="write a page with pictures, one file that needs nothing but a browser")
     parse.add_argument("--images", type=int, default=40, metavar="N", help="on the page, of each source (default: %(default)s)")
     parse.add_argument("--seed", type=int, default=0, help="of the draw of the images on the page (default: 0)")
+    parse.add_argument("--guard", nargs="+", action="extend", default=[], metavar="SET",
+                       help="the benchmarks that ingest guarded, PATH or NAME=PATH: the page shows their images beside the leaked ones "
+                            "(default: those that the corpus names, where they are at hand)")
     arguments = parse.parse_args(argv)
     if arguments.images < 0:
         raise BadInput(f"--images: expected 0 or more, found {arguments.images}: correct it")
     corpus = Corpus.open(arguments.corpus)
     if arguments.html:
-        tallies, size = write_page(corpus, arguments.html, arguments.images, arguments.seed)
+        tallies, size = write_page(corpus, arguments.html, arguments.images, arguments.seed, _benchmarks(corpus, arguments.guard))
         summary = summarize(corpus, tallies)
     else:
         summary = describe(corpus)
@@ -43,6 +47,18 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.html:
         print(f"{arguments.html}: the page, {size / 1e6:,.1f} MB", file=sys.stderr if arguments.json else sys.stdout)
     return 0
+
+
+def _benchmarks(corpus: Corpus, given: list[str]) -> list[str]:
+    """The benchmarks that are given, else those that the corpus was guarded against, if they can be opened from here."""
+    named = given or corpus.manifest.made_by.get("guard", [])
+    try:
+        open_sets(named)
+    except BadInput:
+        if given:
+            raise
+        return []
+    return named
 
 
 def describe(corpus: Corpus) -> dict:
