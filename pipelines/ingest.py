@@ -8,6 +8,7 @@ import argparse
 import hashlib
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, fields, replace
@@ -24,24 +25,30 @@ from pipelines.errors import BadInput
 from pipelines.hashes import hash_set
 from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, room_for, write_chunk
 from pipelines.progress import Progress, clock
-from pipelines.sources import ReadOptions, Source, open_sources
+from pipelines.sources import OPENED_BY, ReadOptions, Source, open_sources
 from pipelines.staging import Staging, open_staging
 from pipelines.tasks import in_tasks
 from pipelines.unique import without_duplicates
 
-DESCRIPTION = """Bring images in foreign formats into a corpus: LMDBs (num-samples, image-%09d, label-%09d), folders of
-images with labels.tsv or ICDAR gt.txt or without labels, and trees of these. Every row is kept, quarantined (unusable)
-or filtered (not asked for); quarantine.parquet in the corpus lists the last two with their reasons. Stopped or killed,
-the same command continues."""
-EXAMPLE = "example: textray ingest data/words/train test_SVT=data/words/test/SVT --out corpora/words --min-side 8"
+DESCRIPTION = """Bring images in foreign formats into a corpus: LMDBs, WebDataset tars, Parquet files, folders of images with or without
+labels, scenes with annotated words (cropped), and trees of these, on this machine or at s3://, gs://, hf://. Every row is kept, a duplicate,
+filtered (not asked for) or quarantined (unusable); quarantine.parquet in the corpus lists all but the first with their reasons and pictures.
+Stopped or killed, the same command continues."""
+EXAMPLE = """formats, found by looking or forced as in FORMAT:PATH:
+{formats}
+
+examples:
+  textray ingest data/words/train --out corpora/words --duplicates near --guard data/words/test
+  textray ingest SVT=data/svt.lmdb icdar2015:data/scenes/IC15 s3://bucket/words-{{0000..0099}}.tar --out s3://bucket/corpora/words"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `textray ingest`."""
     defaults = Options()
-    parse = argparse.ArgumentParser(prog="textray ingest", description=DESCRIPTION, epilog=EXAMPLE,
+    parse = argparse.ArgumentParser(prog="textray ingest", description=DESCRIPTION,
+                                    epilog=EXAMPLE.format(formats=textwrap.fill(", ".join(OPENED_BY), 100, initial_indent="  ", subsequent_indent="  ")),
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parse.add_argument("sources", nargs="+", metavar="SOURCE", help="PATH or NAME=PATH; keys begin with the name")
+    parse.add_argument("sources", nargs="+", metavar="SOURCE", help="PATH or NAME=PATH, also [NAME=]FORMAT:PATH; keys begin with the name")
     parse.add_argument("--out", required=True, metavar="CORPUS", help="the folder or URI to make")
     parse.add_argument("--max-errors", type=float, default=0.01, metavar="SHARE",
                        help="give up when more than this share of all rows is unusable (default: 0.01)")
@@ -64,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("--rows-per-group", type=int, default=defaults.rows_per_group, metavar="N",
                        help="row groups are the unit of shuffling (default: %(default)s)")
     parse.add_argument("--allow-holes", action="store_true",
-                       help="bring in LMDBs whose keys disagree with num-samples; missing images are quarantined")
+                       help="bring in damaged LMDBs (holes, no num-samples) and cut tars; what is missing is quarantined")
     parse.add_argument("--image-column", metavar="NAME", help="of Parquet files whose column of images is not recognised")
     parse.add_argument("--text-column", metavar="NAME", help="of Parquet files whose column of labels is not recognised")
     parse.add_argument("--vertical", action="store_true", help="turn the crops of vertical words in scenes, so that they lie")

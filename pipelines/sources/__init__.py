@@ -19,7 +19,7 @@ from pipelines.sources.scene_formats import matches as scene_format
 from pipelines.sources.tar import SUFFIXES as TAR_SUFFIXES
 from pipelines.sources.tar import open_tars, tar_format
 
-__all__ = ["Piece", "ReadOptions", "Row", "Source", "open_sources"]
+__all__ = ["OPENED_BY", "Piece", "ReadOptions", "Row", "Source", "open_sources"]
 
 
 ANNOTATION_SUFFIXES = (".txt", ".xml", ".json", ".mat")

@@ -23,7 +23,7 @@ class ReadOptions:
     allow_holes: bool = False  # damaged LMDBs and tars: bring in what is there
     image_column: str | None = None  # of Parquet files; None: found by its name
     text_column: str | None = None  # likewise; "": the images are unlabeled
-    vertical: bool = False  # scenes: text that runs from top to bottom comes in too
+    vertical: bool = False  # scenes: the crops of words that stand are turned, so that they lie
 
 
 class Piece(Protocol):
