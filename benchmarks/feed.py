@@ -98,10 +98,10 @@ def feed_batches(corpus: str, rank: int, first: int) -> Iterator[torch.Tensor]:
 
 
 def consume(taken: Iterator[torch.Tensor], seconds: float, started: float) -> tuple[float, int, float]:
-    """(seconds to the first batch, images after it, seconds that they took); the first tenth of the time is not counted."""
+    """(seconds to the first batch, images after it, seconds that they took); the first half as much is not counted: pools fill."""
     next(taken)
     first = time.time() - started
-    until = time.perf_counter() + seconds / 10
+    until = time.perf_counter() + seconds / 2
     while time.perf_counter() < until:
         next(taken)
     images, begun = 0, time.perf_counter()

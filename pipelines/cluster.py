@@ -10,6 +10,8 @@ from pipelines.errors import BadInput
 # Read by Ray when it is imported, here and in the worker processes that inherit them.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+# A worker process takes one to two seconds of a core to start. Ray ends those that have been idle for a second.
+os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
 import ray  # noqa: E402
 

@@ -95,7 +95,7 @@ def _decode(table: pa.Table, shape: Shape, charset: Charset | None) -> Part:
     return Part(images=torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), keys=keys, texts=texts)  # (n, 3, H, W)
 
 
-WINDOWS_PER_TASK = 2
+ROWS_PER_TASK = 65_536
 WINDOWS_PER_DATASET = 256
 
 
@@ -108,5 +108,5 @@ def ray_blocks(stream: Stream, share: Share, reader_cpus: float) -> Iterator[pa.
 
     readings = stream.readings(share)
     while segment := list(islice(readings, WINDOWS_PER_DATASET)):
-        dataset = dataset_of(stream, segment, WINDOWS_PER_TASK, reader_cpus)
+        dataset = dataset_of(stream, segment, ROWS_PER_TASK, reader_cpus)
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)

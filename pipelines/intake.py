@@ -16,9 +16,8 @@ from pydantic import BaseModel
 from pipelines import storage
 from pipelines.corpus import QUARANTINE_SCHEMA, ROWS_PER_GROUP, Rejected, ShardEntry, ShardWriter, SourceCounts, rejected_table, shard_name
 from pipelines.errors import BadInput
-from pipelines.hashes import Hashed, hash_rows, write_hashes
+from pipelines.hashes import Hashed, hash_rows, hashed, write_hashes
 from pipelines.images import decode_gray, hash_thumbnail, image_problem, perceptual_hashes
-from pipelines.similarity import Signature, signature
 from pipelines.sources import Piece, Row, Source
 
 
@@ -74,7 +73,7 @@ class Kept(NamedTuple):
     width: int
     height: int
     thumbnail: np.ndarray  # (32, 32) uint8
-    signature: Signature | None  # where duplicates are looked for
+    hashed: Hashed | None  # where duplicates are looked for
 
 
 def plan_chunks(sources: list[Source], rows_per_shard: int) -> Iterator[Chunk]:
@@ -188,7 +187,7 @@ def inspect(row: Row, source: str, options: Options) -> Kept | Rejected:
     unwanted = filter_reason(gray, row.text, options)
     if unwanted is not None:
         return Rejected(row.key, source, "filtered", *unwanted, row.text, row.image)
-    return Kept(row, gray.shape[1], gray.shape[0], hash_thumbnail(gray), signature(gray) if options.hashed else None)
+    return Kept(row, gray.shape[1], gray.shape[0], hash_thumbnail(gray), hashed(row.image, row.text, gray) if options.hashed else None)
 
 
 def filter_reason(gray: np.ndarray, text: str | None, options: Options) -> tuple[str, str] | None:
@@ -213,8 +212,8 @@ def filter_reason(gray: np.ndarray, text: str | None, options: Options) -> tuple
 def _write_group(writer: ShardWriter, kept: list[Kept], counts: SourceCounts, tables: list[pa.Table]) -> None:
     if not kept:
         return
-    if kept[0].signature is not None:
-        tables.append(hash_rows([Hashed(item.row.image, item.row.text, item.signature) for item in kept], counts.kept))
+    if kept[0].hashed is not None:
+        tables.append(hash_rows([item.hashed for item in kept], counts.kept))
     hashes = perceptual_hashes(np.stack([item.thumbnail for item in kept]))
     for item, phash in zip(kept, hashes.tolist(), strict=True):
         writer.write(key=item.row.key, image=item.row.image, text=item.row.text, width=item.width, height=item.height,

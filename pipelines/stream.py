@@ -285,12 +285,22 @@ def read_window(stream: Stream, reading: Reading) -> pa.Table:
     """The rows of a window, in the order of the stream: columns key, image (encoded bytes), text."""
     ingredient = stream.ingredients[reading.ingredient]
     groups, positions = ingredient.plan.row_ids(reading.window)
+    if ingredient.plan.by_row:
+        rows, starts = _whole_corpus(ingredient.path, ingredient.selection)
+        return rows.take(starts[groups] + positions)
     needed, place = np.unique(groups, return_inverse=True)
-    read = _usable_group_cached if ingredient.plan.by_row else _usable_group  # a small corpus stays in the reader's memory
-    tables, order = [], np.argsort(place, kind="stable")
-    for number, group in enumerate(needed):
-        tables.append(read(ingredient.path, ingredient.selection, int(group)).take(positions[order[place[order] == number]]))
-    return pa.concat_tables(tables).take(np.argsort(order, kind="stable"))
+    tables = [_usable_group(ingredient.path, ingredient.selection, int(group)) for group in needed]
+    starts = np.cumsum([0, *(table.num_rows for table in tables)])
+    return pa.concat_tables(tables).combine_chunks().take(starts[place] + positions)
+
+
+@lru_cache(maxsize=4)
+def _whole_corpus(path: str, selection: Selection) -> tuple[pa.Table, np.ndarray]:
+    """The usable rows of a small corpus, which stay in the reader's memory, and the first row of each row group."""
+    wanted = _groups_of(_opened(path)[0], selection.source)
+    tables = [_usable_group(path, selection, group) if take else None for group, take in enumerate(wanted)]
+    starts = np.cumsum([0, *(0 if table is None else table.num_rows for table in tables)])
+    return pa.concat_tables([table for table in tables if table is not None]).combine_chunks(), starts
 
 
 def _usable_group(path: str, selection: Selection, group: int) -> pa.Table:
@@ -300,9 +310,6 @@ def _usable_group(path: str, selection: Selection, group: int) -> pa.Table:
         return corpus.read_row_group(shard, index, COLUMNS)
     rows = corpus.read_row_group(shard, index, list(dict.fromkeys(COLUMNS + selection.columns)))
     return rows.filter(pa.array(selection.mask(rows)[0])).select(COLUMNS)
-
-
-_usable_group_cached = lru_cache(maxsize=1024)(_usable_group)
 
 
 @lru_cache(maxsize=4)

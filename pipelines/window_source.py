@@ -1,5 +1,6 @@
 """Windows of a plan as a Ray Data source. Apart from feed.py, which runs on machines without Ray."""
 
+import os
 from collections.abc import Iterator
 
 import pyarrow as pa
@@ -9,24 +10,38 @@ from ray.data.block import BlockMetadata
 
 from pipelines.stream import Reading, Stream, read_window
 
+READERS_OF_STORES = 4
+BLOCK_BYTES = 16 * 2**20  # the first batch waits for the first block
 BYTES_PER_ROW = 4_096  # an estimate for Ray's memory budget; word crops take 2-5 kB
 
 
 class WindowSource(Datasource):
-    """Yields the rows of the given windows in order; each task reads `per_task` windows and streams them as blocks."""
+    """Yields the rows of the given windows in order; each task reads about `rows_per_task` rows and streams their windows as blocks."""
 
-    def __init__(self, stream: Stream, readings: list[Reading], per_task: int):
+    def __init__(self, stream: Stream, readings: list[Reading], rows_per_task: int):
         super().__init__()
-        self._stream = ray.put(stream)  # once for all tasks: a plan of 100 million rows is a few hundred kilobytes
-        self._readings, self._per_task = readings, per_task
+        self._stream = ray.put(stream)  # once for all tasks: a plan of 100 million rows is a megabyte
+        self._tasks: list[list[Reading]] = [[]]
+        rows = 0
+        for reading in readings:
+            if rows >= rows_per_task:
+                self._tasks.append([])
+                rows = 0
+            self._tasks[-1].append(reading)
+            rows += reading.window.rows
 
     def estimate_inmemory_data_size(self) -> int:
         """Bytes, roughly."""
-        return sum(reading.window.rows for reading in self._readings) * BYTES_PER_ROW
+        return sum(reading.window.rows for task in self._tasks for reading in task) * BYTES_PER_ROW
+
+    @property
+    def tasks(self) -> int:
+        """Into how many tasks the windows are cut."""
+        return len(self._tasks)
 
     def get_read_tasks(self, parallelism: int, per_task_row_limit: int | None = None, data_context=None) -> list[ReadTask]:
-        """One task for every `per_task` windows; the requested parallelism is the same number."""
-        return [self._task(self._readings[first:first + self._per_task]) for first in range(0, len(self._readings), self._per_task)]
+        """One read task for each of `tasks`; the requested parallelism is the same number."""
+        return [self._task(readings) for readings in self._tasks]
 
     def _task(self, readings: list[Reading]) -> ReadTask:
         reference, rows = self._stream, sum(reading.window.rows for reading in readings)
@@ -39,11 +54,15 @@ class WindowSource(Datasource):
         return ReadTask(read, BlockMetadata(num_rows=rows, size_bytes=rows * BYTES_PER_ROW, exec_stats=None, input_files=None))
 
 
-def dataset_of(stream: Stream, readings: list[Reading], per_task: int, reader_cpus: float) -> Dataset:
-    """Ray Data over windows, in order, `reader_cpus` CPUs a task."""
+def dataset_of(stream: Stream, readings: list[Reading], rows_per_task: int, reader_cpus: float) -> Dataset:
+    """Ray Data over windows, in order, `reader_cpus` CPUs a task.
+
+    One long task at a time keeps up with any consumer where files are near; object stores answer late, so there several wait for them.
+    """
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.read_op_min_num_blocks = 1  # otherwise the read is followed by a split and no longer streams
     context.enable_progress_bars = False
-    source = WindowSource(stream, readings, per_task)
-    return ray.data.read_datasource(source, override_num_blocks=-(-len(readings) // per_task), num_cpus=reader_cpus)
+    context.target_max_block_size = BLOCK_BYTES
+    source = WindowSource(stream, readings, rows_per_task)
+    return ray.data.read_datasource(source, override_num_blocks=source.tasks, num_cpus=reader_cpus, concurrency=1 if all(map(os.path.isdir, stream.paths)) else READERS_OF_STORES)
