@@ -135,7 +135,10 @@ def measure_processes(make, arguments: tuple, seconds: float) -> tuple[float, fl
 
 @ray.remote(num_cpus=1)
 class Consumer:
-    """A consumer under Ray, as a training worker is; it stays, so that its second round is warm."""
+    """A consumer under Ray, as a training worker is."""
+
+    def ready(self) -> None:
+        """Answers once the process stands."""
 
     def run(self, corpus: str, rank: int, seconds: float, first: int) -> tuple[float, int, float]:
         """Take batches for a while."""
@@ -143,9 +146,13 @@ class Consumer:
         return consume(feed_batches(corpus, rank, first), seconds, time.time())
 
 
-def measure_feed(consumers: list, corpus: str, seconds: float, position: int) -> tuple[float, float]:
-    """(images/s of all consumers, seconds to the slowest first batch)."""
+def measure_feed(corpus: str, seconds: float, position: int) -> tuple[float, float]:
+    """(images/s of all consumers, seconds to the slowest first batch). They end with it, and what they have still asked for."""
+    consumers = [Consumer.remote() for _ in range(CONSUMERS)]
+    ray.get([consumer.ready.remote() for consumer in consumers])
     found = ray.get([consumer.run.remote(corpus, rank, seconds, position) for rank, consumer in enumerate(consumers)])
+    for consumer in consumers:
+        ray.kill(consumer)
     return sum(images / taken for _, images, taken in found), max(first for first, _, _ in found)
 
 
@@ -175,11 +182,10 @@ def main() -> int:
         corpus = Corpus.open(arguments.corpus or str(Path(folder, "corpus")))
         path, database = str(Path(corpus.path).absolute()), Path(folder, "lmdb")
         write_lmdb(corpus, database)
-        consumers = [Consumer.remote() for _ in range(CONSUMERS)]
-        measure_feed(consumers, path, 1, 0)  # Ray starts its processes
+        measure_feed(path, 1, 0)  # Ray starts its processes
         contestants = {
             "ceiling": lambda round: measure_processes(plain_batches, (path,), arguments.seconds),
-            "feed": lambda round: measure_feed(consumers, path, arguments.seconds, round * 10_000),
+            "feed": lambda round: measure_feed(path, arguments.seconds, round * 10_000),
             **{f"DataLoader, {name}, {workers} worker{'s' * (workers > 1)}": lambda round, opencv=opencv, workers=workers:
                measure_processes(loader_batches, (str(database), opencv, workers), arguments.seconds)
                for name, opencv in (("Pillow", False), ("OpenCV", True)) for workers in (1, 2)}}

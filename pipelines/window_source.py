@@ -1,18 +1,34 @@
 """Windows of a plan as a Ray Data source. Apart from feed.py, which runs on machines without Ray."""
 
 import os
+import time
 from collections.abc import Iterator
 
 import pyarrow as pa
 import ray
 from ray.data import DataContext, Dataset, Datasource, ReadTask
+from ray.data._internal.execution.execution_callback import ExecutionCallback  # named by DataContext, exported nowhere else
 from ray.data.block import BlockMetadata
 
 from pipelines.stream import Reading, Stream, read_window
 
 READERS_OF_STORES = 4
-BLOCK_BYTES = 16 * 2**20  # the first batch waits for the first block
+BLOCK_BYTES = 64 * 2**20  # the first batch waits for the first block; smaller ones take more of the scheduler's rounds
 BYTES_PER_ROW = 4_096  # an estimate for Ray's memory budget; word crops take 2-5 kB
+
+
+class Rest(ExecutionCallback):
+    """A pause in each round of Ray Data's scheduler, which runs in a thread of the consumer's process.
+
+    Where every task has output that nobody takes yet, which is the usual state beside a training step, its rounds follow each other
+    without any wait, and the thread takes half of the interpreter's time from the training.
+    """
+
+    SECONDS = 0.01
+
+    def on_execution_step(self, executor) -> None:
+        """Called by Ray Data after each round."""
+        time.sleep(self.SECONDS)
 
 
 class WindowSource(Datasource):
@@ -64,5 +80,6 @@ def dataset_of(stream: Stream, readings: list[Reading], rows_per_task: int, read
     context.read_op_min_num_blocks = 1  # otherwise the read is followed by a split and no longer streams
     context.enable_progress_bars = False
     context.target_max_block_size = BLOCK_BYTES
+    context.custom_execution_callback_classes = [Rest]
     source = WindowSource(stream, readings, rows_per_task)
     return ray.data.read_datasource(source, override_num_blocks=source.tasks, num_cpus=reader_cpus, concurrency=1 if all(map(os.path.isdir, stream.paths)) else READERS_OF_STORES)

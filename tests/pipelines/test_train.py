@@ -126,6 +126,22 @@ def test_a_finished_run_is_refused_unless_resumed_and_a_changed_recipe_always(co
         train(parse_recipe(tree), resume=True, quiet=True)
 
 
+def test_sources_are_mixed_and_aspect_ratios_kept_from_training_to_reading(corpora, place, ray_session):
+    from pipelines.corpus import Corpus
+    from pipelines.evaluate import evaluate_recognizer
+    tree = recipe(corpora, place, "kept", {"name": "supervised"}, steps=2, data={"labeled": {
+        "corpus": [str(corpora / "source"), str(corpora / "target")], "weights": {"plain": 0.25, "street": 0.75}, "batch_size": 8}})
+    tree["recognizer"]["options"] = {"width": 160, "aspect": "keep"}
+    outcome = train(parse_recipe(tree), quiet=True)
+    reader = load_recognizer(outcome.folder)
+    assert (reader.width, reader.aspect) == (160, "keep")
+    rows = Corpus.open(corpora / "target").read_row_group("part-street-00000.parquet", 0, ["key", "image", "text"]).slice(0, 20).to_pylist()
+    words = [(row["key"], row["image"], row["text"]) for row in rows]
+    together = evaluate_recognizer(reader, iter(words), keep_worst=20)
+    alone = [evaluate_recognizer(reader, iter([word]), keep_worst=1) for word in words]
+    assert sorted(mistake.word for mistake in together.worst) == sorted(mistake.word for one in alone for mistake in one.worst)
+
+
 def test_fine_tuning_starts_from_the_pretrained_encoder_with_a_fresh_decoder(corpora, place, ray_session):
     pretrained = train(parse_recipe(recipe(corpora, place, "before", {"name": "seqclr"}, steps=1)), quiet=True)
     started = train(parse_recipe(recipe(corpora, place, "after", {"name": "supervised"}, steps=1)
