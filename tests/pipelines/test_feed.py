@@ -14,6 +14,7 @@ from pipelines.errors import BadInput
 from pipelines.feed import batches, ray_blocks
 from pipelines.images import Shape
 from pipelines.stream import Selection, Share, Stream, local_blocks, open_stream, usable_rows
+from pipelines.window_source import Rest
 
 ROWS = 230
 
@@ -102,6 +103,14 @@ def test_ray_gives_the_same_batches_from_any_position(corpus, ray_session, monke
     found = take(stream, Share(1, 2, 80, 180), blocks=lambda stream, share: ray_blocks(stream, share, reader_cpus=0.5))
     assert [part.keys for part in found] == [part.keys for part in expected[40:]]
     assert all(torch.equal(a.images, b.images) and a.texts == b.texts for a, b in zip(found, expected[40:]))
+
+
+def test_rays_scheduler_rests_in_every_round(corpus, ray_session, monkeypatch):
+    rests = []
+    monkeypatch.setattr("pipelines.window_source.time.sleep", rests.append)
+    stream = open_stream([corpus], UNLABELED, batch_size=7, seed=0)
+    assert sum(block.num_rows for block in ray_blocks(stream, Share(0, 1, 0, 40), reader_cpus=0.5)) >= 280
+    assert set(rests) == {Rest.SECONDS}
 
 
 def test_a_batch_larger_than_the_corpus_is_refused(corpus):
