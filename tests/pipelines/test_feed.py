@@ -107,10 +107,10 @@ def test_ray_gives_the_same_batches_from_any_position(corpus, ray_session, monke
 
 def test_rays_scheduler_rests_in_every_round(corpus, ray_session, monkeypatch):
     rests = []
-    monkeypatch.setattr("pipelines.window_source.time.sleep", rests.append)
+    monkeypatch.setattr(Rest, "on_execution_step", lambda rest, executor: rests.append(executor))
     stream = open_stream([corpus], UNLABELED, batch_size=7, seed=0)
     assert sum(block.num_rows for block in ray_blocks(stream, Share(0, 1, 0, 40), reader_cpus=0.5)) >= 280
-    assert set(rests) == {Rest.SECONDS}
+    assert len(rests) > 0
 
 
 def test_a_batch_larger_than_the_corpus_is_refused(corpus):
