@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -201,7 +202,8 @@ def filter_reason(gray: np.ndarray, text: str | None, options: Options) -> tuple
     if max(width, height) > options.max_aspect * min(width, height):
         return f"longer than {options.max_aspect:g} : 1", f"{width} x {height}"
     if options.min_contrast:
-        contrast = int(gray.max()) - int(gray.min())
+        darkest, lightest, _, _ = cv2.minMaxLoc(gray)
+        contrast = int(lightest - darkest)
         if contrast < options.min_contrast:
             return "blank image", f"grey values differ by {contrast}"
     if options.max_text_length and text is not None and len(text) > options.max_text_length:
