@@ -222,12 +222,14 @@ def _edges(found: ray.data.Dataset) -> Iterator[np.ndarray]:
 
 
 def exact_entries(rows: Rows, part: slice, ids: np.ndarray) -> np.ndarray:
+    """What the search for equal bytes compares: an EXACT_ENTRY for each row of `part`, (n,)."""
     entries = np.empty(len(ids), EXACT_ENTRY)
     entries["key"], entries["more"], entries["id"] = rows.content[part, 0], rows.content[part, 1], ids
     return entries
 
 
 def near_entries(rows: Rows, part: slice, ids: np.ndarray) -> np.ndarray:
+    """What the search for like pictures compares: a NEAR_ENTRY for each band key of each row of `part` that is not blank, (m,)."""
     keep = np.flatnonzero(~rows.blank[part])
     data, sizes, label = rows.signature[part][keep], rows.sizes[part][keep], rows.label[part][keep]
     widths, heights = sizes.T
