@@ -103,8 +103,7 @@ def _options(arguments: argparse.Namespace) -> Options:
     if not 0 <= arguments.max_errors <= 1:
         raise BadInput(f"--max-errors: expected a share from 0 to 1, found {arguments.max_errors}: "
                        "0.01 is one row in a hundred")
-    return Options(guarded=bool(arguments.guard),
-                   **{field.name: getattr(arguments, field.name) for field in fields(Options) if field.name != "guarded"})
+    return Options(**{field.name: getattr(arguments, field.name) for field in fields(Options) if field.name != "guarded"})
 
 
 def ingest(arguments: list[str], target: str | os.PathLike, options: Options = Options(), *, max_errors: float = 0.01,
@@ -174,9 +173,10 @@ def _run(sources: list[Source], staging: Staging, options: Options, max_errors: 
             results.append(result)
             progress.add(result.counts.rows_in)
             _check_errors(results, total, max_errors)
-        _check_errors(results, sum(result.counts.rows_in for result in results), max_errors)
+        total = sum(result.counts.rows_in for result in results)  # exact now
+        _check_errors(results, total, max_errors)
         if not any(result.counts.kept for result in results):
-            raise GaveUp(f"expected images that get in, found all {sum(result.counts.rows_in for result in results)} rejected ({_reasons(results)}): "
+            raise GaveUp(f"expected images that get in, found all {total} rejected ({_reasons(results)}): "
                          "loosen the filters")
     except GaveUp as problem:
         staging.remove()

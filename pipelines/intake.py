@@ -167,10 +167,14 @@ class RejectedWriter:
         self._waiting, self._bytes = [], 0
 
     def __exit__(self, kind, value, traceback) -> None:
-        if kind is None and self._waiting:
-            self._flush()
-        self._stack.__exit__(kind, value, traceback)
-        self.files = [os.path.basename(self._path)] if kind is None and self._writer is not None else []
+        if kind is not None:
+            self._stack.__exit__(kind, value, traceback)
+            return
+        with self._stack:  # a full disk leaves nothing half-written
+            if self._waiting:
+                self._flush()
+        if self._writer is not None:
+            self.files = [os.path.basename(self._path)]
 
 
 def inspect(row: Row, source: str, options: Options) -> Kept | Rejected:

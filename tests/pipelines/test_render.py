@@ -1,6 +1,7 @@
 """Synthetic words: what is drawn, with which faces, and the corpus that `textray render` makes of it."""
 
 import json
+import math
 from pathlib import Path
 from random import Random
 
@@ -13,8 +14,8 @@ from pipelines import cli
 from pipelines.corpus import Corpus
 from pipelines.errors import BadInput
 from pipelines.images import decode_gray, perceptual_hash
-from pipelines.intake import plan_chunks
-from pipelines.render import (Settings, SyntheticWords, contact_sheet, drawn_by_ray, drawn_here, render_corpus,
+from pipelines.intake import filter_reason, plan_chunks
+from pipelines.render import (EVERYTHING, Settings, SyntheticWords, contact_sheet, drawn_by_ray, drawn_here, render_corpus,
                               rows_per_shard)
 from pipelines.synthesis import STYLES, render_word, synthesizer
 from pipelines.synthesis.fonts import PACKAGED, Face, packaged_faces
@@ -273,3 +274,9 @@ def test_a_face_that_is_no_font_is_named(tmp_path):
     (tmp_path / "a.ttf").write_bytes(b"\0\1\0\0")
     with pytest.raises(BadInput, match="a.ttf"):
         Face(tmp_path / "a.ttf")
+
+
+def test_what_was_asked_for_is_kept_however_faint_it_came_out():
+    assert (EVERYTHING.min_side, EVERYTHING.max_aspect, EVERYTHING.min_contrast) == (0, math.inf, 0)
+    faint = np.full((3, 200), 128, np.uint8)
+    assert filter_reason(faint, "word", EVERYTHING) is None
