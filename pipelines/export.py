@@ -2,7 +2,6 @@
 
 import argparse
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -135,18 +134,7 @@ def _staging(target: Path, overwrite: bool) -> Iterator[Path]:
     """
     partial = target.with_name(target.name + ".partial")
     new, old = partial / "new", partial / "old"
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        lock = open(partial / "lock", "w")
-    except OSError as problem:
-        raise BadInput(f"{target}: expected a place to write to, found {problem.strerror} ({problem.filename}): choose another --out") \
-            from problem
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{target}: expected to be the only one writing it, found another process at work: wait for it, "
-                           "or choose another --out") from None
+    with storage.held(str(partial), str(target)):
         _check_ours(partial)
         if old.exists() and not target.exists():  # killed between the two renames below
             os.rename(old, target)

@@ -30,7 +30,6 @@ from pipelines.synthesis import STYLES, Synthesizer, synthesizer
 
 WANTED_SHARDS = 64  # so that a few dozen CPUs share a corpus of moderate size evenly
 MOST_SHARD_ROWS = 100_000  # some 200 MB
-GRACE_SECONDS = 10  # for cancelled tasks to end
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "wordfreq")  # their versions decide the bytes, too
 SHEET_WORDS = 64
 SHEET_COLUMNS = 8
@@ -165,36 +164,10 @@ def drawn_here(chunks: list[Chunk], folder: str, done: str) -> Iterator[ChunkRes
         yield write_chunk(chunk, folder, done, EVERYTHING)
 
 
-def write_or_say(chunk: Chunk, folder: str, done: str) -> ChunkResult | BadInput:
-    """`write_chunk` with BadInput as a value: Ray would wrap an exception in its own and in a page of traceback."""
-    try:
-        return write_chunk(chunk, folder, done, EVERYTHING)
-    except BadInput as problem:
-        return problem
-
-
 def drawn_by_ray(chunks: list[Chunk], folder: str, done: str) -> Iterator[ChunkResult]:
-    """The results in the order they get done, on every CPU of the cluster; few tasks wait, however many chunks."""
-    import ray
-
-    from pipelines.cluster import cluster_cpus, start_ray
-    start_ray()
-    task = ray.remote(num_cpus=1)(write_or_say)
-    waiting, running = chunks[::-1], []
-    try:
-        while waiting or running:
-            while waiting and len(running) < 2 * max(cluster_cpus(), 1):
-                running.append(task.remote(waiting.pop(), folder, done))
-            ready, running = ray.wait(running)
-            for result in ray.get(ready):
-                if isinstance(result, BadInput):
-                    raise result
-                yield result
-    finally:  # given up: nobody may go on writing
-        for unfinished in running:
-            ray.cancel(unfinished, force=True)
-        if running:
-            ray.wait(running, num_returns=len(running), timeout=GRACE_SECONDS)
+    """The results in the order they get done, on every CPU of the cluster."""
+    from pipelines.tasks import in_tasks
+    return in_tasks(lambda chunk: write_chunk(chunk, folder, done, EVERYTHING), chunks)
 
 
 def contact_sheet(settings: Settings, count: int) -> np.ndarray:

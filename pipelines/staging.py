@@ -11,7 +11,6 @@ On this machine the corpus gets its name in one step. In an object store its sha
 itself, and the manifest comes last: a place without corpus.json is no corpus.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -241,24 +240,12 @@ def _sizes(folder: str) -> dict[str, int]:
 def open_staging(target: str | os.PathLike) -> Iterator[Staging]:
     """The staging folder for `target`, on this machine for this process alone; raises BadInput if another process has it.
 
-    The lock is the kernel's: it ends with the process, however that ends. Two processes that write one corpus into an object store
-    write the same bytes.
+    Two processes that write one corpus into an object store write the same bytes.
     """
     if storage.is_remote(os.fspath(target)):
         yield StoreStaging(storage.absolute(os.fspath(target)))
         return
     staging = LocalStaging(storage.absolute(os.fspath(target)))
-    try:
-        os.makedirs(staging.folder, exist_ok=True)
-        lock = open(os.path.join(staging.folder, "lock"), "w")
-    except OSError as problem:
-        raise BadInput(f"{target}: expected a place to write to, found {problem.strerror} ({problem.filename}): "
-                       "choose another --out") from problem
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"{target}: expected to be the only one writing it, found another process at work: "
-                           "wait for it, or choose another --out") from None
+    with storage.held(staging.folder, os.fspath(target)):
         staging.restore()
         yield staging

@@ -5,6 +5,7 @@ Credentials and endpoints come from the environment, as every S3 tool takes them
 AWS_REGION, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; HF_TOKEN.
 """
 
+import fcntl
 import os
 import posixpath
 import tempfile
@@ -188,3 +189,24 @@ def remove(path: str) -> None:
             system.delete_dir(inside)
         elif found == fs.FileType.File:
             system.delete_file(inside)
+
+
+@contextmanager
+def held(folder: str, target: str) -> Iterator[None]:
+    """Make a folder of this machine, in which `target` grows, and hold it for this process alone until the block ends.
+
+    The lock is the kernel's: it ends with the process, however that ends. Raises BadInput if another process holds the folder, or if it
+    cannot be made.
+    """
+    try:
+        os.makedirs(folder, exist_ok=True)
+        lock = open(join(folder, "lock"), "w")
+    except OSError as problem:
+        raise BadInput(f"{target}: expected a place to write to, found {problem.strerror} ({problem.filename}): choose another --out") from problem
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"{target}: expected to be the only one writing it, found another process at work: wait for it, "
+                           "or choose another --out") from None
+        yield
