@@ -34,7 +34,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pipelines.cluster import start_ray
 from pipelines.corpus import Corpus
-from pipelines.feed import batches, ray_blocks
+from pipelines.feed import batches, ray_blocks, threads_beside
 from pipelines.images import Shape, decode_image
 from pipelines.render import Settings, render_corpus
 from pipelines.stream import Selection, Share, open_stream
@@ -93,7 +93,7 @@ def feed_batches(corpus: str, rank: int, first: int) -> Iterator[torch.Tensor]:
     """This project's batches for one of two workers, from global batch `first` on."""
     stream = open_stream([corpus], Selection(None), batch_size=BATCH, seed=0, workers=CONSUMERS)
     share = Share(rank, CONSUMERS, first, first + 2 * 10**6)
-    for part in batches(stream, share, ray_blocks(stream, share, reader_cpus=0.5), shape=SHAPE, charset=None):
+    for part in batches(stream, share, ray_blocks(stream, share, reader_cpus=0.5), shape=SHAPE, charset=None, decode_threads=threads_beside(CONSUMERS)):
         yield part.images
 
 

@@ -1,17 +1,25 @@
-"""Rate of the augmentations on one CPU core, against the imgaug pipelines that SeqCLR and SemiMTR published.
+"""Rate of the augmentations, against the imgaug pipelines that SeqCLR and SemiMTR published, and their share of a training step.
 
-example: python benchmarks/views.py
+    python benchmarks/views.py                   on one CPU core
+    python benchmarks/views.py --device cuda     on a GPU: the rate is of the whole device, the steps run in bf16
 """
 
+import argparse
 import time
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
+from models.batch import Batch, Part
+from models.charset import Charset
+from models.objectives.supervised import Supervised
+from models.recognizers import build
 from pipelines.views import VIEWS, augment
 
 BATCH = 256
 BATCHES = 30
+RECOGNIZERS = ("crnn_tiny", "crnn", "trba")
 IMGAUG = (1000, 1800)  # images/s on one core: measured for the two published imgaug pipelines on a machine of this kind
 
 
@@ -23,29 +31,70 @@ def shaded_images(height: int, width: int) -> torch.Tensor:
     return (smooth + 20 * torch.rand(smooth.shape, generator=generator)).to(torch.uint8)
 
 
-def rate(name: str, height: int, width: int) -> float:
-    """Images per second of one core's time (what the thread used, not what it waited for): the median batch's."""
-    images, generator, times = shaded_images(height, width), torch.Generator().manual_seed(1), []
-    for _ in range(BATCHES):
-        start = time.thread_time()
-        augment(images, name, generator)
-        times.append(time.thread_time() - start)
-    return BATCH / sorted(times)[BATCHES // 2]
+def seconds(work: Callable[[], object], device: str, repetitions: int) -> float:
+    """The median of a piece of work: the thread's own time on a CPU (not what it waited for), the time to the device's answer on a GPU."""
+    times = []
+    for _ in range(repetitions):
+        if device == "cpu":
+            start = time.thread_time()
+            work()
+            times.append(time.thread_time() - start)
+        else:
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            work()
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - start)
+    return sorted(times)[repetitions // 2]
+
+
+def view_seconds(name: str, width: int, device: str) -> float:
+    """Of one batch."""
+    images, generator = shaded_images(32, width).to(device), torch.Generator().manual_seed(1)
+    return seconds(lambda: augment(images, name, generator), device, BATCHES)
+
+
+def step_seconds(recognizer: str, device: str) -> float:
+    """Of one supervised training step on views of one batch, 32 x 100."""
+    objective = Supervised(build(recognizer, Charset.named("36"))).to(device)
+    optimizer = torch.optim.AdamW(objective.parameters())
+    images = augment(shaded_images(32, 100).to(device), "none", torch.Generator().manual_seed(1))
+    words = ["scenetext"] * BATCH
+    targets = objective.recognizer.decoder.encode(words, device)
+    batch = Batch(labeled=Part(images, [str(number) for number in range(BATCH)], words, targets, (images,)))
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=device != "cpu"):
+            losses = objective(batch)
+        losses.total.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return seconds(step, device, 2 if device == "cpu" else BATCHES)
 
 
 def main() -> None:
-    """Print the table."""
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="(default: cpu)")
+    device = parser.parse_args().device
     torch.set_num_threads(1)
-    processor = torch.backends.cpu.get_cpu_capability()
-    print(f"torch {torch.__version__}, {processor}, one thread, batch {BATCH}: images/s per core")
-    print(f"ratio: to imgaug's {IMGAUG[1]} and {IMGAUG[0]} images/s per core\n")
+    where = f"{torch.backends.cpu.get_cpu_capability()}, one thread" if device == "cpu" else torch.cuda.get_device_name()
+    print(f"torch {torch.__version__}, {where}, batch {BATCH}: images/s\nratio: to imgaug's {IMGAUG[1]} and {IMGAUG[0]} images/s per core\n")
     print("| view | 32x100 | ratio | 32x128 | ratio |\n|---|---|---|---|---|")
+    took = {}
     for name in VIEWS:
         cells = []
         for width in (100, 128):
-            found = rate(name, 32, width)
+            took[name, width] = view_seconds(name, width, device)
+            found = BATCH / took[name, width]
             cells.append(f"{found:,.0f} | {found / IMGAUG[1]:.1f}–{found / IMGAUG[0]:.1f}")
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
+    print(f"\nshare of a training step at 32x100: view / (view + step)\n\n| recognizer | step, images/s | {' | '.join(VIEWS)} |\n|---|---{'|---' * len(VIEWS)}|")
+    for recognizer in RECOGNIZERS:
+        step = step_seconds(recognizer, device)
+        shares = (f"{took[name, 100] / (took[name, 100] + step):.1%}" for name in VIEWS)
+        print(f"| {recognizer} | {BATCH / step:,.0f} | {' | '.join(shares)} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ lock): moving decoded images through the object store is what costs (ray.md). Th
 `ray_blocks` reads with Ray Data; `stream.local_blocks` reads the same windows in this process, for machines without Ray.
 """
 
+import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,17 +19,18 @@ import torch
 from models.batch import Part
 from models.charset import Charset
 from pipelines.errors import BadInput
-from pipelines.images import Shape, decode_image
+from pipelines.images import Shape, decode_into
 from pipelines.stream import Share, Stream
 
 
-def batches(stream: Stream, share: Share, blocks: Iterator[pa.Table], *, shape: Shape, charset: Charset | None, decode_threads: int = 2,
+def batches(stream: Stream, share: Share, blocks: Iterator[pa.Table], *, shape: Shape, charset: Charset | None, decode_threads: int = 1,
             prefetch: int = 4) -> Iterator[Part]:
     """Cut a worker's blocks into batches and decode them ahead of the consumer.
 
     Args:
         blocks: the rows of `stream.readings(share)` in order, in tables of any size.
         shape: to which images are brought; the width is that of the batch's bucket where the stream has buckets.
+        decode_threads: best as many as there are cores for this worker, `threads_beside`; more wait for each other.
         charset: of a labeled stream, to normalise the texts.
     Yields:
         Part with images (batch_size, 3, height, width) uint8, one for each batch of the share.
@@ -42,6 +44,11 @@ def batches(stream: Stream, share: Share, blocks: Iterator[pa.Table], *, shape: 
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
+
+
+def threads_beside(workers: int) -> int:
+    """Threads that decode for one of several workers on this machine: its share of the cores, at most four (50 k images/s and more)."""
+    return max(1, min(4, (os.cpu_count() or 1) // workers))
 
 
 def _tables(stream: Stream, share: Share, blocks: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, int | None]]:
@@ -84,15 +91,13 @@ class _Rows:
 
 def _decode(table: pa.Table, shape: Shape, charset: Charset | None) -> Part:
     keys = table["key"].to_pylist()
-    images = np.empty((len(keys), shape.height, shape.width, 3), dtype=np.uint8)
-    for number, encoded in enumerate(table["image"]):
-        image = decode_image(encoded.as_buffer(), shape)
-        if image is None:
-            raise BadInput(f"the image {keys[number]!r} of the corpus does not decode, though it did when it was brought in: the files "
+    images = np.empty((len(keys), 3, shape.height, shape.width), dtype=np.uint8)
+    for key, planes, encoded in zip(keys, images, table["image"]):
+        if not decode_into(planes, encoded.as_buffer(), shape):
+            raise BadInput(f"the image {key!r} of the corpus does not decode, though it did when it was brought in: the files "
                            "were changed or the disk is failing; ingest the corpus again")
-        images[number] = image
     texts = None if charset is None else [charset.normalise(text) for text in table["text"].to_pylist()]
-    return Part(images=torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))), keys=keys, texts=texts)  # (n, 3, H, W)
+    return Part(images=torch.from_numpy(images), keys=keys, texts=texts)
 
 
 ROWS_PER_TASK = 65_536

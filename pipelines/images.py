@@ -113,6 +113,26 @@ def decode_image(data: bytes | memoryview, shape: Shape) -> np.ndarray | None:
     An axis that shrinks is averaged, an axis that grows is interpolated with cubics: cubics alone would skip pixels of
     large images. EXIF orientation is applied, 16 bits become 8.
     """
+    image = _shaped(data, shape)
+    return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def decode_into(planes: np.ndarray, data: bytes | memoryview, shape: Shape) -> bool:
+    """The same into the planes of a batch, (3, shape.height, shape.width) uint8; False if the image is corrupt.
+
+    ValueError for planes of another size: `cv2.split` would write elsewhere.
+    """
+    image = _shaped(data, shape)
+    if image is None:
+        return False
+    if image.shape[:2] != planes.shape[1:]:
+        raise ValueError(f"expected planes of {image.shape[:2]}, found {planes.shape[1:]}")
+    cv2.split(image, [planes[2], planes[1], planes[0]])  # BGR is turned and taken apart at once
+    return True
+
+
+def _shaped(data: bytes | memoryview, shape: Shape) -> np.ndarray | None:
+    """(height, width, 3) uint8 BGR."""
     image = _decode(data, cv2.IMREAD_COLOR)
     if image is None:
         return None
@@ -124,9 +144,7 @@ def decode_image(data: bytes | memoryview, shape: Shape) -> np.ndarray | None:
         image = cv2.resize(image, (min(width, found_width), min(height, found_height)), interpolation=cv2.INTER_AREA)
     if image.shape[:2] != (height, width):
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    if width < filled:
-        image = cv2.copyMakeBorder(image, 0, 0, 0, filled - width, cv2.BORDER_REPLICATE)
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return image if width == filled else cv2.copyMakeBorder(image, 0, 0, 0, filled - width, cv2.BORDER_REPLICATE)
 
 
 def decode_gray(data: bytes | memoryview) -> np.ndarray | None:

@@ -2,7 +2,7 @@
 
 Everything else names files by their path or URI, a plain string, so that it can be pickled, printed and put into a manifest.
 Credentials and endpoints come from the environment, as every S3 tool takes them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY,
-AWS_REGION, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS; HF_TOKEN.
+AWS_REGION, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS, STORAGE_EMULATOR_HOST; HF_TOKEN.
 """
 
 import fcntl
@@ -11,6 +11,7 @@ import posixpath
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,7 @@ from pyarrow import fs
 from pipelines.errors import BadInput
 
 UPLOAD_CHUNK = 8 << 20  # bytes
+GOOGLE_PATIENCE = timedelta(seconds=60)  # its client would try for 15 minutes, also without any credentials
 SCHEMES = ("s3", "gs", "hf", "file")
 
 
@@ -66,11 +68,21 @@ def _local() -> fs.FileSystem:
 
 @lru_cache(maxsize=16)
 def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
+    if scheme == "gs":
+        return _google()
     try:
         return fs.FileSystem.from_uri(f"{scheme}://{bucket}/")[0]
     except ImportError as problem:
         raise BadInput(f"{scheme}://{bucket}: expected the package that reads {scheme}://, found none: "
                        f"pip install 'textray[{scheme}]' ({problem})") from problem
+
+
+def _google() -> fs.FileSystem:
+    emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+    if emulator is None:
+        return fs.GcsFileSystem(retry_time_limit=GOOGLE_PATIENCE)
+    scheme, _, host = emulator.rpartition("://")
+    return fs.GcsFileSystem(anonymous=True, scheme=scheme or "http", endpoint_override=host, retry_time_limit=GOOGLE_PATIENCE)
 
 
 @contextmanager
@@ -81,10 +93,12 @@ def reaching(path: str) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as problem:
+        if str(problem).startswith("No such file or directory"):  # Google's client says so without the error's number
+            raise FileNotFoundError(str(problem)) from problem
         if not is_remote(path):
             raise
         raise BadInput(f"{path}: expected to reach it, found: {str(problem).splitlines()[0][:200]}: check the name, the credentials "
-                       "and the endpoint (AWS_ENDPOINT_URL, AWS_REGION)") from problem
+                       "and the endpoint (AWS_ENDPOINT_URL, AWS_REGION; GOOGLE_APPLICATION_CREDENTIALS)") from problem
 
 
 def kind(path: str) -> str | None:
@@ -115,6 +129,8 @@ def file_sizes(folder: str) -> dict[str, int]:
 
 def list_names(folder: str) -> list[str]:
     """Names of everything that lies directly in a folder, sorted. Raises FileNotFoundError if there is no such folder."""
+    if folder.startswith("gs://"):  # pyarrow does not see what is a folder there only by the names of its files
+        return sorted({entry.path.partition("/")[0] for entry in list_files(folder)})
     system, inside = locate(folder)
     with reaching(folder):
         return sorted(item.base_name for item in system.get_file_info(fs.FileSelector(inside)))
@@ -186,7 +202,9 @@ def remove(path: str) -> None:
     with reaching(path):
         found = system.get_file_info(inside).type
         if found == fs.FileType.Directory:
-            system.delete_dir(inside)
+            system.delete_dir_contents(inside, missing_dir_ok=True)
+            if system.get_file_info(inside).type == found:  # a store may know folders by their files alone
+                system.delete_dir(inside)
         elif found == fs.FileType.File:
             system.delete_file(inside)
 

@@ -23,7 +23,7 @@ from models.recognizers import Recognizer, build
 from pipelines.corpus import Corpus
 from pipelines.errors import BadInput
 from pipelines.evaluate import evaluate_recognizer
-from pipelines.feed import batches, ray_blocks
+from pipelines.feed import batches, ray_blocks, threads_beside
 from pipelines.loop import Hooks, NonFiniteLoss, Numerics, Schedule, build_optimizer, fit, one_cycle
 from pipelines.reading import shape_of
 from pipelines.recipe import Recipe, parse_recipe
@@ -155,9 +155,9 @@ class _Worker:
 
     def _batches(self, done: int) -> Iterator[Batch]:
         recognizer = self.objective.recognizer
-        share = self._share(done)
+        share, threads = self._share(done), threads_beside(ray.train.get_context().get_local_world_size())
         parts = {name: batches(stream, share, ray_blocks(stream, share, self.job.reader_cpus), shape=shape_of(recognizer),
-                               charset=recognizer.charset if name == "labeled" else None)
+                               charset=recognizer.charset if name == "labeled" else None, decode_threads=threads)
                  for name, stream in self.job.streams.items()}
         for _ in share.numbers:
             yield Batch(**{name: next(part) for name, part in parts.items()})

@@ -11,7 +11,7 @@ from models.charset import Charset
 from pipelines import plan as plans
 from pipelines.corpus import Corpus, ShardWriter, SourceCounts, write_manifest, write_quarantine
 from pipelines.errors import BadInput
-from pipelines.feed import batches, ray_blocks
+from pipelines.feed import batches, ray_blocks, threads_beside
 from pipelines.images import Shape
 from pipelines.stream import Selection, Share, Stream, local_blocks, open_stream, usable_rows
 from pipelines.window_source import Rest
@@ -168,3 +168,8 @@ def test_a_bucket_too_small_for_a_batch_joins_the_next_wider_one(other):
     shape = Shape(10, 100, "keep")
     stream = open_stream([other], UNLABELED, batch_size=50, seed=0, widths=shape.buckets(), lanes=1)  # 43 narrow images, 60 wide
     assert [(ingredient.width, ingredient.plan.rows) for ingredient in stream.ingredients] == [(80, 103)]
+
+
+def test_workers_share_the_cores_of_their_machine_for_decoding(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    assert [threads_beside(workers) for workers in (1, 4, 8, 16, 32)] == [4, 4, 2, 1, 1]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipelines.images import (Shape, decode_gray, decode_image, hash_thumbnail, image_problem, image_size, is_cut_off,
+from pipelines.images import (Shape, decode_gray, decode_image, decode_into, hash_thumbnail, image_problem, image_size, is_cut_off,
                               perceptual_hash, perceptual_hashes)
 
 
@@ -182,3 +182,13 @@ def test_buckets_double_up_to_the_width():
     assert [shape.width_for(*size) for size in ((10, 32), (64, 32), (65, 32), (300, 32), (9000, 32))] == [64, 64, 128, 384, 384]
     assert Shape(32, 100).buckets() == [] and Shape(32, 100).width_for(9, 9) == 100
     assert decode_image(encode(word(width=200)), shape).shape == (32, 256, 3)  # 133 of 200 x 48 pixels
+
+
+def test_an_image_goes_into_its_planes_of_a_batch():
+    shape, batch = Shape(32, 100), np.zeros((2, 3, 32, 100), np.uint8)
+    data = encode(np.random.default_rng(0).integers(0, 256, (48, 160, 3), np.uint8), ".png")
+    assert decode_into(batch[1], data, shape)
+    assert (batch[1] == decode_image(data, shape).transpose(2, 0, 1)).all() and not batch[0].any()
+    assert not decode_into(batch[0], b"no image", shape)
+    with pytest.raises(ValueError, match=r"expected planes of \(32, 64\), found \(32, 100\)"):
+        decode_into(batch[0], encode(word(width=48)), Shape(32, 100, "keep"))

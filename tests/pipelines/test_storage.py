@@ -1,9 +1,11 @@
-"""Files on this machine and in an object store: a real S3 server on loopback, spoken to over HTTP."""
+"""Files on this machine and in object stores: servers that speak S3's and Google's protocols on loopback."""
 
 import hashlib
 import os
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import boto3
@@ -54,6 +56,36 @@ def bucket(server, request) -> str:
     return name
 
 
+@pytest.fixture(scope="module")
+def google():
+    """A server of Google's storage; its address stands where Google's own tools look for it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = str(Path(sys.executable).with_name("gcp-storage-emulator"))
+    server = subprocess.Popen([program, "start", "--host=127.0.0.1", f"--port={port}", "--in-memory", "--default-bucket=words"],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while socket.socket().connect_ex(("127.0.0.1", port)):
+        assert server.poll() is None
+        time.sleep(0.1)
+    os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{port}"
+    storage._filesystem.cache_clear()
+    yield
+    server.kill()
+    server.wait()
+    del os.environ["STORAGE_EMULATOR_HOST"]
+    storage._filesystem.cache_clear()
+
+
+@pytest.fixture(params=["s3", "gs"])
+def place(request) -> str:
+    """An empty folder in a store of each kind."""
+    if request.param == "s3":
+        return f"s3://{request.getfixturevalue('bucket')}/a"
+    request.getfixturevalue("google")
+    return f"gs://words/{hashlib.sha256(request.node.name.encode()).hexdigest()[:12]}"
+
+
 @pytest.fixture
 def words(tmp_path) -> Path:
     """25 labeled pictures in a folder."""
@@ -76,8 +108,7 @@ def ingest_in_a_process(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run([sys.executable, "-m", "pipelines.ingest", *arguments], env=environment, capture_output=True, text=True)
 
 
-def test_files_are_written_read_listed_moved_and_removed(server, bucket):
-    place = f"s3://{bucket}/a"
+def test_files_are_written_read_listed_moved_and_removed(place):
     storage.write_bytes(f"{place}/x/1.txt", b"one")
     storage.write_bytes(f"{place}/2.txt", b"two")
     assert storage.read_bytes(f"{place}/x/1.txt") == b"one"
@@ -89,26 +120,27 @@ def test_files_are_written_read_listed_moved_and_removed(server, bucket):
     storage.remove(f"{place}/x")
     storage.remove(f"{place}/nothing")
     assert [entry.path for entry in storage.list_files(place)] == ["3.txt"]
-    with pytest.raises(FileNotFoundError):
-        storage.read_bytes(f"{place}/2.txt")
+    for missing in (lambda: storage.read_bytes(f"{place}/2.txt"), lambda: storage.list_files(f"{place}/y"), lambda: storage.file_sizes(f"{place}/y")):
+        with pytest.raises(FileNotFoundError):
+            missing()
 
 
-def test_a_corpus_in_an_object_store_is_the_same_as_on_a_disk(server, bucket, words, ray_session, tmp_path):
+def test_a_corpus_in_an_object_store_is_the_same_as_on_a_disk(place, words, ray_session, tmp_path):
     here = ingest([str(words)], tmp_path / "c", SMALL)
-    done = ingest_in_a_process(str(words), "--out", f"s3://{bucket}/corpora/c", "--rows-per-shard", "10", "--rows-per-group", "4")
+    done = ingest_in_a_process(str(words), "--out", f"{place}/c", "--rows-per-shard", "10", "--rows-per-group", "4")
     assert done.returncode == 0, done.stderr
-    there = {key.removeprefix("corpora/c/"): data for key, data in objects(server, bucket).items()}
-    assert there == {path.name: path.read_bytes() for path in (tmp_path / "c").iterdir()}
-    corpus = Corpus.open(f"s3://{bucket}/corpora/c")
+    there = {entry.path: storage.read_bytes(f"{place}/{entry.path}") for entry in storage.list_files(place)}
+    assert there == {f"c/{path.name}": path.read_bytes() for path in (tmp_path / "c").iterdir()}
+    corpus = Corpus.open(f"{place}/c")
     assert corpus.sha256 == here.sha256
     assert [table.to_pylist() for table in corpus.rows_iter()] == [table.to_pylist() for table in here.rows_iter()]
     assert sum(table.num_rows for table in corpus.quarantine_iter()) == 0
 
 
-def test_sources_in_an_object_store_are_read_where_they_lie(server, bucket, words, ray_session, tmp_path):
+def test_sources_in_an_object_store_are_read_where_they_lie(place, words, ray_session, tmp_path):
     for file in words.iterdir():
-        server.put_object(Bucket=bucket, Key=f"raw/words/{file.name}", Body=file.read_bytes())
-    done = ingest_in_a_process(f"s3://{bucket}/raw/words", "--out", str(tmp_path / "there"), "--rows-per-shard", "10", "--rows-per-group", "4")
+        storage.write_bytes(f"{place}/words/{file.name}", file.read_bytes())
+    done = ingest_in_a_process(f"{place}/words", "--out", str(tmp_path / "there"), "--rows-per-shard", "10", "--rows-per-group", "4")
     assert done.returncode == 0, done.stderr
     here = ingest([str(words)], tmp_path / "here", SMALL)
     rows = [[table.to_pylist() for table in corpus.rows_iter()] for corpus in (Corpus.open(tmp_path / "there"), here)]
