@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from models.charset import Charset
-from models.published import benchmark_name, from_benchmark, to_benchmark
-from models.recognizers import Recognizer, four_stage
+from models.published.four_stage import FOUR_STAGE
+from models.families.four_stage import four_stage
+from models.recognizer import Recognizer
 
 _STAGES = {
     "Transformation": {"None": "none", "TPS": "tps"},
@@ -61,8 +62,8 @@ def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
     state = {name: formula.formula_param(name, shape) for name, shape in recorded["param_shapes"].items()}
     first_points = "Transformation.LocalizationNetwork.localization_fc2.bias"  # the formula leaves it as initialised
     if first_points in state:
-        state[first_points] = to_benchmark(recognizer)[first_points]
-    recognizer.load_state_dict(from_benchmark(recognizer, state | recorded["buffers"]))
+        state[first_points] = FOUR_STAGE.save(recognizer)[first_points]
+    recognizer.load_state_dict(FOUR_STAGE.load(recognizer, state | recorded["buffers"]))
     return recognizer
 
 
@@ -102,7 +103,7 @@ def compare(file: Path) -> list[Difference]:
     expected = recorded["output"]["train_loss"].item()
     rows.append(Difference(model, "training loss, relative", abs(loss.item() - expected) / expected, _TOLERANCE))
     norms = recorded["output"]["train_grad_norm"]
-    worst = max(abs(parameter.grad.norm().item() / norms[benchmark_name(recognizer, name)] - 1)
+    worst = max(abs(parameter.grad.norm().item() / norms[FOUR_STAGE.published_name(recognizer, name)] - 1)
                 for name, parameter in recognizer.named_parameters())
     rows.append(Difference(model, f"gradient norms, relative, worst of {len(norms)}", worst, _TOLERANCE))
     return rows

@@ -1,4 +1,4 @@
-"""Strings <-> token ids, for CTC and for autoregressive decoders (the four-stage benchmark's token tables)."""
+"""Strings <-> token ids, for CTC and for autoregressive decoders ."""
 
 import string
 from dataclasses import dataclass
@@ -72,23 +72,31 @@ class Charset:
 
 @dataclass(frozen=True)
 class Tokens:
-    """The ids that a decoder writes: some of its own, then the charset's characters from `first_character` on."""
+    """The ids that a decoder writes: some of its own, and the charset's characters from `first_character` on.
+
+    behind: ids of its own behind the characters, which are classes too.
+    """
 
     charset: Charset
     first_character: int
+    behind: int = 0
 
     @property
     def classes(self) -> int:
-        """How many ids there are, the decoder's own included."""
-        return self.first_character + len(self.charset)
+        """How many ids can be written, the decoder's own included: the width of the logits."""
+        return self.first_character + len(self.charset) + self.behind
 
     def ids(self, text: str, max_length: int) -> list[int]:
         """The ids of the text's characters alone. ValueError as `Charset.positions` raises it."""
         return [self.first_character + position for position in self.charset.positions(text, max_length)]
 
+    def is_character(self, tokens):
+        """Whether ids (an int, or a tensor of any shape) are characters and not the decoder's own."""
+        return (tokens >= self.first_character) & (tokens < self.first_character + len(self.charset))
+
     def character(self, token: int) -> str:
         """The character of an id; the empty string for one of the decoder's own."""
-        return self.charset.characters[token - self.first_character] if token >= self.first_character else ""
+        return self.charset.characters[token - self.first_character] if self.is_character(token) else ""
 
 
 @dataclass(frozen=True)
@@ -101,9 +109,50 @@ class CTCTokens(Tokens):
 
 @dataclass(frozen=True)
 class AttentionTokens(Tokens):
-    """Ids for an autoregressive decoder: start, which also pads (the loss ignores it), and end."""
+    """Ids for a decoder that writes symbol by symbol: start, end, and padding, which the loss ignores.
+
+    fed_only: ids behind all classes that are fed and never written.
+    """
 
     first_character: int = 2
     start: int = 0
     pad: int = 0
     end: int = 1
+    fed_only: int = 0
+
+    @property
+    def symbols(self) -> int:
+        """How many ids can be fed: the rows of an embedding."""
+        return self.classes + self.fed_only
+
+
+TABLES = ("benchmark", "fewer_labels", "parseq")
+
+
+def ctc_tokens(charset: Charset, table: str = "benchmark") -> CTCTokens:
+    """The ids of a repository's CTC decoders.
+
+    benchmark, parseq: blank 0, characters from 1. fewer_labels: blank 0, padding, unknown, space, characters from 4.
+    """
+    _check_table(table)
+    return CTCTokens(charset, first_character=4 if table == "fewer_labels" else 1)
+
+
+def attention_tokens(charset: Charset, table: str = "benchmark") -> AttentionTokens:
+    """The ids of a repository's autoregressive decoders.
+
+    benchmark: start 0 (pads, too), end 1, characters from 2 (Baek et al., ICCV 2019).
+    fewer_labels: padding, unknown, start, end, space, characters from 5 (Baek et al., CVPR 2021; CCR).
+    parseq: end 0, characters from 1, start and padding behind them (Bautista and Atienza, ECCV 2022).
+    """
+    _check_table(table)
+    if table == "fewer_labels":
+        return AttentionTokens(charset, first_character=5, start=2, pad=0, end=3)
+    if table == "parseq":
+        return AttentionTokens(charset, first_character=1, behind=2, start=len(charset) + 1, pad=len(charset) + 2, end=0)
+    return AttentionTokens(charset)
+
+
+def _check_table(table: str) -> None:
+    if table not in TABLES:
+        raise ValueError(f"expected a token table ({', '.join(TABLES)}), found {table!r}")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from models.recognizers import Recognizer
+from models.recognizer import Recognizer
 from pipelines import report
 from pipelines.errors import BadInput
 from pipelines.metrics import Score, Word

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.recognizers import Recognizer
+from models.recognizer import Recognizer
 from pipelines.images import Shape, decode_image, image_problem
 
 Item = TypeVar("Item")

@@ -9,7 +9,7 @@ from pathlib import Path
 import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
-from models.recognizers import Recognizer
+from models.recognizer import Recognizer
 from pipelines import registry
 from pipelines.errors import BadInput
 from pipelines.evaluate import as_text, evaluate_set, rows, total

@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from models.charset import Charset
-from models.recognizers import Recognizer, build
+from models.recognizer import Recognizer
+from models.recognizers import build
 from pipelines.errors import BadInput
 
 DESCRIPTION, WEIGHTS = "recognizer.json", "weights.pt"

@@ -19,7 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.batch import Batch
 from models.objectives import OBJECTIVES
-from models.recognizers import Recognizer, build
+from models.recognizer import Recognizer
+from models.recognizers import build
 from pipelines.corpus import Corpus
 from pipelines.errors import BadInput
 from pipelines.evaluate import evaluate_recognizer

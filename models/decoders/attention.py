@@ -4,19 +4,19 @@ Step t, with memory H, hidden state h and previous symbol y:
     weights = softmax over frames of v . tanh(W_m H + W_s h + b),   context = weights . H,
     h, c    = LSTMCell([context, one-hot y], (h, c)),               logits  = W_o h + b_o.
 What does not depend on the step is computed before the loop: W_m H + b; for every class the part of the LSTM's gates
-that it contributes (a column of the input matrix and the biases); and W_s stacked on the LSTM's recurrent matrix, so
+that it contributes (a column of the input matrix, or its embedding times these, and the biases); and W_s stacked on the LSTM's recurrent matrix, so
 that a step multiplies h once. With given tokens the output layer runs once, after the loop.
 """
 
 from dataclasses import dataclass
-from math import prod
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.charset import AttentionTokens, Charset
+from models.charset import Charset, attention_tokens
 from models.decoders.decoded import Decoded, Reading
+from models.decoders.symbols import encode_symbols, read_symbols
 
 
 @dataclass
@@ -25,7 +25,7 @@ class _Prepared:
 
     memory: Tensor  # (n, frames, width)
     keys: Tensor  # (n, frames, hidden)
-    token_gates: Tensor  # (classes, 4 hidden)
+    token_gates: Tensor  # (symbols, 4 hidden)
     context_weight: Tensor  # (width, 4 hidden)
     state_weight: Tensor  # (hidden, hidden + 4 hidden)
 
@@ -34,16 +34,20 @@ class AttentionDecoder(nn.Module):
     """Writes one symbol per step, looking at the whole memory, until the end symbol or max_length characters."""
 
     kind = "attention"
+    stops_early = True
 
-    def __init__(self, charset: Charset, memory_width: int, *, hidden: int = 256, max_length: int = 25) -> None:
+    def __init__(self, charset: Charset, memory_width: int, *, hidden: int = 256, max_length: int = 25, table: str = "benchmark",
+                 embedding: int | None = None) -> None:
+        """`embedding`: the width of the symbols' learned embedding; None feeds them one-hot."""
         super().__init__()
-        self.tokens = AttentionTokens(charset)
+        self.tokens = attention_tokens(charset, table)
         self.max_length = max_length
         self.hidden = hidden
         self.memory_projection = nn.Linear(memory_width, hidden, bias=False)
         self.state_projection = nn.Linear(hidden, hidden)
         self.score = nn.Linear(hidden, 1, bias=False)
-        self.cell = nn.LSTMCell(memory_width + self.tokens.classes, hidden)
+        self.embedding = None if embedding is None else nn.Embedding(self.tokens.symbols, embedding)
+        self.cell = nn.LSTMCell(memory_width + (embedding or self.tokens.symbols), hidden)
         self.classifier = nn.Linear(hidden, self.tokens.classes)
 
     def forward(self, memory: Tensor, tokens: Tensor | None = None, projection: nn.Module | None = None) -> Decoded:
@@ -57,10 +61,11 @@ class AttentionDecoder(nn.Module):
 
     def _prepare(self, memory: Tensor) -> _Prepared:
         width = memory.shape[-1]
+        symbols = self.cell.weight_ih[:, width:].t()  # (symbols, or the embedding's width, 4 hidden)
         return _Prepared(
             memory=memory,
             keys=self.memory_projection(memory) + self.state_projection.bias,
-            token_gates=self.cell.weight_ih[:, width:].t() + (self.cell.bias_ih + self.cell.bias_hh),
+            token_gates=(symbols if self.embedding is None else self.embedding.weight @ symbols) + (self.cell.bias_ih + self.cell.bias_hh),
             context_weight=self.cell.weight_ih[:, :width].t(),
             state_weight=torch.cat([self.state_projection.weight, self.cell.weight_hh]).t(),
         )
@@ -105,22 +110,15 @@ class AttentionDecoder(nn.Module):
             contexts.append(context)
             attention.append(weights)
             symbols = logits[-1].argmax(1)
-            if not self.training:  # asking whether all have ended waits for the device: never inside a training step
+            if self.stops_early and not self.training:  # asking whether all have ended waits for the device: never inside a training step
                 ended |= symbols == self.tokens.end
                 if ended.all():
                     break
         return Decoded(torch.stack(logits, 1), torch.stack(contexts, 1), torch.stack(attention, 1))
 
     def encode(self, texts: list[str], device: torch.device | str = "cpu") -> Tensor:
-        """Targets (n, max_length + 2) int64: start, the characters' ids, end, padding.
-
-        ValueError for a text that is longer than max_length or holds a character outside the charset.
-        """
-        targets = torch.full((len(texts), self.max_length + 2), self.tokens.pad, dtype=torch.int64)
-        for row, text in zip(targets, texts, strict=True):
-            ids = [self.tokens.start, *self.tokens.ids(text, self.max_length), self.tokens.end]
-            row[: len(ids)] = torch.tensor(ids, dtype=torch.int64)
-        return targets.to(device)
+        """Targets (n, max_length + 2) int64: start, the characters' ids, end, padding: see `encode_symbols`."""
+        return encode_symbols(texts, self.tokens, self.max_length).to(device)
 
     def inputs(self, targets: Tensor) -> Tensor:
         """The symbols to feed for teacher forcing: all of the target row but its last, (n, max_length + 1)."""
@@ -131,19 +129,6 @@ class AttentionDecoder(nn.Module):
         return F.cross_entropy(decoded.logits.flatten(0, 1).float(), targets[:, 1:].flatten(),
                                ignore_index=self.tokens.pad)
 
-    def read(self, logits: Tensor) -> Reading:
-        """The likeliest symbol of each step of (n, steps, classes), up to the first end symbol.
-
-        The confidence is the product of their probabilities, the end symbol's included. Where no end symbol comes,
-        every step counts. A start symbol inside the word writes nothing, but counts in the confidence.
-        """
-        largest, best = logits.detach().float().softmax(-1).max(-1)
-        texts, characters, confidences = [], [], []
-        for probabilities, ids in zip(largest.tolist(), best.tolist(), strict=True):
-            length = ids.index(self.tokens.end) if self.tokens.end in ids else len(ids)
-            written = [(token, probability) for token, probability in zip(ids[:length], probabilities, strict=False)
-                       if token >= self.tokens.first_character]
-            texts.append("".join(self.tokens.character(token) for token, _ in written))
-            characters.append([probability for _, probability in written])
-            confidences.append(prod(probabilities[: length + 1]))
-        return Reading(texts, torch.tensor(confidences, dtype=torch.float32), characters)
+    def read(self, decoded: Decoded) -> Reading:
+        """The likeliest symbol of each step, up to the first end symbol: see `read_symbols`."""
+        return read_symbols(decoded.logits, self.tokens)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.charset import Charset, CTCTokens
+from models.charset import Charset, ctc_tokens
 from models.decoders.decoded import Decoded, Reading
 
 
@@ -16,10 +16,11 @@ class CTCDecoder(nn.Module):
     """Classifies every frame of the memory as a character or as the blank."""
 
     kind = "ctc"
+    stops_early = False
 
-    def __init__(self, charset: Charset, memory_width: int, *, max_length: int = 25) -> None:
+    def __init__(self, charset: Charset, memory_width: int, *, max_length: int = 25, table: str = "benchmark") -> None:
         super().__init__()
-        self.tokens = CTCTokens(charset)
+        self.tokens = ctc_tokens(charset, table)
         self.max_length = max_length
         self.classifier = nn.Linear(memory_width, self.tokens.classes)
 
@@ -56,19 +57,19 @@ class CTCDecoder(nn.Module):
         lengths = (targets != self.tokens.blank).sum(1)
         return F.ctc_loss(log_probabilities, targets, frames, lengths, blank=self.tokens.blank, zero_infinity=True)
 
-    def read(self, logits: Tensor) -> Reading:
-        """The best path of (n, frames, classes): the likeliest class of each frame, repeats collapsed, blanks dropped.
+    def read(self, decoded: Decoded) -> Reading:
+        """The best path: the likeliest class of each frame, repeats collapsed, blanks dropped.
 
         A character's probability is the largest of its run of frames; the confidence is their product. A path of
         blanks alone reads as the empty string with the product of the blanks' probabilities.
         """
-        largest, best = logits.detach().float().softmax(-1).max(-1)
+        largest, best = decoded.logits.detach().float().softmax(-1).max(-1)
         texts, characters, confidences = [], [], []
         for frame_probabilities, frame_ids in zip(largest.tolist(), best.tolist(), strict=True):
             runs = [(token, max(probability for _, probability in run))
                     for token, run in groupby(zip(frame_ids, frame_probabilities, strict=True), key=itemgetter(0))]
             written = [(token, probability) for token, probability in runs if token != self.tokens.blank]
             texts.append("".join(self.tokens.character(token) for token, _ in written))
-            characters.append([probability for _, probability in written])
-            confidences.append(prod(characters[-1]) if written else prod(frame_probabilities))
+            characters.append([probability for token, probability in written if self.tokens.is_character(token)])
+            confidences.append(prod(probability for _, probability in written) if written else prod(frame_probabilities))
         return Reading(texts, torch.tensor(confidences, dtype=torch.float32), characters)

@@ -1,17 +1,19 @@
 """What every decoder gives: its outputs step by step, and the strings read from them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 
 @dataclass
 class Decoded:
-    """A decoder's outputs for n images. A step is one symbol (attention) or one frame (CTC)."""
+    """A decoder's outputs for n images. A step is one symbol (attention, parallel) or one frame (CTC)."""
 
-    logits: Tensor  # (n, steps, classes)
-    glimpses: Tensor  # (n, steps, width): the context vectors (attention) or the frame features (CTC)
-    attention: Tensor | None = None  # (n, steps, frames), rows sum to 1; None for CTC
+    logits: Tensor  # (n, steps, classes): what is read
+    glimpses: Tensor  # (n, steps, width): what each step saw: the context vectors (attention) or the frame features (CTC)
+    attention: Tensor | None = None  # (n, steps, frames), rows sum to 1; None for CTC and where there is no such map
+    # Further outputs by name, where a recognizer has several: "right_to_left" (n, steps, classes), "vision", "language" …
+    branches: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass

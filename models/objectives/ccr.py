@@ -43,7 +43,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch, Losses
 from models.charset import AttentionTokens, CTCTokens
-from models.recognizers import Recognizer
+from models.recognizer import Recognizer
 
 
 class CCR(nn.Module):
@@ -193,7 +193,7 @@ def pseudo_sequences(symbols: Tensor, tokens: AttentionTokens) -> tuple[Tensor, 
     A row is the start symbol, the characters before the first symbol that is none, the end symbol, padding. If every
     symbol is a character the end symbol takes the last one's place. The length counts the end symbol, not the start.
     """
-    character = symbols >= tokens.first_character  # (n, steps)
+    character = tokens.is_character(symbols)  # (n, steps)
     leading = character[:, :-1].cumprod(1).sum(1)  # (n,) the characters before the cut
     lengths = leading + 1
     step = torch.arange(symbols.shape[1], device=symbols.device)

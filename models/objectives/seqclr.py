@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch, Losses
 from models.objectives.distributed import gather
-from models.recognizers import Recognizer
+from models.recognizer import Recognizer
 from models.sequence import BidirectionalLSTM
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 from torch import nn
 
 from models.batch import Batch, Losses
-from models.recognizers import Recognizer
+from models.recognizer import Recognizer
 
 
 class Supervised(nn.Module):

@@ -15,7 +15,8 @@ from models.decoders.ctc import CTCDecoder
 from models.encoders.tiny import Tiny
 from models.objectives import CCR, Supervised
 from models.objectives.ccr import _projection, read
-from models.recognizers import Recognizer, build
+from models.recognizer import Recognizer
+from models.recognizers import build
 from models.sequence import bilstm_stage
 
 WORDS = ["ray", "book", "7up", "aa"]

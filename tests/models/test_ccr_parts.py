@@ -1,13 +1,12 @@
 """CCR's parts: what it reads from logits, and the distance between two sets of glimpses (Deep CORAL)."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from models.charset import AttentionTokens, Charset, CTCTokens
+from models.charset import AttentionTokens, Charset, CTCTokens, attention_tokens
+from models.decoders import Decoded
 from models.objectives.ccr import coral, pseudo_sequences, read
 from models.recognizers import build
 
@@ -19,7 +18,7 @@ from models.recognizers import build
     ([10, 0, 12, 3, 7, 8, 9, 20], [2, 10, 3, 0, 0, 0, 0, 0, 0], 2),  # padding cuts too
 ])
 def test_pseudo_sequences_as_the_authors_cut_them(symbols, expected, length):
-    tokens = SimpleNamespace(pad=0, start=2, end=3, first_character=5)  # the ids of the authors' table
+    tokens = attention_tokens(Charset.named("94"), "fewer_labels")  # the authors' table
     sequences, lengths = pseudo_sequences(torch.tensor([symbols]), tokens)
     assert sequences.tolist() == [expected]
     assert lengths.tolist() == [length]
@@ -71,7 +70,7 @@ def test_the_scores_are_the_confidences_of_the_decoders_own_reading(name):
     if name == "trba_tiny":
         logits[:, :, 0] -= 100  # no start symbol inside a word,
         logits[:, 7, 1] += 100  # and an end symbol at the latest here: elsewhere the two follow different authors
-    scores, confidences = read(logits, decoder.tokens).scores, decoder.read(logits).confidences
+    scores, confidences = read(logits, decoder.tokens).scores, decoder.read(Decoded(logits, None)).confidences
     torch.testing.assert_close(scores, confidences)
 
 

@@ -81,7 +81,7 @@ def test_greedy_decoding_stops_when_every_sequence_has_ended_but_not_in_training
     assert decoder.train()(memory).logits.shape == (3, 6, 4)
     decoder.classifier.bias.data[2] = 2.0  # always an a: never ends
     assert decoder.eval()(memory).logits.shape == (3, 6, 4)
-    assert decoder.read(decoder(memory).logits).texts == ["aaaaaa"] * 3
+    assert decoder.read(decoder(memory)).texts == ["aaaaaa"] * 3
 
 
 def test_the_projection_stands_just_before_the_classifier(attention):
@@ -117,7 +117,7 @@ def test_attention_loss_is_the_mean_over_what_is_not_padding():
 
 def test_attention_reads_up_to_the_end_and_counts_it_in_the_confidence():
     decoder = AttentionDecoder(LETTERS, 6, max_length=3)
-    reading = decoder.read(certain([{2: 0.9}, {3: 0.8}, {1: 0.7}, {2: 0.99}], classes=4))
+    reading = decoder.read(Decoded(certain([{2: 0.9}, {3: 0.8}, {1: 0.7}, {2: 0.99}], classes=4), None))
     assert reading.texts == ["ab"]
     assert reading.characters == [pytest.approx([0.9, 0.8])]
     assert reading.confidences.tolist() == pytest.approx([0.9 * 0.8 * 0.7])
@@ -125,7 +125,7 @@ def test_attention_reads_up_to_the_end_and_counts_it_in_the_confidence():
 
 def test_attention_without_an_end_reads_every_step_and_a_start_symbol_writes_nothing():
     decoder = AttentionDecoder(LETTERS, 6, max_length=2)
-    reading = decoder.read(certain([{2: 0.9}, {0: 0.8}, {3: 0.7}], classes=4))
+    reading = decoder.read(Decoded(certain([{2: 0.9}, {0: 0.8}, {3: 0.7}], classes=4), None))
     assert (reading.texts, reading.characters) == (["ab"], [pytest.approx([0.9, 0.7])])
     assert reading.confidences.tolist() == pytest.approx([0.9 * 0.8 * 0.7])
 
@@ -139,14 +139,14 @@ def test_ctc_targets_and_inputs():
 
 def test_ctc_collapses_repeats_and_drops_blanks():
     decoder = CTCDecoder(LETTERS, 6)
-    reading = decoder.read(certain([{1: 0.6}, {1: 0.9}, {0: 0.8}, {1: 0.7}, {2: 0.5}], classes=3))
+    reading = decoder.read(Decoded(certain([{1: 0.6}, {1: 0.9}, {0: 0.8}, {1: 0.7}, {2: 0.5}], classes=3), None))
     assert reading.texts == ["aab"]
     assert reading.characters == [pytest.approx([0.9, 0.7, 0.5])]
     assert reading.confidences.tolist() == pytest.approx([0.9 * 0.7 * 0.5])
 
 
 def test_ctc_reads_blanks_alone_as_nothing_with_their_probability():
-    reading = CTCDecoder(LETTERS, 6).read(certain([{0: 0.9}, {0: 0.8}], classes=3))
+    reading = CTCDecoder(LETTERS, 6).read(Decoded(certain([{0: 0.9}, {0: 0.8}], classes=3), None))
     assert (reading.texts, reading.characters) == ([""], [[]])
     assert reading.confidences.tolist() == pytest.approx([0.9 * 0.8])
 

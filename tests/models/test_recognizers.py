@@ -7,7 +7,8 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from models.charset import Charset
-from models.recognizers import RECOGNIZERS, build, four_stage
+from models.families.four_stage import four_stage
+from models.recognizers import RECOGNIZERS, build
 
 CHARSET = Charset.named("36")
 WORDS = ["hello", "42", "scenetext", "a", "ooze", "1234567890", "textray", "zz"]

@@ -10,7 +10,8 @@ from torch import Tensor
 from models.batch import Batch, Part
 from models.charset import Charset
 from models.objectives import Supervised
-from models.recognizers import Recognizer, build
+from models.recognizer import Recognizer
+from models.recognizers import build
 
 WORDS = ["a", "ray", "book", "7up", "aa", "scenetext"]
 

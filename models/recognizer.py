@@ -1,0 +1,68 @@
+"""The contract that every recognizer keeps, whatever paper it comes from; objectives and evaluation need nothing else."""
+
+import torch
+from torch import Tensor, nn
+
+from models.charset import Charset
+from models.decoders.decoded import Decoded, Reading
+from models.decoders.decoder import Decoder
+
+# "stretch": scaled to height x width; "pad": scaled to the height and filled up on the right to the width; "keep": the same, filled
+# up only as far as the images of a batch need, at most to the width.
+ASPECTS = ("stretch", "pad", "keep")
+
+
+class Recognizer(nn.Module):
+    """Images of one word each in, strings out: rectifier -> encoder -> sequence stage -> decoder.
+
+    `name` and `overrides` are what `build` was given.
+    rectifier: images -> images, or None.
+    encoder: images -> frames (n, frames, width), or a map (n, width, rows, columns), whose rows are averaged into frames.
+    sequence: frames -> frames, the memory.
+    decoder: see models/decoders/decoder.py.
+    """
+
+    name: str = ""
+    aspect: str = "stretch"  # how images become height x width: one of ASPECTS
+    overrides: dict[str, object]
+
+    def __init__(self, charset: Charset, rectifier: nn.Module | None, encoder: nn.Module, sequence: nn.Module,
+                 decoder: Decoder, *, channels: int, height: int, width: int, max_length: int) -> None:
+        super().__init__()
+        self.charset = charset
+        self.height, self.width, self.channels, self.max_length = height, width, channels, max_length
+        self.overrides = {}
+        self.rectifier = rectifier
+        self.encoder = encoder
+        self.sequence = sequence
+        self.decoder = decoder
+        self.register_buffer("luma", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1), persistent=False)
+
+    def _as_channels(self, images: Tensor) -> Tensor:
+        """The images with this recognizer's number of channels: luma (ITU-R BT.601) or a repeated gray channel."""
+        if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != self.height:
+            raise ValueError(f"expected images of shape (n, 1 or 3, {self.height}, width), found "
+                             f"{tuple(images.shape)}: resize them to height {self.height} first")
+        if images.shape[1] == self.channels:
+            return images
+        return images.expand(-1, 3, -1, -1) if self.channels == 3 else (images * self.luma).sum(1, keepdim=True)
+
+    def visual(self, images: Tensor) -> Tensor:
+        """(n, 3 or 1, height, W) float in [-1, 1] -> (n, frames, features): rectified, encoded, a map's rows averaged."""
+        images = self._as_channels(images)
+        if self.rectifier is not None:
+            images = self.rectifier(images)
+        features = self.encoder(images)
+        return features if features.ndim == 3 else features.mean(2).transpose(1, 2)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(n, 3 or 1, height, W) -> (n, frames, width): the visual features behind the sequence stage, the memory."""
+        return self.sequence(self.visual(images))
+
+    def forward(self, images: Tensor, tokens: Tensor | None = None) -> Decoded:
+        """(n, 3 or 1, height, W) -> the decoder's outputs, fed with `tokens` (n, steps) or with its own symbols."""
+        return self.decoder(self.encode(images), tokens)
+
+    def read(self, images: Tensor) -> Reading:
+        """The strings in (n, 3 or 1, height, W), greedily. The caller chooses eval mode and no_grad."""
+        return self.decoder.read(self(images))
