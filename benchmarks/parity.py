@@ -3,7 +3,7 @@
     python benchmarks/parity.py --parity FOLDER
 
 FOLDER holds `fixture.py` (the formula that the recorded weights follow) and `*_formula.pt` (inputs, outputs, gradient
-norms). Every recorded model of the four-stage family is compared; the table ends with the largest share of a limit.
+norms). Every recorded recognizer is compared; the table ends with the largest share of a limit.
 """
 
 import argparse
@@ -17,17 +17,12 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from models.charset import Charset
 from models.published.four_stage import FOUR_STAGE
-from models.families.four_stage import four_stage
 from models.recognizer import Recognizer
+from models.recognizers import build
 
-_STAGES = {
-    "Transformation": {"None": "none", "TPS": "tps"},
-    "FeatureExtraction": {"VGG": "vgg", "RCNN": "rcnn", "ResNet": "resnet"},
-    "SequenceModeling": {"None": "none", "BiLSTM": "bilstm"},
-    "Prediction": {"CTC": "ctc", "Attn": "attention"},
-}
+# Whose records begin with a name are compared by its own file; all others are of the four-stage family.
+_OTHERS = {"moran": "parity_moran", "hga": "parity_hga", "abinet": "parity_abinet", "vitstr": "parity_vit", "parseq": "parity_vit"}
 _TOLERANCE = 1e-3  # on logits, and relative on the loss and on gradient norms
 
 
@@ -41,6 +36,11 @@ class Difference:
     limit: float
 
 
+def share(row: Difference) -> float:
+    """Of the limit; what must be equal has a limit of 0."""
+    return row.found / row.limit if row.limit else (0.0 if row.found == 0 else float("inf"))
+
+
 def load_formula(folder: Path) -> ModuleType:
     """The folder's `fixture.py`, which turns a parameter's name and shape into its recorded value."""
     spec = importlib.util.spec_from_file_location("parity_fixture", folder / "fixture.py")
@@ -51,15 +51,10 @@ def load_formula(folder: Path) -> ModuleType:
 
 def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
     """The recognizer that a record describes, with the recorded weights, read through the published layout."""
-    config, images = recorded["config"], recorded["input"]
-    prediction = _STAGES["Prediction"][config["Prediction"]]
-    characters = config["num_class"] - (1 if prediction == "ctc" else 2)
-    recognizer = four_stage(
-        Charset.named(str(characters)), rectifier=_STAGES["Transformation"][config["Transformation"]],
-        encoder=_STAGES["FeatureExtraction"][config["FeatureExtraction"]],
-        sequence=_STAGES["SequenceModeling"][config["SequenceModeling"]], decoder=prediction,
-        channels=images.shape[1], height=images.shape[2], width=images.shape[3])
+    images = recorded["input"]
     state = {name: formula.formula_param(name, shape) for name, shape in recorded["param_shapes"].items()}
+    description = FOUR_STAGE.describe(state, None)
+    recognizer = build(description.name, description.charset, **description.overrides | {"height": images.shape[2], "width": images.shape[3]})
     first_points = "Transformation.LocalizationNetwork.localization_fc2.bias"  # the formula leaves it as initialised
     if first_points in state:
         state[first_points] = FOUR_STAGE.save(recognizer)[first_points]
@@ -88,6 +83,9 @@ def _outputs(recognizer: Recognizer, recorded: dict) -> Iterator[tuple[str, Tens
 
 def compare(file: Path) -> list[Difference]:
     """Every quantity that one record holds. Largest absolute differences; relative for the loss and gradient norms."""
+    other = next((module for name, module in _OTHERS.items() if file.name.startswith(name)), None)
+    if other is not None:
+        return importlib.import_module(other).compare(file, load_formula(file.parent))
     recorded = torch.load(file, map_location="cpu", weights_only=True)
     model = file.name.removesuffix("_formula.pt")
     recognizer = rebuild(recorded, load_formula(file.parent)).eval()
@@ -110,10 +108,8 @@ def compare(file: Path) -> list[Difference]:
 
 
 def records(folder: Path) -> list[Path]:
-    """The files of the folder that record a model of the four-stage family."""
-    files = sorted(folder.glob("*_formula.pt"))
-    return [file for file in files
-            if _STAGES.keys() <= (torch.load(file, map_location="cpu", weights_only=True).get("config") or {}).keys()]
+    """The files of the folder that record a recognizer."""
+    return sorted(file for file in folder.glob("*_formula.pt") if "param_shapes" in torch.load(file, map_location="cpu", weights_only=True))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -123,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = parser.parse_args(argv).parity
     files = records(folder) if (folder / "fixture.py").is_file() else []
     if not files:
-        print(f"parity: expected fixture.py and *_formula.pt of the four-stage family in {folder}, found none: "
+        print(f"parity: expected fixture.py and *_formula.pt of recognizers in {folder}, found none: "
               "name the folder that holds them", file=sys.stderr)
         return 2
     torch.set_num_threads(1)  # so that the table does not depend on how a machine's cores divide a sum
@@ -131,9 +127,9 @@ def main(argv: list[str] | None = None) -> int:
     print("| model | quantity | largest difference | limit | share of the limit |")
     print("|---|---|---|---|---|")
     for row in rows:
-        print(f"| {row.model} | {row.quantity} | {row.found:.1e} | {row.limit:.0e} | {row.found / row.limit:.1%} |")
-    worst = max(rows, key=lambda row: row.found / row.limit)
-    print(f"\nworst: {worst.model}, {worst.quantity}: {worst.found / worst.limit:.1%} of its limit")
+        print(f"| {row.model} | {row.quantity} | {row.found:.1e} | {row.limit:.0e} | {share(row):.1%} |")
+    worst = max(rows, key=share)
+    print(f"\nworst: {worst.model}, {worst.quantity}: {share(worst):.1%} of its limit")
     return int(worst.found > worst.limit)
 
 

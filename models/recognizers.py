@@ -5,19 +5,50 @@ import inspect
 from collections.abc import Callable, Iterable
 
 from models.charset import Charset
+from models.families.abinet import abinet
 from models.families.four_stage import crnn_tiny, four_stage, named, trba_tiny
+from models.families.hga import hga
+from models.families.hub_crnn import hub_crnn
+from models.families.moran import moran
+from models.families.svtr import svtr
+from models.families.vit import parseq, vitstr
 from models.recognizer import ASPECTS, Recognizer
 
 RECOGNIZERS: dict[str, Callable[..., Recognizer]] = {
-    "crnn": named("none", "vgg", "bilstm", "ctc"),  # Shi et al., TPAMI 2017; 8,451,621 parameters with 36 characters
-    "grcnn": named("none", "rcnn", "bilstm", "ctc"),  # Wang and Hu, NeurIPS 2017; 4,761,765
-    "rosetta": named("none", "resnet", "none", "ctc"),  # Borisyuk et al., KDD 2018; 44,282,885
-    "rare": named("tps", "vgg", "bilstm", "attention"),  # Shi et al., CVPR 2016; 10,841,102
-    "star_net": named("tps", "resnet", "bilstm", "ctc"),  # Liu et al., BMVC 2016; 48,858,093
-    "trba": named("tps", "resnet", "bilstm", "attention"),  # Baek et al., ICCV 2019; 49,555,182
+    "crnn": named("none", "vgg", "bilstm", "ctc"),
+    "grcnn": named("none", "rcnn", "bilstm", "ctc"),
+    "rosetta": named("none", "resnet", "none", "ctc"),
+    "rare": named("tps", "vgg", "bilstm", "attention"),
+    "star_net": named("tps", "resnet", "bilstm", "ctc"),
+    "trba": named("tps", "resnet", "bilstm", "attention"),
     "four_stage": four_stage,
+    "moran": moran,
+    "hga": hga,
+    "abinet": abinet,
+    "vitstr": vitstr,
+    "parseq": parseq,
+    "svtr": svtr,
+    "hub_crnn": hub_crnn,
     "crnn_tiny": crnn_tiny,
     "trba_tiny": trba_tiny,
+}
+SOURCES = {
+    "crnn": "Shi et al., TPAMI 2017, as in Baek et al., ICCV 2019",
+    "grcnn": "Wang and Hu, NeurIPS 2017, as in Baek et al., ICCV 2019",
+    "rosetta": "Borisyuk et al., KDD 2018, as in Baek et al., ICCV 2019",
+    "rare": "Shi et al., CVPR 2016, as in Baek et al., ICCV 2019",
+    "star_net": "Liu et al., BMVC 2016, as in Baek et al., ICCV 2019",
+    "trba": "Baek et al., ICCV 2019",
+    "four_stage": "any of the 24 combinations of Baek et al., ICCV 2019",
+    "moran": "Luo et al., Pattern Recognition 2019 (v2)",
+    "hga": "Yang et al., 2020, holistic representation guided attention",
+    "abinet": "Fang et al., CVPR 2021",
+    "vitstr": "Atienza, ICDAR 2021",
+    "parseq": "Bautista and Atienza, ECCV 2022",
+    "svtr": "Du et al., IJCAI 2022",
+    "hub_crnn": "Shi et al., TPAMI 2017, as in the parseq hub",
+    "crnn_tiny": "for laptops and tests",
+    "trba_tiny": "for laptops and tests",
 }
 
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.charset import Charset, ctc_tokens
+from models.decoders.ctc_loss import ctc_loss
 from models.decoders.decoded import Decoded, Reading
 
 
@@ -53,6 +54,8 @@ class CTCDecoder(nn.Module):
         A text that cannot be written in so few frames (repeated characters need a blank between) contributes 0.
         """
         log_probabilities = decoded.logits.float().log_softmax(-1).transpose(0, 1)  # (frames, n, classes)
+        if log_probabilities.is_cuda:
+            return ctc_loss(log_probabilities, targets, self.tokens.blank)
         frames = torch.full((targets.shape[0],), decoded.logits.shape[1], dtype=torch.int64, device=targets.device)
         lengths = (targets != self.tokens.blank).sum(1)
         return F.ctc_loss(log_probabilities, targets, frames, lengths, blank=self.tokens.blank, zero_infinity=True)

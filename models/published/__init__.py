@@ -1,12 +1,16 @@
 """Checkpoints that the papers' authors published: which one it is, and its tensors under our names."""
 
 from models.charset import Charset
+from models.published.abinet import ABINET
 from models.published.four_stage import FOUR_STAGE
+from models.published.hga import HGA
 from models.published.layout import Description, Layout, State, unwrapped
+from models.published.moran import MORAN
+from models.published.parseq_hub import HUB_CRNN, PARSEQ, VITSTR
 from models.recognizer import Recognizer
 from models.recognizers import build
 
-LAYOUTS: tuple[Layout, ...] = (FOUR_STAGE,)
+LAYOUTS: tuple[Layout, ...] = (FOUR_STAGE, MORAN, HGA, ABINET, HUB_CRNN, VITSTR, PARSEQ)
 
 
 def recognise(state: State, charset: Charset | None = None) -> tuple[Layout, Description]:

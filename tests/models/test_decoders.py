@@ -6,11 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.charset import Charset
 from models.decoders import Decoded
 from models.decoders.attention import AttentionDecoder
 from models.decoders.ctc import CTCDecoder
+from models.decoders.ctc_loss import ctc_loss
 
 LETTERS = Charset("ab")
 
@@ -185,3 +187,22 @@ def test_texts_that_cannot_be_written_are_refused(decoder):
         decoder.encode(["a", "abab"])
     with pytest.raises(ValueError, match="found 'c' in 'abc'"):
         decoder.encode(["abc"])
+
+
+def test_the_ctc_loss_that_stays_on_the_device_is_pytorchs():
+    """Targets of 0 to 23 characters, one with so many repeats that 24 frames cannot write it."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(24, 24, 37, generator=generator, dtype=torch.float64, requires_grad=True)  # (frames, n, classes)
+    targets = torch.zeros(24, 25, dtype=torch.int64)
+    for length, row in enumerate(targets):
+        row[:length] = torch.randint(1, 37, (length,), generator=generator)
+    targets[20] = torch.tensor([5] * 20 + [0] * 5)
+    ours = ctc_loss(logits.log_softmax(2), targets)
+    theirs = F.ctc_loss(logits.log_softmax(2), targets, torch.full((24,), 24), (targets != 0).sum(1), zero_infinity=True)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, theirs)))
+
+
+def test_the_ctc_loss_never_waits_for_the_device():
+    with FakeTensorMode():
+        assert ctc_loss(torch.empty(24, 2, 37).log_softmax(2), torch.ones(2, 25, dtype=torch.int64)).shape == ()

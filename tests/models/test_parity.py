@@ -32,6 +32,10 @@ def test_reproduces_the_recorded_outputs_and_gradients(parity, parity_data, mode
     assert [row for row in rows if "gradient" not in row.quantity and not row.found <= 1e-4] == []
 
 
+def test_every_recorded_recognizer_is_compared(parity, parity_data):
+    assert {file.name.split("_")[0] for file in parity.records(parity_data)} >= {"abinet", "crnn", "hga", "moran", "trba"}
+
+
 def test_a_wrong_weight_is_noticed(parity, parity_data, monkeypatch):
     rebuild = parity.rebuild
 

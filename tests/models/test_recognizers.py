@@ -1,6 +1,7 @@
 """What holds for every registered recognizer, and what holds for the parts of some."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -38,8 +39,12 @@ def parameters(recognizer):
     return sum(parameter.numel() for parameter in recognizer.parameters())
 
 
-def images(count, *, channels=3, width=100, seed=0):
-    return torch.rand(count, channels, 32, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+def images(count, *, channels=3, height=32, width=100, seed=0):
+    return torch.rand(count, channels, height, width, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def images_for(recognizer, count, width=None):
+    return images(count, height=recognizer.height, width=width or recognizer.width)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -93,29 +98,33 @@ def test_frames_per_width(encoder, width):
 @pytest.mark.parametrize("count", [1, 3])
 def test_the_contract_holds_at_any_batch_size(recognizer, count):
     with torch.no_grad():
-        memory = recognizer.encode(images(count))
-        decoded = recognizer(images(count))
-        reading = recognizer.read(images(count))
+        memory = recognizer.encode(images_for(recognizer, count))
+        decoded = recognizer.decoder(memory)
+        reading = recognizer.decoder.read(decoded)
     steps = decoded.logits.shape[1]
-    assert recognizer.visual(images(count)).shape[:2] == memory.shape[:2]
+    assert memory.ndim == 3 and len(memory) == count
     assert decoded.logits.shape == (count, steps, recognizer.decoder.tokens.classes)
     assert decoded.glimpses.shape[:2] == (count, steps)
+    assert recognizer.decoder.classifier.out_features == recognizer.decoder.tokens.classes
     assert len(reading.texts) == len(reading.characters) == count
     assert [len(text) for text in reading.texts] == [len(each) for each in reading.characters]
     assert reading.confidences.shape == (count,) and reading.confidences.dtype == torch.float32
-    if recognizer.decoder.kind == "attention":
+    assert ((reading.confidences >= 0) & (reading.confidences <= 1)).all()
+    if recognizer.decoder.kind == "ctc":
+        assert (steps, decoded.attention) == (memory.shape[1], None)
+    else:
+        assert steps <= recognizer.max_length + 1
+    if decoded.attention is not None:
         assert decoded.attention.shape == (count, steps, memory.shape[1])
         torch.testing.assert_close(decoded.attention.sum(2), torch.ones(count, steps))
-    else:
-        assert (steps, decoded.attention) == (memory.shape[1], None)
 
 
-@pytest.mark.parametrize("count", [1, 3])
-def test_every_parameter_gets_a_finite_gradient(recognizer, count):
-    targets = recognizer.decoder.encode(WORDS[:count])
+def test_every_parameter_gets_a_finite_gradient(recognizer):
+    targets = recognizer.decoder.encode(WORDS[:3])
     state = copy.deepcopy(recognizer.state_dict())
+    torch.manual_seed(1)  # MORAN leaves its rectifier out of every second training step
     recognizer.train()
-    recognizer.decoder.loss(recognizer(images(count), recognizer.decoder.inputs(targets)), targets).backward()
+    recognizer.decoder.loss(recognizer(images_for(recognizer, 3), recognizer.decoder.inputs(targets)), targets).backward()
     gradients = {name: parameter.grad for name, parameter in recognizer.named_parameters()}
     recognizer.zero_grad()
     recognizer.eval()
@@ -123,38 +132,58 @@ def test_every_parameter_gets_a_finite_gradient(recognizer, count):
     assert [name for name, gradient in gradients.items() if gradient is None or not gradient.isfinite().all()] == []
 
 
-def test_the_state_dict_carries_the_whole_recognizer(recognizer, tmp_path):
-    torch.save(recognizer.state_dict(), tmp_path / "weights.pt")
+def test_the_state_dict_carries_the_whole_recognizer(recognizer):
+    stored = io.BytesIO()
+    torch.save(recognizer.state_dict(), stored)
+    stored.seek(0)
+    with torch.device("meta"):
+        twin = build(recognizer.name, CHARSET, **recognizer.overrides)
+    assert {name: tensor.shape for name, tensor in twin.state_dict().items()} == {name: tensor.shape for name, tensor in recognizer.state_dict().items()}
+    torch.manual_seed(9)
     twin = build(recognizer.name, CHARSET, **recognizer.overrides).eval()
-    twin.load_state_dict(torch.load(tmp_path / "weights.pt", weights_only=True))
-    with torch.no_grad():
-        assert torch.equal(twin(images(2)).logits, recognizer(images(2)).logits)
-
-
-def test_eval_mode_is_deterministic(recognizer):
-    with torch.no_grad():
-        assert torch.equal(recognizer(images(2)).logits, recognizer(images(2)).logits)
+    twin.load_state_dict(torch.load(stored, weights_only=True))
+    with torch.no_grad():  # in eval mode equal outputs show that the mode is deterministic, too
+        assert torch.equal(twin(images_for(recognizer, 1)).logits, recognizer(images_for(recognizer, 1)).logits)
 
 
 def test_seven_images_read_the_same_together_and_alone(recognizer):
+    batch = images_for(recognizer, 7)
     with torch.no_grad():
-        together = recognizer.read(images(7))
-        alone = [recognizer.read(images(7)[i:i + 1]) for i in range(7)]
+        together = recognizer.read(batch)
+        alone = [recognizer.read(batch[i:i + 1]) for i in range(7)]
     assert together.texts == [reading.texts[0] for reading in alone]
-    torch.testing.assert_close(together.confidences, torch.cat([reading.confidences for reading in alone]))
+    torch.testing.assert_close(together.confidences, torch.cat([reading.confidences for reading in alone]), rtol=1e-3, atol=1e-6)
+
+
+def test_another_width_is_read_or_refused_in_a_sentence(recognizer):
+    wider = recognizer.width + 32
+    try:
+        with FakeTensorMode():
+            twin = build(recognizer.name, CHARSET).eval()
+            memory = twin.encode(torch.empty(1, 3, recognizer.height, wider))
+            usual = twin.encode(torch.empty(1, 3, recognizer.height, recognizer.width))
+    except ValueError as refusal:
+        assert str(refusal).startswith("expected") and ("width" in str(refusal) or "columns" in str(refusal))
+    else:  # more frames, or as many where a rectifier brings images to one width
+        assert memory.shape[1] > usual.shape[1] or (memory.shape == usual.shape and twin.rectifier is not None)
 
 
 def test_a_training_step_never_waits_for_the_device(recognizer):
     """Fake tensors have no values: whatever would have to fetch one from the device fails."""
     with FakeTensorMode():
         twin = build(recognizer.name, CHARSET).train()
-        memory = twin.encode(torch.empty(2, 3, 32, 100))
-        forced = twin.decoder(memory, torch.zeros(2, 26, dtype=torch.int64)).logits
-        greedy = twin.decoder(memory).logits
-        assert forced.shape == greedy.shape
-        if twin.decoder.kind == "attention":  # in eval mode it asks, at every step, whether all sequences have ended
+        memory = twin.encode(torch.empty(2, 3, twin.height, twin.width))
+        targets = torch.zeros_like(twin.decoder.encode(WORDS[:2]), device="cpu")
+        forced = twin.decoder(memory, twin.decoder.inputs(targets))
+        if twin.decoder.kind != "ctc":  # on a GPU that is decoders/ctc_loss.py; PyTorch's own, for CPUs, takes lengths on the host
+            twin.decoder.loss(forced, targets)
+        twin.decoder(memory)
+        twin.eval().decoder.stops_early = False  # an exported graph
+        twin.decoder(memory)
+        if twin.decoder.kind == "attention":  # otherwise it asks, at every step, whether all sequences have ended
+            twin.decoder.stops_early = True
             with pytest.raises(DataDependentOutputException):
-                twin.eval().decoder(memory)
+                twin.decoder(memory)
 
 
 def test_colour_becomes_luma_and_gray_is_repeated():
