@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from parity import Difference
 from torch import Tensor, nn
 
+from models.charset import Charset
 from models.decoders.decoded import Decoded
 from models.families.abinet import abinet
 from models.published.abinet import ABINET
@@ -35,7 +36,7 @@ def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
     """The recognizer that a record describes, with its weights, read through the published layout. ValueError if it does not fit."""
     config, images = recorded["config"], recorded["input"]
     state = {name: formula.formula_param(name, shape) for name, shape in recorded["param_shapes"].items()} | recorded["buffers"]
-    described = ABINET.describe(state, None)
+    described = ABINET.describe(state, Charset(config["charset"]) if "charset" in config else None)
     sizes = {"max_length": "max_length", "iterations": "iter_size", "vision_layers": "vision_layers", "language_layers": "lang_layers"}
     overrides = described.overrides | {ours: config[theirs] for ours, theirs in sizes.items() if theirs in config}
     overrides |= {"channels": images.shape[1], "height": images.shape[2], "width": images.shape[3], "normalisation": "half",
