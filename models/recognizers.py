@@ -4,7 +4,11 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable
 
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
 from models.charset import Charset
+from models.costs import without_weights
 from models.families.abinet import abinet
 from models.families.four_stage import crnn_tiny, four_stage, named, trba_tiny
 from models.families.hga import hga
@@ -68,10 +72,23 @@ def build(name: str, charset: Charset, **overrides: object) -> Recognizer:
     recognizer.aspect = overrides.get("aspect", "stretch")
     if recognizer.aspect not in ASPECTS:
         raise ValueError(f"aspect: expected {', '.join(ASPECTS)}, found {recognizer.aspect!r}")
-    if recognizer.aspect == "keep" and recognizer.rectifier is not None:
-        raise ValueError(f"aspect: expected stretch or pad, found keep: the rectifier of {name} takes images of one width")
+    if recognizer.aspect == "keep":
+        _check_narrow_images(recognizer, name)
     recognizer.name, recognizer.overrides = name, dict(overrides)
     return recognizer
+
+
+def _check_narrow_images(recognizer: Recognizer, name: str) -> None:
+    """With aspect=keep batches have the widths of their buckets, the narrowest twice the height."""
+    if recognizer.rectifier is not None:
+        raise ValueError(f"aspect: expected stretch or pad, found keep: the rectifier of {name} takes images of one width")
+    try:
+        with FakeTensorMode():
+            shapes = without_weights(recognizer).eval()
+            shapes.decoder.stops_early = False
+            shapes(torch.empty(1, 3, recognizer.height, 2 * recognizer.height))
+    except ValueError as refusal:
+        raise ValueError(f"aspect: expected stretch or pad, found keep: {name} takes images of one width ({refusal})") from None
 
 
 def _nearest(word: str, known: Iterable[str]) -> str:

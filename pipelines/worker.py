@@ -126,7 +126,7 @@ class _Worker:
         torch.set_num_threads(training.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size() - 1))
         device = ray.train.torch.get_device()
         torch.manual_seed(recipe.seed)  # the same weights on every rank
-        self.objective = build_objective(recipe).to(device)
+        self.objective = build_objective(recipe).to(device, memory_format=torch.channels_last)  # a fifth faster, and what bf16 wants
         parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         options = recipe.optimizer
         self.optimizer = build_optimizer(parameters, name=options.name, learning_rate=options.learning_rate, weight_decay=options.weight_decay)

@@ -3,7 +3,7 @@
 A small network sees the image at 32 x 64 and places 20 points along the upper and the lower edge of the text; the thin-plate spline that
 carries fixed base points to them says where each pixel of the straightened image is sampled in the image as it came. It differs from the
 rectifier of the four-stage benchmark (rectify.py): coordinates run over [0, 1] from the first pixel's centre to the last one's, the
-base points keep a margin from the edges, and an untrained network places its points so that hardly anything is cut off.
+base points keep a margin from the edges, and an untrained network shows the whole image, its edges drawn out a little all around.
 
 Deviation: in training, a single image is normed with the running statistics where the reference stops, since one row has no variance.
 """
@@ -77,7 +77,7 @@ class SpatialTransformer(nn.Module):
         self.register_buffer("table", _spline_table(height, width), persistent=False)
 
     def reset_points(self) -> None:
-        """Makes the network place the same first points on every image, almost at its corners."""
+        """Makes the network place the same first points on every image, along its upper and its lower edge."""
         with torch.no_grad():
             self.localization_points.weight.zero_()
             self.localization_points.bias.copy_(_edge_points(FIRST_MARGIN).flatten())

@@ -21,9 +21,9 @@ RECTIFIED_FROM = (64, 256)  # height and width of the images that the rectifier 
 
 
 def initialise(recognizer: Recognizer) -> None:
-    """The paper's initialisation: matrices and positions normal with deviation 0.02, kernels Kaiming normal (fan-out, gain sqrt 2), biases 0.
+    """The paper's initialisation: matrices and positions normal with deviation 0.02, kernels Kaiming normal (fan-out, gain sqrt 2).
 
-    Norms stay at 1 and 0, and a rectifier gets its first points.
+    Biases are 0, norms stay at 1 and 0, and a rectifier gets its first points.
     """
     for part in recognizer.modules():
         if isinstance(part, nn.Linear):

@@ -7,10 +7,11 @@ from models.published.hga import HGA
 from models.published.layout import Description, Layout, State, unwrapped
 from models.published.moran import MORAN
 from models.published.parseq_hub import HUB_CRNN, PARSEQ, VITSTR
+from models.published.svtr import PUBLISHED_SVTR
 from models.recognizer import Recognizer
 from models.recognizers import build
 
-LAYOUTS: tuple[Layout, ...] = (FOUR_STAGE, MORAN, HGA, ABINET, HUB_CRNN, VITSTR, PARSEQ)
+LAYOUTS: tuple[Layout, ...] = (FOUR_STAGE, MORAN, HGA, ABINET, HUB_CRNN, VITSTR, PARSEQ, PUBLISHED_SVTR)
 
 
 def recognise(state: State, charset: Charset | None = None) -> tuple[Layout, Description]:

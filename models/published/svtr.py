@@ -1,8 +1,8 @@
 """SVTR as MMOCR 1.x publishes it: `preprocessor.stn_…`, `encoder.blocks1.0.mixer.qkv…`, `decoder.decoder…`.
 
-Two things are in another order there. Images come as BGR, so the first kernels, which see them, are turned round. Classes are the characters,
-then the blank (its padding symbol), then, in the released files, one for every character outside the charset, which is
-U+FFFD (the replacement character) here, the last of the charset.
+Two things are in another order there. Images come as BGR, so the first kernels, which see them, are turned round. Classes are the
+characters, then the blank (its padding symbol), then, in the released files, one that stands for all characters outside the charset: here
+that is U+FFFD, the replacement character, as the last of the charset.
 """
 
 from collections.abc import Sequence

@@ -81,6 +81,7 @@ FILES = {  # what the repositories publish: (recognizer, charset, options) and h
     "abinet": ("abinet", ABINET_CHARSET.characters, {}),
     "abinet, small vision model": ("abinet", ABINET_CHARSET.characters, {"vision": "small"}),
     "moran": ("moran", "36", {}),
+    "mmocr svtr": ("svtr", "36", {}),
     "hga": ("hga", HGA_CHARSET.characters, {}),
 }
 

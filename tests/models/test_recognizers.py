@@ -244,3 +244,16 @@ def test_unknown_names_are_answered_with_the_nearest():
         build("crn", CHARSET)
     with pytest.raises(ValueError, match="setting of the recognizer crnn, found 'widht': did you mean width"):
         build("crnn", CHARSET, widht=128)
+
+
+@pytest.mark.parametrize("name", ["svtr", "abinet", "trba"])
+def test_keeping_the_aspect_ratio_needs_an_encoder_that_takes_narrow_images(name):
+    options = {"svtr": {"rectifier": False}, "abinet": {"vision": "small", "hidden": 64}, "trba": {}}[name]
+    with pytest.raises(ValueError, match=f"aspect: expected stretch or pad, found keep: .*{name} takes images of one width"):
+        build(name, CHARSET, aspect="keep", **options)
+
+
+@pytest.mark.parametrize("name", ["crnn_tiny", "parseq", "abinet"])
+def test_encoders_that_take_narrow_images_may_keep_the_aspect_ratio(name):
+    options = {"parseq": {"size": "tiny"}, "abinet": {"hidden": 64}, "crnn_tiny": {}}[name]
+    assert build(name, CHARSET, aspect="keep", **options).aspect == "keep"
