@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from models.charset import Charset
 from models.decoders.decoded import Decoded, Reading
 from models.decoders.decoder import Decoder
+from models.decoding.temperature import at_temperature
 
 # "stretch": scaled to height x width; "pad": scaled to the height and filled up on the right to the width; "keep": the same, filled
 # up only as far as the images of a batch need, at most to the width.
@@ -24,6 +25,7 @@ class Recognizer(nn.Module):
 
     name: str = ""
     aspect: str = "stretch"  # how images become height x width: one of ASPECTS
+    temperature: float = 1.0  # what `read` divides logits by, so that confidences are calibrated; the strings stay
     overrides: dict[str, object]
 
     def __init__(self, charset: Charset, rectifier: nn.Module | None, encoder: nn.Module, sequence: nn.Module,
@@ -65,4 +67,4 @@ class Recognizer(nn.Module):
 
     def read(self, images: Tensor) -> Reading:
         """The strings in (n, 3 or 1, height, W), greedily. The caller chooses eval mode and no_grad."""
-        return self.decoder.read(self(images))
+        return self.decoder.read(at_temperature(self(images), self.temperature))

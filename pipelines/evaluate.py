@@ -16,9 +16,10 @@ import torch
 from models.recognizer import Recognizer
 from pipelines import report
 from pipelines.errors import BadInput
-from pipelines.metrics import Score, Word
+from pipelines.metrics import BINS, Score, Word
 from pipelines.protocols import RULES, size_note
 from pipelines.reading import evaluating, read_stream
+from pipelines.searches import Found, Search, add_options, searches
 from pipelines.weights import find_model, load_recognizer, read_description
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ VARIANTS = {
                      "1 where both are empty, 0 for an unreadable image",
     "cer": "all edits / all characters of the compared labels",
     "confidence": "mean over readable images of the recognizer's probability of its string",
+    "ece": "expected calibration error: readable images in 15 bins of equal width by their confidence, "
+           "mean over words of |accuracy - mean confidence| of their bin",
     "average": "over all words of all sets together, so each set weighs by its words",
 }
 
@@ -68,7 +71,7 @@ class Evaluation:
 
 
 def evaluate_recognizer(recognizer: Recognizer, words: Iterable[tuple[str, bytes | None, str | None]], *,
-                        rule: str = "36", batch_size: int = 256, keep_worst: int = 48) -> Evaluation:
+                        rule: str = "36", batch_size: int = 256, keep_worst: int = 48, search: Search | None = None) -> Evaluation:
     """Read labeled words and compare. Plain PyTorch, on the recognizer's device; its train/eval modes are restored.
 
     Memory grows by a few strings per word; of the images only `keep_worst` are kept.
@@ -77,6 +80,7 @@ def evaluate_recognizer(recognizer: Recognizer, words: Iterable[tuple[str, bytes
         words: (key, encoded image, text). An image of None or one that cannot be decoded counts as a wrong word with an
             empty prediction; a text of None is counted as unlabeled and not read.
         rule: how the strings are compared, a key of `protocols.RULES`.
+        search: how strings are chosen, of `searches.Found`; greedily if it is None.
     """
     evaluation, compared = Evaluation(), RULES[rule]
     worst: list[tuple[float, int, Mistake]] = []
@@ -90,7 +94,7 @@ def evaluate_recognizer(recognizer: Recognizer, words: Iterable[tuple[str, bytes
 
     start = time.perf_counter()
     with evaluating(recognizer):
-        for (key, image, text), read in read_stream(recognizer, labeled(), lambda item: item[1], batch_size=batch_size):
+        for (key, image, text), read in read_stream(recognizer, labeled(), lambda item: item[1], batch_size=batch_size, search=search):
             word = Word(key, text, read.text, read.confidence, compared(text), compared(read.text), read.problem)
             evaluation.words.append(word)
             if not word.correct and not word.problem and keep_worst:
@@ -114,20 +118,23 @@ class Result:
     notes: list[str]  # what a reader must know before comparing the row with a published one
 
 
-def evaluate_set(recognizer: Recognizer, words: "WordSet", *, rule: str = "36", batch_size: int = 256) -> Result:
+def evaluate_set(recognizer: Recognizer, words: "WordSet", *, rule: str = "36", batch_size: int = 256,
+                 found: Found = Found(None, "")) -> Result:
     """Measure on one set, with progress on stderr.
 
     Raises:
         BadInput: not one of its rows has a label.
     """
-    evaluation = evaluate_recognizer(recognizer, _with_progress(words), rule=rule, batch_size=batch_size)
+    evaluation = evaluate_recognizer(recognizer, with_progress(words), rule=rule, batch_size=batch_size, search=found.search)
     if not evaluation.words:
         raise BadInput(f"{words.name}: expected labeled words in {words.path}, found {evaluation.unlabeled:,} rows "
                        "without a label: give a set that has labels")
-    return Result(words, evaluation, notes_on(words, evaluation, recognizer, rule))
+    notes = [found.note] if found.note else []
+    return Result(words, evaluation, notes + notes_on(words, evaluation, recognizer, rule))
 
 
-def _with_progress(words: "WordSet", every: float = 2.0) -> Iterator[tuple[str, bytes | None, str | None]]:
+def with_progress(words: "WordSet", every: float = 2.0) -> Iterator[tuple[str, bytes | None, str | None]]:
+    """The words of a set, telling on stderr how far they are read."""
     start = said = time.perf_counter()
     for count, word in enumerate(words.read()):
         now = time.perf_counter()
@@ -156,7 +163,7 @@ def total(results: list[Result]) -> Score:
     return sum((result.evaluation.score for result in results), Score())
 
 
-HEADER = ("set", "words", "accuracy %", "95 % interval", "1-NED %", "CER %", "confidence", "images/s", "notes")
+HEADER = ("set", "words", "accuracy %", "95 % interval", "1-NED %", "CER %", "confidence", "ECE %", "images/s", "notes")
 
 
 def row(name: str, score: Score, notes: list[str]) -> tuple[str, ...]:
@@ -164,7 +171,7 @@ def row(name: str, score: Score, notes: list[str]) -> tuple[str, ...]:
     low, high = score.interval
     return (name, f"{score.words:,}", f"{100 * score.accuracy:.2f}", f"{100 * low:.2f}-{100 * high:.2f}",
             f"{100 * score.one_minus_ned:.2f}", f"{100 * score.cer:.2f}", f"{score.confidence:.3f}",
-            f"{score.images_per_second:,.0f}", "; ".join(notes))
+            f"{100 * score.calibration_error:.2f}", f"{score.images_per_second:,.0f}", "; ".join(notes))
 
 
 def rows(results: list[Result]) -> list[tuple[str, ...]]:
@@ -173,22 +180,24 @@ def rows(results: list[Result]) -> list[tuple[str, ...]]:
     return [*lines, row("average", total(results), ["weighted by words"])]
 
 
-def as_text(lines: list[tuple[str, ...]]) -> str:
+def as_text(lines: list[tuple[str, ...]], header: tuple[str, ...] = HEADER) -> str:
     """The table for a terminal: names left, numbers right, notes last."""
-    widths = [max(len(line[column]) for line in [HEADER, *lines]) for column in range(len(HEADER) - 1)]
+    widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header) - 1)]
 
     def line(cells: tuple[str, ...]) -> str:
         numbers = "  ".join(cell.rjust(width) for cell, width in zip(cells[1:-1], widths[1:], strict=True))
         return f"{cells[0].ljust(widths[0])}  {numbers}  {cells[-1]}".rstrip()
 
-    return "\n".join([line(HEADER), *map(line, lines)])
+    return "\n".join([line(header), *map(line, lines)])
 
 
 def as_page(model: str, rule: str, results: list[Result], shown: int = 24) -> str:
     """The page: the table, how it was computed, and each set's worst mistakes as pictures."""
     pieces = [report.paragraph(f"Model {model}. Labels and predictions are compared by the rule {rule!r}."),
               report.table(HEADER, rows(results), numbers=range(1, len(HEADER) - 1), sums=1),
-              report.table(("number", "computed as"), VARIANTS.items())]
+              report.table(("number", "computed as"), VARIANTS.items()),
+              report.heading("Confidence against accuracy"),
+              report.table(("confidence", "words", "accuracy %", "mean confidence %"), _reliability(total(results)), numbers=range(1, 4))]
     for result in results:
         name, evaluation = result.words.name, result.evaluation
         wrong = len(evaluation.words) - evaluation.score.correct
@@ -201,6 +210,12 @@ def as_page(model: str, rule: str, results: list[Result], shown: int = 24) -> st
                        report.table(("key", "label", "problem"), [(word.key, word.label, word.problem)
                                                                  for word in evaluation.unreadable[:200]])]
     return report.page(f"Evaluation of {model}", *pieces)
+
+
+def _reliability(score: Score) -> list[tuple[str, ...]]:
+    """The bins that hold words, as lines of a table."""
+    return [(f"{100 * number / BINS:.1f}-{100 * (number + 1) / BINS:.1f} %", f"{each.words:,}", f"{100 * each.accuracy:.2f}",
+             f"{100 * each.confidence:.2f}") for number, each in enumerate(score.bins) if each.words]
 
 
 def _picture(mistake: Mistake) -> report.Picture:
@@ -253,8 +268,9 @@ def parser() -> argparse.ArgumentParser:
     arguments = argparse.ArgumentParser(
         prog="textray evaluate", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure a model on labeled words: word accuracy (36 characters, case-insensitive) with its\n"
-                    "95 % interval, 1-NED, CER.",
-        epilog="example:\n  textray evaluate my-run --data SVT=data/SVT --data IIIT5K=data/IIIT5K")
+                    "95 % interval, 1-NED, CER, and how honest its confidence is (ECE).",
+        epilog="example:\n  textray evaluate my-run --data SVT=data/SVT --data IIIT5K=data/IIIT5K\n"
+               "  textray evaluate my-run --data SVT=data/SVT --lexicon 50")
     arguments.add_argument("model", help="a run's name or folder, a model folder, or models:/NAME@champion")
     arguments.add_argument("--data", action="append", required=True, metavar="NAME=PATH",
                            help="a corpus, or an LMDB or folder as `textray ingest` takes them; repeat for more sets")
@@ -262,6 +278,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
     arguments.add_argument("--rule", choices=RULES, default="36",
                            help="characters that count (default: 36; exact: all, as they stand)")
+    add_options(arguments)
     arguments.add_argument("--gate", action="append", default=[], metavar="NAME=ACCURACY",
                            help="exit with status 1 if a set, or `average`, is below this accuracy (0 to 1)")
     arguments.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
@@ -279,7 +296,8 @@ def main(argv: list[str] | None = None) -> int:
     device = device_named(options.device)
     folder = find_model(options.model)
     recognizer = load_recognizer(folder).to(device)
-    results = [evaluate_set(recognizer, words, rule=options.rule, batch_size=options.batch_size) for words in sets]
+    search_of = searches(recognizer, options)
+    results = [evaluate_set(recognizer, words, rule=options.rule, batch_size=options.batch_size, found=search_of(words)) for words in sets]
     out = Path(options.out or Path("reports") / f"evaluation-{file_safe(options.model)}")
     write_results(out, options.model, options.rule, results, read_description(folder))
     print(as_text(rows(results)))

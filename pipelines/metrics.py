@@ -1,8 +1,10 @@
-"""How far a reading is from its label: edit distance, word accuracy with its interval, 1-NED, CER."""
+"""How far a reading is from its label: edit distance, word accuracy with its interval, 1-NED, CER. And how honest confidences are: ECE."""
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+
+BINS = 15  # of equal width, as in Guo et al., ICML 2017
 
 
 def edit_distance(one: str, other: str) -> int:
@@ -80,6 +82,46 @@ class Word:
 
 
 @dataclass(frozen=True)
+class Bin:
+    """The words that were read with a confidence in one part of [0, 1]."""
+
+    words: int = 0
+    correct: int = 0
+    confidence_sum: float = 0.0
+
+    def __add__(self, other: "Bin") -> "Bin":
+        return Bin(self.words + other.words, self.correct + other.correct, self.confidence_sum + other.confidence_sum)
+
+    @property
+    def accuracy(self) -> float:
+        """Correct words / words; 0 for an empty bin."""
+        return self.correct / self.words if self.words else 0.0
+
+    @property
+    def confidence(self) -> float:
+        """The mean confidence; 0 for an empty bin."""
+        return self.confidence_sum / self.words if self.words else 0.0
+
+
+def reliability(words: Iterable[tuple[float, bool]]) -> tuple[Bin, ...]:
+    """Words, each its confidence and whether it was read rightly, in 15 bins of the confidence: [0, 1/15], (1/15, 2/15] ... (14/15, 1]."""
+    counts = [[0, 0, 0.0] for _ in range(BINS)]
+    for confidence, correct in words:
+        count = counts[min(max(0, math.ceil(confidence * BINS) - 1), BINS - 1)]
+        count[0] += 1
+        count[1] += correct
+        count[2] += confidence
+    return tuple(Bin(*count) for count in counts)
+
+
+def calibration_error(bins: Iterable[Bin]) -> float:
+    """The expected calibration error (Naeini et al., AAAI 2015): |accuracy - mean confidence| of each bin, weighted by its words."""
+    bins = list(bins)
+    words = sum(each.words for each in bins)
+    return sum(abs(each.correct - each.confidence_sum) for each in bins) / words if words else 0.0
+
+
+@dataclass(frozen=True)
 class Score:
     """The sums behind a row of the table. They add up: the average row is the rows' sum, so it is weighted by words."""
 
@@ -91,17 +133,23 @@ class Score:
     read: int = 0  # words whose image could be decoded
     confidence_sum: float = 0.0  # over the words that were read
     seconds: float = 0.0
+    bins: tuple[Bin, ...] = (Bin(),) * BINS  # of the words that were read, by their confidence
 
     @classmethod
     def of(cls, words: Iterable[Word], seconds: float = 0.0) -> "Score":
         """Score every word once."""
-        return sum((cls(1, int(word.correct), word.similarity, word.distance, len(word.label_compared),
-                        int(word.problem is None), word.confidence) for word in words), cls(seconds=seconds))
+        words = list(words)
+        read = [word for word in words if word.problem is None]
+        return cls(len(words), sum(word.correct for word in words), sum(word.similarity for word in words),
+                   sum(word.distance for word in words), sum(len(word.label_compared) for word in words),
+                   len(read), sum(word.confidence for word in read), seconds,
+                   reliability((word.confidence, word.correct) for word in read))
 
     def __add__(self, other: "Score") -> "Score":
         return Score(self.words + other.words, self.correct + other.correct, self.similarity_sum + other.similarity_sum,
                      self.edits + other.edits, self.characters + other.characters, self.read + other.read,
-                     self.confidence_sum + other.confidence_sum, self.seconds + other.seconds)
+                     self.confidence_sum + other.confidence_sum, self.seconds + other.seconds,
+                     tuple(one + two for one, two in zip(self.bins, other.bins, strict=True)))
 
     @property
     def accuracy(self) -> float:
@@ -129,14 +177,21 @@ class Score:
         return self.confidence_sum / self.read if self.read else 0.0
 
     @property
+    def calibration_error(self) -> float:
+        """ECE: how far confidence and accuracy are apart, in [0, 1], over the words whose image could be decoded."""
+        return calibration_error(self.bins)
+
+    @property
     def images_per_second(self) -> float:
         """Words per second from encoded image to string: decoding, preprocessing, recognizer."""
         return self.words / self.seconds if self.seconds else 0.0
 
-    def as_dict(self) -> dict[str, float | int | list[float]]:
+    def as_dict(self) -> dict[str, float | int | list]:
         """The numbers for a JSON file."""
         return {"words": self.words, "correct": self.correct, "accuracy": self.accuracy,
                 "interval_95": list(self.interval), "one_minus_ned": self.one_minus_ned, "cer": self.cer,
-                "confidence": self.confidence, "unreadable": self.words - self.read,
+                "confidence": self.confidence, "ece": self.calibration_error, "unreadable": self.words - self.read,
                 "edits": self.edits, "characters": self.characters,
-                "seconds": self.seconds, "images_per_second": self.images_per_second}
+                "seconds": self.seconds, "images_per_second": self.images_per_second,
+                "reliability": [{"up_to": (number + 1) / BINS, "words": each.words, "accuracy": each.accuracy,
+                                 "confidence": each.confidence} for number, each in enumerate(self.bins)]}

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.decoders.decoded import Reading
 from models.recognizer import Recognizer
 from pipelines.images import Shape, decode_image, image_problem
 
@@ -53,15 +54,17 @@ def evaluating(recognizer: Recognizer) -> Iterator[None]:
 
 
 def read_stream(recognizer: Recognizer, items: Iterable[Item], image: Callable[[Item], bytes | None], *,
-                batch_size: int = 256) -> Iterator[tuple[Item, Read]]:
+                batch_size: int = 256, search: Callable[[Tensor, list[Item]], Reading] | None = None) -> Iterator[tuple[Item, Read]]:
     """Read every item's image, in order, decoding the next batch while the recognizer reads this one.
 
     Two batches are in memory at a time. The recognizer is used on its device and in its mode: see `evaluating`.
 
     Args:
         image: gives an item's encoded image; None where it is known to be missing.
+        search: reads (n, 3, height, width) images of n items; greedily, as `recognizer.read` does, if it is None.
     """
-    shape = shape_of(recognizer)
+    search = search or (lambda images, _: recognizer.read(images))
+    shape, device = shape_of(recognizer), next(recognizer.parameters()).device
 
     def decode(item: Item) -> tuple[np.ndarray | None, str | None]:
         data = image(item)
@@ -76,18 +79,18 @@ def read_stream(recognizer: Recognizer, items: Iterable[Item], image: Callable[[
         for batch in chain(iter(lambda: list(islice(stream, batch_size)), []), [None]):
             following = batch and (batch, pool.map(decode, batch))  # `map` starts at once
             if waiting:
-                yield from zip(waiting[0], _read_batch(recognizer, list(waiting[1])), strict=True)
+                yield from zip(waiting[0], _read_batch(waiting[0], list(waiting[1]), device, search), strict=True)
             waiting = following
 
 
-def _read_batch(recognizer: Recognizer, decoded: list[tuple[np.ndarray | None, str | None]]) -> list[Read]:
+def _read_batch(items: list[Item], decoded: list[tuple[np.ndarray | None, str | None]], device: torch.device,
+                search: Callable[[Tensor, list[Item]], Reading]) -> list[Read]:
     found = [Read("", 0.0, problem) for _, problem in decoded]
-    device = next(recognizer.parameters()).device
     usable = [number for number, (_, problem) in enumerate(decoded) if problem is None]
     for width in sorted({decoded[number][0].shape[1] for number in usable}):  # one, unless images keep their aspect ratio
         chosen = [number for number in usable if decoded[number][0].shape[1] == width]
         with torch.inference_mode():
-            reading = recognizer.read(as_input([decoded[number][0] for number in chosen], device))
+            reading = search(as_input([decoded[number][0] for number in chosen], device), [items[number] for number in chosen])
         for number, text, confidence in zip(chosen, reading.texts, reading.confidences.tolist(), strict=True):
             found[number] = Read(text, confidence)
     return found

@@ -20,7 +20,7 @@ from models.decoders.symbols import encode_symbols, read_symbols
 
 
 @dataclass
-class _Prepared:
+class Prepared:
     """What the steps over one memory share."""
 
     memory: Tensor  # (n, frames, width)
@@ -59,10 +59,11 @@ class AttentionDecoder(nn.Module):
         """
         return self._greedy(memory, projection) if tokens is None else self._forced(memory, tokens, projection)
 
-    def _prepare(self, memory: Tensor) -> _Prepared:
+    def prepare(self, memory: Tensor) -> Prepared:
+        """What all steps over a memory (n, frames, width) share."""
         width = memory.shape[-1]
         symbols = self.cell.weight_ih[:, width:].t()  # (symbols, or the embedding's width, 4 hidden)
-        return _Prepared(
+        return Prepared(
             memory=memory,
             keys=self.memory_projection(memory) + self.state_projection.bias,
             token_gates=(symbols if self.embedding is None else self.embedding.weight @ symbols) + (self.cell.bias_ih + self.cell.bias_hh),
@@ -70,7 +71,7 @@ class AttentionDecoder(nn.Module):
             state_weight=torch.cat([self.state_projection.weight, self.cell.weight_hh]).t(),
         )
 
-    def _step(self, prepared: _Prepared, token_gates: Tensor, state: tuple[Tensor, Tensor]) -> tuple:
+    def step(self, prepared: Prepared, token_gates: Tensor, state: tuple[Tensor, Tensor]) -> tuple:
         """One symbol: token_gates (n, 4 hidden), state: two (n, hidden) -> state, context, weights (n, frames)."""
         hidden, memory_cell = state
         query, recurrent = (hidden @ prepared.state_weight).split([self.hidden, 4 * self.hidden], dim=1)
@@ -82,16 +83,17 @@ class AttentionDecoder(nn.Module):
         memory_cell = keep.sigmoid() * memory_cell + write.sigmoid() * new.tanh()
         return (show.sigmoid() * memory_cell.tanh(), memory_cell), context, weights
 
-    def _start(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+    def start(self, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """The state before the first step: hidden and cell, (n, hidden) zeros each."""
         zeros = memory.new_zeros(memory.shape[0], self.hidden)
         return zeros, zeros
 
     def _forced(self, memory: Tensor, tokens: Tensor, projection: nn.Module | None) -> Decoded:
-        prepared, state = self._prepare(memory), self._start(memory)
+        prepared, state = self.prepare(memory), self.start(memory)
         token_gates = F.embedding(tokens.t(), prepared.token_gates)  # (steps, n, 4 hidden)
         hiddens, contexts, attention = [], [], []
         for gates in token_gates.unbind(0):
-            state, context, weights = self._step(prepared, gates, state)
+            state, context, weights = self.step(prepared, gates, state)
             hiddens.append(state[0])
             contexts.append(context)
             attention.append(weights)
@@ -100,12 +102,12 @@ class AttentionDecoder(nn.Module):
         return Decoded(logits, torch.stack(contexts, 1), torch.stack(attention, 1))
 
     def _greedy(self, memory: Tensor, projection: nn.Module | None) -> Decoded:
-        prepared, state = self._prepare(memory), self._start(memory)
+        prepared, state = self.prepare(memory), self.start(memory)
         symbols = torch.full((memory.shape[0],), self.tokens.start, dtype=torch.int64, device=memory.device)
         ended = torch.zeros_like(symbols, dtype=torch.bool)
         logits, contexts, attention = [], [], []
         for _ in range(self.max_length + 1):
-            state, context, weights = self._step(prepared, F.embedding(symbols, prepared.token_gates), state)
+            state, context, weights = self.step(prepared, F.embedding(symbols, prepared.token_gates), state)
             logits.append(self.classifier(state[0] if projection is None else projection(state[0])))
             contexts.append(context)
             attention.append(weights)

@@ -11,12 +11,14 @@ from torch import nn
 
 from models.charset import Charset
 from models.decoders.decoded import Reading
+from models.decoding.ngram import trained_on
 from models.recognizers import build
 from pipelines import evaluate
 from pipelines.corpus import Rejected, ShardWriter, SourceCounts, rejected_table, write_manifest, write_quarantine
 from pipelines.errors import BadInput
 from pipelines.evaluate import evaluate_recognizer
 from pipelines.reading import as_input
+from pipelines.searches import Draw, spelled
 from pipelines.views import augment
 from pipelines.weights import save_recognizer
 
@@ -56,6 +58,7 @@ def test_words_are_compared_by_the_rule_and_bad_images_count_as_wrong():
     assert (score.words, score.correct, score.edits, score.characters) == (4, 1, 0 + 1 + 4 + 7, 5 + 5 + 4 + 7)
     assert score.confidence == pytest.approx((0.9 + 0.5) / 2)
     assert score.one_minus_ned == pytest.approx((1 + 0.8) / 4)
+    assert score.calibration_error == pytest.approx((0.1 + 0.5) / 2)  # one right at 0.9, one wrong at 0.5
     assert score.seconds > 0 and reader.batches == [2]  # c and e never reached the recognizer
 
 
@@ -132,6 +135,8 @@ def test_the_command_prints_a_table_and_writes_every_number(model, tmp_path, cap
 
     numbers = json.loads((out / "evaluation.json").read_text())
     assert [row["words"] for row in numbers["sets"]] == [2, 1, 3] and numbers["average"]["words"] == 6
+    assert 0 <= numbers["average"]["ece"] <= 1 and len(numbers["average"]["reliability"]) == 15 and "ece" in numbers["computed_as"]
+    assert "ECE %" in header and "Confidence against accuracy" in (out / "evaluation.html").read_text()
     assert numbers["recognizer"]["name"] == "crnn_tiny" and numbers["rule"] == "36"
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
     assert [(line["set"], line["key"], line["label"]) for line in lines][:3] == \
@@ -184,3 +189,72 @@ def test_a_set_without_labels_is_explained(model, tmp_path):
     corpus = make_corpus(tmp_path / "corpus", {"wild": [(picture(10), None)]})
     with pytest.raises(BadInput, match="wild: expected labeled words .*found 1 rows without a label"):
         evaluate.main([str(model), "--data", str(corpus), "--out", str(tmp_path / "out")])
+
+
+def run(model: Path, corpus: Path, out: Path, *options: str) -> tuple[dict, list[dict]]:
+    """What `textray evaluate` writes: its numbers, and a line for each word."""
+    assert evaluate.main([str(model), "--data", str(corpus), "--out", str(out), *options]) == 0
+    lines = (out / "predictions.jsonl").read_text().splitlines()
+    return json.loads((out / "evaluation.json").read_text()), [json.loads(line) for line in lines]
+
+
+NOISE = [cv2.imencode(".png", image)[1].tobytes() for image in np.random.default_rng(1).integers(0, 256, (4, 32, 100, 3), np.uint8)]
+
+
+@pytest.mark.parametrize("options, note", [
+    (["--beam", "4"], "beam of 4"), (["--beam", "4", "--ngram", "WORDS", "--ngram-weight", "0.5"], "beam of 4, 5-gram words.txt x 0.5"),
+    (["--beam", "4", "--ngram", "MODEL"], "beam of 4, 2-gram model.json x 0.3")])
+def test_a_beam_reads_a_set_and_the_notes_say_so(model, tmp_path, options, note):
+    (tmp_path / "words.txt").write_text("some words, a line\nand another line\n")
+    trained_on(["some", "words"], Charset.named("36"), 2).save(tmp_path / "model.json")
+    options = [option.replace("WORDS", str(tmp_path / "words.txt")).replace("MODEL", str(tmp_path / "model.json")) for option in options]
+    corpus = make_corpus(tmp_path / "corpus", {"signs": [(image, "word") for image in NOISE]})
+    numbers, lines = run(model, corpus, tmp_path / "out", *options)
+    assert numbers["sets"][0]["notes"] == [note] and len(lines) == 4
+    assert all(0 < line["confidence"] <= 1 for line in lines)
+
+
+@pytest.mark.parametrize("lexicon, note", [
+    ("full", "lexicon of its 3 different labels"), ("2", "lexicon of 2: the true word and others of its labels"),
+    ("50", "lexicon of 3: the true word and others of its labels"), ("FILE", "lexicon words.txt of 2 words")])
+def test_with_a_lexicon_its_words_are_read_and_no_others(model, tmp_path, lexicon, note):
+    (tmp_path / "words.txt").write_text("other\nwords\n\ntwo words\n")
+    corpus = make_corpus(tmp_path / "corpus", {"signs": [(NOISE[0], "One!"), (NOISE[1], "TWO"), (NOISE[2], "three"), (NOISE[3], None)]})
+    options = ["--lexicon", lexicon.replace("FILE", str(tmp_path / "words.txt"))]
+    numbers, lines = run(model, corpus, tmp_path / "out", *options)
+    assert numbers["sets"][0]["notes"][0] == note
+    assert {line["prediction"] for line in lines} <= ({"other", "words"} if lexicon == "FILE" else {"one", "two", "three"})
+    again = run(model, corpus, tmp_path / "again", *options, "--batch-size", "1")[1]
+    assert [line["prediction"] for line in again] == [line["prediction"] for line in lines]
+
+
+def test_the_words_beside_the_true_one_are_drawn_by_its_key():
+    draw = Draw([f"word{number}" for number in range(500)])
+    first = draw.of("SVT/1", 17, 50)
+    assert len(set(first)) == 50 and 17 in first and first == draw.of("SVT/1", 17, 50)
+    assert len(set(first) & set(draw.of("SVT/2", 17, 50))) < 20
+    assert sorted(draw.of("SVT/1", None, 1000)) == list(range(500))
+    drawn = np.bincount([place for key in range(400) for place in draw.of(str(key), None, 50)], minlength=500)
+    assert drawn.min() > 15 and drawn.max() < 75  # 40 each, give or take
+    assert spelled("It's 5!", Charset.named("36")) == "its5"
+
+
+@pytest.mark.parametrize("arguments, sentence", [
+    (["--ngram", "words.txt"], "--ngram: expected --beam N with it"),
+    (["--beam", "5", "--lexicon", "50"], "expected --beam or --lexicon, found both"),
+    (["--beam", "0"], "a beam of at least 1, found 0"), (["--lexicon", "1"], "at least 1 other, found 1"),
+    (["--lexicon", "nowhere.txt"], "--lexicon: expected a file that can be read, found nowhere.txt"),
+    (["--beam", "5", "--ngram", "nowhere.json"], "--ngram: expected a file that can be read, found nowhere.json"),
+    (["--beam", "5", "--ngram", "BYTES"], "--ngram: expected a text file in UTF-8"),
+    (["--beam", "5", "--ngram", "OTHER"], "36 characters, found one over 3"),
+    (["--beam", "5", "--ngram", "GREEK"], "found none among 1"), (["--lexicon", "GREEK"], "found none among 1 words")])
+def test_a_search_that_cannot_be_made_is_explained(model, tmp_path, arguments, sentence):
+    (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "greek.txt").write_text("αβγ\n", encoding="utf-8")
+    trained_on(["abc"], Charset("abc")).save(tmp_path / "other.json")
+    files = {"BYTES": "bytes.txt", "GREEK": "greek.txt", "OTHER": "other.json"}
+    arguments = [str(tmp_path / files[argument]) if argument in files else argument for argument in arguments]
+    corpus = make_corpus(tmp_path / "corpus", {"signs": [(picture(10), "a")]})
+    with pytest.raises(BadInput, match=sentence):
+        evaluate.main([str(model), "--data", str(corpus), "--out", str(tmp_path / "out"), *arguments])
+    assert not (tmp_path / "out").exists()

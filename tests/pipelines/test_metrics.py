@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pipelines.metrics import Score, Word, edit_distance, similarity, wilson_interval
+from pipelines.metrics import BINS, Bin, Score, Word, calibration_error, edit_distance, reliability, similarity, wilson_interval
 from pipelines.protocols import RULES, compared_36, published, size_note
 
 
@@ -60,6 +60,36 @@ def test_a_score_adds_up_over_words():
 def test_the_average_is_weighted_by_words():
     many, few = Score(words=90, correct=45), Score(words=10, correct=10)
     assert (many + few).accuracy == pytest.approx(0.55)
+
+
+def test_confidences_fall_into_fifteen_bins_of_equal_width():
+    bins = reliability([(0.0, False), (1 / 15, True), (0.07, False), (0.5, True), (0.95, True), (1.0, False)])
+    assert len(bins) == BINS == 15 and sum(each.words for each in bins) == 6
+    assert bins[0] == Bin(2, 1, pytest.approx(1 / 15))  # up to and with 1/15
+    assert (bins[1].words, bins[1].accuracy, bins[1].confidence) == (1, 0.0, pytest.approx(0.07))
+    assert bins[7] == Bin(1, 1, 0.5)
+    assert (bins[14].words, bins[14].accuracy, bins[14].confidence) == (2, 0.5, pytest.approx(0.975))
+    assert (bins[3].accuracy, bins[3].confidence) == (0.0, 0.0)
+
+
+def test_the_calibration_error_weighs_each_bins_gap_by_its_words():
+    # Guo et al.: sum over bins of words / n * |accuracy - mean confidence|
+    bins = reliability([(0.9, True), (0.9, True), (0.9, False), (0.2, False)])
+    assert calibration_error(bins) == pytest.approx(3 / 4 * abs(2 / 3 - 0.9) + 1 / 4 * 0.2)
+    assert calibration_error(reliability([])) == 0.0
+    assert calibration_error(reliability([(0.5, True), (0.5, False)])) == pytest.approx(0.0)
+
+
+def test_the_calibration_error_of_a_sum_is_that_of_all_words_and_skips_unreadable_images():
+    words = [Word(str(index), "a", "a" if index % 3 else "b", index / 40, "a", "a" if index % 3 else "b") for index in range(40)]
+    unreadable = Word("x", "a", "", 0.0, "a", "", problem="the image cannot be decoded")
+    whole = Score.of([*words, unreadable])
+    parts = Score.of(words[:13]) + Score.of([*words[13:], unreadable])
+    assert parts.calibration_error == pytest.approx(whole.calibration_error)
+    assert whole.calibration_error == pytest.approx(calibration_error(reliability((word.confidence, word.correct) for word in words)))
+    numbers = whole.as_dict()
+    assert numbers["ece"] == whole.calibration_error
+    assert sum(row["words"] for row in numbers["reliability"]) == 40 and numbers["reliability"][-1]["up_to"] == 1.0
 
 
 def test_an_unreadable_image_is_wrong_even_where_nothing_is_left_to_compare():

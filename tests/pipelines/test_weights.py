@@ -16,7 +16,7 @@ from pipelines.weights import find_model, load_recognizer, read_description, sav
 @pytest.fixture
 def recognizer():
     torch.manual_seed(0)
-    return build("crnn_tiny", Charset("abc123"), max_length=7)
+    return build("crnn_tiny", Charset("abc123"), max_length=7).to(memory_format=torch.channels_last)  # as training has it
 
 
 def describe(folder: Path, **changes) -> None:
