@@ -17,8 +17,12 @@ COMMANDS = {
     "pretrain": ("pipelines.pretrain", "train an encoder on unlabeled images (self-supervised)"),
     "finetune": ("pipelines.finetune", "train a recognizer on labels, alone or with unlabeled images (semi-supervised)"),
     "evaluate": ("pipelines.evaluate", "measure a model on benchmarks"),
+    "calibrate": ("pipelines.calibrate", "make a model's confidences honest: one temperature, fitted on labels"),
     "tune": ("tuning.sweep", "search thresholds, EMA rates and loss weights"),
     "register": ("pipelines.register", "put a run's model into the MLflow registry"),
+    "models": ("pipelines.models_table", "list the recognizers with what they cost"),
+    "import-weights": ("pipelines.import_weights", "put a published checkpoint into the registry, ready to evaluate"),
+    "export-model": ("pipelines.export_model", "write a model as ONNX, torch.export or TorchScript for other programs"),
 }
 
 USAGE = "usage: textray COMMAND [...]\n\nTrain scene-text recognizers from images that nobody labeled.\n\ncommands:\n{commands}\n\n" \
@@ -27,7 +31,7 @@ USAGE = "usage: textray COMMAND [...]\n\nTrain scene-text recognizers from image
 
 def usage() -> str:
     """The text of `textray --help`."""
-    return USAGE.format(commands="\n".join(f"  {name:<10} {line}" for name, (_, line) in COMMANDS.items()))
+    return USAGE.format(commands="\n".join(f"  {name:<14} {line}" for name, (_, line) in COMMANDS.items()))
 
 
 def run(name: str, argv: list[str] | None = None) -> int:

@@ -1,0 +1,143 @@
+"""`textray import-weights`: a checkpoint that somebody published, as a model of this package."""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from models.charset import Charset
+from models.published import LAYOUTS, recognise
+from models.published.layout import State
+from models.recognizer import Recognizer
+from models.recognizers import build
+from pipelines import registry
+from pipelines.checkpoint_file import BRANCHES, read_tensors, sha256
+from pipelines.errors import BadInput
+from pipelines.tracking import prepare_store, tracking_uri
+from pipelines.weights import DESCRIPTION, save_recognizer
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A published recognizer with its weights, and whose it is."""
+
+    recognizer: Recognizer
+    source: str  # the repositories that publish such files
+
+
+def import_weights(state: State, charset: Charset | None = None, options: dict[str, Any] | None = None) -> Imported:
+    """The recognizer of a published state dict, in eval mode.
+
+    Args:
+        charset: the file's characters in its order, where they are not the usual ones.
+        options: of the recognizer, where the file's shapes do not tell them.
+
+    Raises:
+        BadInput: nobody's state dict; a charset or an option that does not fit; tensors that are missing or unexpected, by name.
+    """
+    try:
+        layout, description = recognise(state, charset)
+        recognizer = build(description.name, description.charset, **{**description.overrides, **(options or {})})
+        recognizer.load_state_dict(layout.load(recognizer, state))
+    except (ValueError, TypeError) as problem:  # TypeError: an option of a wrong type
+        raise BadInput(str(problem)) from None
+    return Imported(recognizer.eval(), layout.source)
+
+
+def options_of(arguments: Sequence[str]) -> dict[str, Any]:
+    """`key=value` arguments, the values read as YAML, as recipes read them. BadInput for one without a key or a value."""
+    options = {}
+    for argument in arguments:
+        key, separator, text = argument.partition("=")
+        if not key or not separator:
+            raise BadInput(f"--option: expected key=value (such as width=128), found {argument!r}")
+        try:
+            options[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise BadInput(f"--option {argument!r}: expected a value as in YAML: quote it") from None
+    return options
+
+
+def charset_of(argument: str | None) -> Charset | None:
+    """What --charset means: a name, the characters, or @FILE that holds them. BadInput if a character comes twice, or for no such file."""
+    if argument is None:
+        return None
+    try:
+        if argument.startswith("@") and len(argument) > 1:
+            return Charset(Path(argument[1:]).read_text(encoding="utf-8").strip("\r\n"))
+        return Charset.named(argument)
+    except (OSError, ValueError) as problem:
+        raise BadInput(f"--charset: {problem}") from None
+
+
+def _free(folder: Path) -> Path:
+    if (folder / DESCRIPTION).exists():
+        raise BadInput(f"--out: expected a folder without a model, found one in {folder}: choose another, or remove it")
+    return folder
+
+
+def register(folder: Path, name: str, tags: dict[str, str]) -> str:
+    """Put a model folder into the registry as the next version of `name`; returns its URI."""
+    store, experiment = prepare_store()
+    return f"models:/{name}/{registry.add_version(store, experiment, name, folder, run=None, tags=tags)}"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line of `textray import-weights`."""
+    arguments = argparse.ArgumentParser(
+        prog="textray import-weights", formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Put a published checkpoint into the registry, or into a model folder, ready to evaluate. Nothing in the file is run.\n"
+                    "Files of these are known:\n" + "\n".join(f"  {layout.source}" for layout in LAYOUTS),
+        epilog="example:\n  textray import-weights TPS-ResNet-BiLSTM-Attn.pth --name trba\n"
+               "  textray evaluate models:/trba/1 --data IIIT5K=data/IIIT5K")
+    arguments.add_argument("file", type=Path, help="a checkpoint of PyTorch: a state dict, or a dictionary that holds one")
+    arguments.add_argument("--name", help="the registered model's name")
+    arguments.add_argument("--out", type=Path, metavar="FOLDER", help="write a model folder; without --name only that")
+    arguments.add_argument("--charset", metavar="CHARACTERS",
+                           help="36, 62, 94, the characters themselves in the file's order, or @FILE that holds them")
+    arguments.add_argument("--branch", choices=BRANCHES, help="which network of a file that holds two, as CCR's do (default: online)")
+    arguments.add_argument("--option", action="append", default=[], metavar="KEY=VALUE",
+                           help="an option of the recognizer that the file's shapes do not tell, such as width=128; repeat for more")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point of `textray import-weights`."""
+    options = parser().parse_args(argv)
+    if options.name is None and options.out is None:
+        raise BadInput("expected --name NAME, to register the model, or --out FOLDER, to write it, or both, found neither: add one")
+    charset, overrides = charset_of(options.charset), options_of(options.option)
+    out = None if options.out is None else _free(options.out)
+    state = read_tensors(options.file, options.branch)
+    print(f"import-weights: {len(state):,} tensors in {options.file}", file=sys.stderr)
+    imported = import_weights(state, charset, overrides)
+    recognizer = imported.recognizer
+    origin = {"imported_from": options.file.name, "imported_sha256": sha256(options.file), "imported_layout": imported.source}
+    print(_summary(recognizer, imported.source))
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = save_recognizer(out or Path(temporary) / "model", recognizer, origin)
+        if out:
+            print(f"made {out}; measure it: textray evaluate {out} --data NAME=PATH")
+        if options.name:
+            uri = register(folder, options.name, origin)
+            print(f"made {uri} in {tracking_uri()}; measure it: textray evaluate {uri} --data NAME=PATH")
+    return 0
+
+
+def _summary(recognizer: Recognizer, source: str) -> str:
+    characters = recognizer.charset.characters
+    shown = characters if len(characters) <= 100 else f"{characters[:100]}…"
+    parameters = sum(parameter.numel() for parameter in recognizer.parameters())
+    settings = "".join(f", {key} {value}" for key, value in recognizer.overrides.items())
+    return (f"{recognizer.name}, published by {source}: {parameters:,} parameters, images of {recognizer.height} x {recognizer.width}"
+            f"{settings}; {len(characters)} characters: {shown}")
+
+
+if __name__ == "__main__":
+    from pipelines.cli import run
+    raise SystemExit(run("import-weights"))
