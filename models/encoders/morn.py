@@ -50,7 +50,7 @@ class MORN(nn.Module):
         # The larger of four neighbours where they point down, the smaller where they point up.
         coarse = F.max_pool2d(F.relu(coarse), 2, stride=1) - F.max_pool2d(F.relu(-coarse), 2, stride=1)
         # Enlarged as the authors do: F.interpolate rounds differently, and the second look amplifies that to 3e-4 in the image.
-        return F.grid_sample(coarse, self.pixels.expand(len(coarse), -1, -1, -1), align_corners=True).squeeze(1)
+        return F.grid_sample(coarse, self.pixels.expand(coarse.shape[0], -1, -1, -1), align_corners=True).squeeze(1)
 
     def sampled(self, images: Tensor, offsets: Tensor) -> Tensor:
         """(n, channels, H, W), (n, height, width) -> (n, channels, height, width) float32; where the offsets are 0 a bilinear resize."""
