@@ -351,7 +351,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("model", help="a run's name or folder, a model folder, or models:/NAME@champion")
     arguments.add_argument("--out", required=True, metavar="FILE", help="where it goes; the ending chooses the format")
     arguments.add_argument("--check", action="append", default=[], metavar="NAME=PATH",
-                           help=f"compare on the first {CHECKED_WORDS} images of a corpus, an LMDB or a folder, too; repeat for more")
+                           help=f"compare on the first {CHECKED_WORDS} images of a corpus, an LMDB or a folder, not on noise; repeat for more")
     arguments.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     return arguments
 
@@ -368,7 +368,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = find_model(options.model)
     recognizer = load_recognizer(folder)
     pictures = pictures_of(options.check, shape_of(recognizer))
-    print(f"export-model: {recognizer.name} as {chosen.name}; decoders that write symbol by symbol take a minute", file=sys.stderr)
+    print(f"export-model: {recognizer.name} as {chosen.name}; a decoder that writes symbol by symbol takes minutes", file=sys.stderr)
     compared = export_model(recognizer, target, read_description(folder), pictures)
     print(f"made {target}: {recognizer.name} as {chosen.name}, {target.stat().st_size / 1e6:.1f} MB, in {time.monotonic() - start:.0f} s; "
           f"{compared}")

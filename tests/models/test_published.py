@@ -86,14 +86,13 @@ FILES = {  # what the repositories publish: (recognizer, charset, options) and h
 }
 
 
-@pytest.mark.parametrize("wrapper", ["", "module.", "model."])
 @pytest.mark.parametrize("file", FILES)
-def test_every_published_file_is_recognised_by_its_tensors(file, wrapper):
+def test_every_published_file_is_recognised_by_its_tensors(file):
     name, charset, options = FILES[file]
     with torch.device("meta"):
         recognizer = build(name, Charset.named(charset), **options)
     layout = next(layout for layout in LAYOUTS if _has_names_of(layout, recognizer))
-    state = {wrapper + tensor: value for tensor, value in layout.save(recognizer).items()}
+    state = {"module." + tensor: value for tensor, value in layout.save(recognizer).items()}
     assert [each.source for each in LAYOUTS if each.matches(unwrapped(state))] == [layout.source]
     found, description = recognise(state, Charset.named(charset))
     assert (found, description.name, description.charset) == (layout, name, Charset.named(charset))

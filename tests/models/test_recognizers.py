@@ -60,7 +60,7 @@ def one_thread():
 def recognizer(request):
     """Every registered recognizer, in eval mode; a test that changes it must change it back."""
     torch.manual_seed(0)
-    return build(request.param, CHARSET).eval()
+    return build(request.param, CHARSET, max_length=10).eval()  # long enough for WORDS; fewer steps than by default
 
 
 @pytest.mark.parametrize(("stages", "counts"), FOUR_STAGE.items(), ids=["-".join(stages) for stages in FOUR_STAGE])
@@ -171,7 +171,7 @@ def test_another_width_is_read_or_refused_in_a_sentence(recognizer):
 def test_a_training_step_never_waits_for_the_device(recognizer):
     """Fake tensors have no values: whatever would have to fetch one from the device fails."""
     with FakeTensorMode():
-        twin = build(recognizer.name, CHARSET).train()
+        twin = build(recognizer.name, CHARSET, max_length=5).train()
         memory = twin.encode(torch.empty(2, 3, twin.height, twin.width))
         targets = torch.zeros_like(twin.decoder.encode(WORDS[:2]), device="cpu")
         forced = twin.decoder(memory, twin.decoder.inputs(targets))
