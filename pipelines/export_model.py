@@ -284,8 +284,8 @@ def compare(recognizer: Recognizer, opened: Callable[[Tensor], dict[str, Tensor]
         difference = max(_difference(own[name], theirs[name], recognizer.decoder.kind == "attention") for name in own)
         if difference > TOLERANCE * max(1.0, float(own["logits"].abs().max())):
             found, expected = max(pairs, key=lambda pair: pair[0] != pair[1])
-            raise ValueError(f"in a batch of {len(batch)} its outputs are off by {difference:.1e}, it reads {found!r} where the model reads "
-                             f"{expected!r}")
+            raise ValueError(f"in a batch of {len(batch)} its outputs are off by {difference:.1e}, it reads {found!r} where the model "
+                             f"reads {expected!r}")
         worst, ties = max(worst, difference), ties + sum(found != expected for found, expected in pairs)
     return Compared(len(pictures), ties, worst)
 
@@ -351,7 +351,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("model", help="a run's name or folder, a model folder, or models:/NAME@champion")
     arguments.add_argument("--out", required=True, metavar="FILE", help="where it goes; the ending chooses the format")
     arguments.add_argument("--check", action="append", default=[], metavar="NAME=PATH",
-                           help=f"compare on the first {CHECKED_WORDS} images of a corpus, an LMDB or a folder, not on noise; repeat for more")
+                           help=f"compare on the first {CHECKED_WORDS} images of a corpus, an LMDB or a folder, not on noise; repeatable")
     arguments.add_argument("--overwrite", action="store_true", help="replace a file that is there")
     return arguments
 
