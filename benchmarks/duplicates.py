@@ -24,7 +24,6 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from changes import CHANGES  # noqa: E402
-
 from pipelines.duplicates import HashFile, find  # noqa: E402
 from pipelines.hashes import Hashed, hash_rows, hash_set, hashed, label_hash, write_hashes  # noqa: E402
 from pipelines.images import decode_gray  # noqa: E402

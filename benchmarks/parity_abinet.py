@@ -10,7 +10,6 @@ from types import ModuleType
 
 import torch
 import torch.nn.functional as F
-from parity import Difference
 from torch import Tensor, nn
 
 from models.charset import Charset
@@ -18,6 +17,7 @@ from models.decoders.decoded import Decoded
 from models.families.abinet import abinet
 from models.published.abinet import ABINET
 from models.recognizer import Recognizer
+from parity import Difference
 
 _LOGITS, _LOSSES = 1e-4, 1e-4  # absolute; losses are relative
 _GRADIENTS = 1e-3  # relative

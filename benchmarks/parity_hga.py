@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.charset import Charset
-from models.decoders.parallel import reversed_rows
+from models.decoders.symbols import reversed_rows
 from models.families.hga import HGA_CHARSET, hga
 from models.published.hga import HGA
 from models.recognizer import Recognizer

@@ -5,14 +5,15 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from parity import Difference
 from torch import Tensor
 
 from models.charset import Charset
-from models.decoders.moran import exchange, exchanged, reversed_rows
+from models.decoders.moran import exchange, exchanged
+from models.decoders.symbols import reversed_rows
 from models.families.moran import moran
 from models.published.moran import MORAN
 from models.recognizer import Recognizer
+from parity import Difference
 
 _LIMIT = 1e-4  # on images, features, logits and losses
 _GRADIENT_LIMIT = 1e-3  # relative, on the norm of each parameter's gradient

@@ -23,7 +23,7 @@ from models.decoders.decoded import Reading
 from models.decoding.temperature import at_temperature
 from models.recognizer import Recognizer
 from pipelines.errors import BadInput
-from pipelines.evaluate import as_text, device_named, with_progress
+from pipelines.evaluate import add_reading_arguments, as_text, device_named, with_progress
 from pipelines.metrics import calibration_error, reliability
 from pipelines.protocols import RULES
 from pipelines.reading import evaluating, read_stream
@@ -141,11 +141,7 @@ def parser() -> argparse.ArgumentParser:
                     "write it into the model. What it reads stays the same.",
         epilog="example:\n  textray calibrate my-run --data corpora/validation")
     arguments.add_argument("model", help="a run's name or folder, or a model folder")
-    arguments.add_argument("--data", action="append", required=True, metavar="NAME=PATH",
-                           help="labeled words, as `textray evaluate --data` takes them; repeat for more")
-    arguments.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
-    arguments.add_argument("--rule", choices=RULES, default="36", help="when a word counts as right (default: 36)")
-    arguments.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    add_reading_arguments(arguments)
     return arguments
 
 

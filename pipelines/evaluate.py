@@ -272,17 +272,22 @@ def parser() -> argparse.ArgumentParser:
         epilog="example:\n  textray evaluate my-run --data SVT=data/SVT --data IIIT5K=data/IIIT5K\n"
                "  textray evaluate my-run --data SVT=data/SVT --lexicon 50")
     arguments.add_argument("model", help="a run's name or folder, a model folder, or models:/NAME@champion")
-    arguments.add_argument("--data", action="append", required=True, metavar="NAME=PATH",
-                           help="a corpus, or an LMDB or folder as `textray ingest` takes them; repeat for more sets")
+    add_reading_arguments(arguments)
     arguments.add_argument("--out", metavar="FOLDER", help="where the report goes (default: reports/evaluation-MODEL)")
-    arguments.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
-    arguments.add_argument("--rule", choices=RULES, default="36",
-                           help="characters that count (default: 36; exact: all, as they stand)")
     add_options(arguments)
     arguments.add_argument("--gate", action="append", default=[], metavar="NAME=ACCURACY",
                            help="exit with status 1 if a set, or `average`, is below this accuracy (0 to 1)")
-    arguments.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     return arguments
+
+
+def add_reading_arguments(arguments: argparse.ArgumentParser) -> None:
+    """What every command asks for that reads labeled words."""
+    arguments.add_argument("--data", action="append", required=True, metavar="NAME=PATH",
+                           help="a corpus, or an LMDB or folder as `textray ingest` takes them; repeat for more sets")
+    arguments.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
+    arguments.add_argument("--rule", choices=RULES, default="36",
+                           help="characters that count (default: 36; exact: all, as they stand)")
+    arguments.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -22,7 +22,6 @@ from pipelines.errors import BadInput
 from pipelines.recipe import Recipe
 from pipelines.tracking import RunHandle
 
-
 # What may change when a run is resumed: on how many workers, and how they are placed.
 WHERE = {f"training.{key}" for key in ("workers", "cpus_per_worker", "threads_per_worker", "gpu", "max_failures")}
 BEFORE_STATE = {"lock", "recipe.yaml", "run.json.partial"}  # all that a run leaves that was killed before its state was written

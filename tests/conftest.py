@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
@@ -37,3 +38,12 @@ def parity_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the parity fixtures are not at {folder}: set TEXTRAY_PARITY to the folder that holds fixture.py")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Threads that wait for each other at every small layer make a busy machine a hundred times slower."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)

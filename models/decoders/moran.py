@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from models.charset import AttentionTokens, Charset
 from models.decoders.decoded import Decoded, Reading
-from models.decoders.symbols import encode_symbols, read_symbols
+from models.decoders.symbols import encode_symbols, read_symbols, reversed_rows
 
 
 def moran_tokens(charset: Charset) -> AttentionTokens:
@@ -59,14 +59,6 @@ class _Prepared:
     classifier_weight: Tensor  # (directions, hidden, classes)
     classifier_bias: Tensor  # (directions, 1, classes)
     first_row: Tensor  # (directions, 1) int64: where in token_gates the direction's table begins
-
-
-def reversed_rows(rows: Tensor, tokens: AttentionTokens) -> Tensor:
-    """Rows (n, steps) of start, characters, end, padding, with the characters in reverse order. What follows the characters stays."""
-    length = tokens.is_character(rows[:, 1:]).cumprod(1).sum(1, keepdim=True)  # (n, 1)
-    position = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
-    inside = (position >= 1) & (position <= length)
-    return rows.gather(1, torch.where(inside, length + 1 - position, position))
 
 
 def exchange(index: Tensor, portion: Tensor, frames: int) -> Tensor:

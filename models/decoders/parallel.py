@@ -15,7 +15,6 @@ and does not end the word. Where a hypothesis of the beam goes on behind an end 
 """
 
 from dataclasses import dataclass
-from math import exp
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +22,7 @@ from torch import Tensor, nn
 
 from models.charset import AttentionTokens, Charset
 from models.decoders.decoded import Decoded, Reading
-from models.decoders.symbols import encode_symbols
+from models.decoders.symbols import encode_symbols, reversed_rows, spelled
 from models.encoders.hga_resnet import Holistic
 
 KeysValues = tuple[Tensor, Tensor]  # two (n, heads, positions, width / heads)
@@ -42,14 +41,6 @@ def sinusoid(positions: int, width: int) -> Tensor:
     table = torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
     table[0] = 0
     return table.float()
-
-
-def reversed_rows(rows: Tensor, tokens: AttentionTokens) -> Tensor:
-    """Rows (n, steps) of start, symbols, end, padding, with the symbols of each in the opposite order."""
-    behind = ((rows == tokens.end) | (rows == tokens.pad)).cumsum(1) > 0
-    last = (~behind).sum(1, keepdim=True) - 1  # (n, 1): where each row's last symbol is
-    step = torch.arange(rows.shape[1], device=rows.device)  # (steps,)
-    return rows.gather(1, torch.where((step >= 1) & (step <= last), last + 1 - step, step))
 
 
 class HeadsAttention(nn.Module):
@@ -353,11 +344,4 @@ class HolisticDecoder(nn.Module):
                        [characters for _, characters in pairs])
 
     def _spell(self, spelling: Spelling) -> Reading:
-        texts, characters, confidences = [], [], []
-        for ids, logs in zip(spelling.ids.tolist(), spelling.log_probabilities.tolist(), strict=True):
-            length = ids.index(self.tokens.end) if self.tokens.end in ids else len(ids)
-            written = [(token, exp(log)) for token, log in zip(ids[:length], logs, strict=False) if self.tokens.is_character(token)]
-            texts.append("".join(self.tokens.character(token) for token, _ in written))
-            characters.append([probability for _, probability in written])
-            confidences.append(exp(sum(logs[:length + 1])))
-        return Reading(texts, torch.tensor(confidences, dtype=torch.float32), characters)
+        return spelled(spelling.ids, spelling.log_probabilities.exp(), self.tokens)

@@ -21,18 +21,31 @@ def encode_symbols(texts: list[str], tokens: AttentionTokens, max_length: int) -
     return targets
 
 
-def read_symbols(logits: Tensor, tokens: AttentionTokens) -> Reading:
-    """The likeliest symbol of each step of (n, steps, classes), up to the first end symbol.
+def reversed_rows(rows: Tensor, tokens: AttentionTokens) -> Tensor:
+    """Rows (n, steps) of start, characters, end, padding, with the characters in reverse order. What follows the characters stays."""
+    length = tokens.is_character(rows[:, 1:]).cumprod(1).sum(1, keepdim=True)  # (n, 1)
+    step = torch.arange(rows.shape[1], device=rows.device).expand_as(rows)
+    inside = (step >= 1) & (step <= length)
+    return rows.gather(1, torch.where(inside, length + 1 - step, step))
 
-    The confidence is the product of their probabilities, the end symbol's included. Where no end symbol comes, every step counts. Symbols
-    inside the word that are no characters write nothing, but count in the confidence.
-    """
+
+def read_symbols(logits: Tensor, tokens: AttentionTokens) -> Reading:
+    """The likeliest symbol of each step of (n, steps, classes), up to the first end symbol: see `spelled`."""
     largest, best = logits.detach().float().softmax(-1).max(-1)
+    return spelled(best, largest, tokens)
+
+
+def spelled(symbols: Tensor, probabilities: Tensor, tokens: AttentionTokens) -> Reading:
+    """What symbols (n, steps) write up to the first end symbol.
+
+    The confidence is the product of their probabilities (n, steps), the end symbol's included. Where no end symbol comes, every step counts.
+    Symbols inside the word that are no characters write nothing, but count in the confidence.
+    """
     texts, characters, confidences = [], [], []
-    for probabilities, ids in zip(largest.tolist(), best.tolist(), strict=True):
+    for ids, own in zip(symbols.tolist(), probabilities.tolist(), strict=True):
         length = ids.index(tokens.end) if tokens.end in ids else len(ids)
-        written = [(token, probability) for token, probability in zip(ids[:length], probabilities, strict=False) if tokens.is_character(token)]
+        written = [(token, probability) for token, probability in zip(ids[:length], own, strict=False) if tokens.is_character(token)]
         texts.append("".join(tokens.character(token) for token, _ in written))
         characters.append([probability for _, probability in written])
-        confidences.append(prod(probabilities[: length + 1]))
+        confidences.append(prod(own[: length + 1]))
     return Reading(texts, torch.tensor(confidences, dtype=torch.float32), characters)

@@ -26,7 +26,7 @@ from pipelines.sources.crops import BadRegion, crop_region, decode_scene, encode
 from pipelines.sources.files import is_image_name, printable
 from pipelines.sources.row import Row
 from pipelines.sources.scene_formats import FORMATS, WHOLE_SETS, Annotations, locate, matches
-from pipelines.sources.scene_images import Found, find_images, level
+from pipelines.sources.scene_images import find_images, level
 
 __all__ = ["SceneSource", "matches", "open_scenes"]
 

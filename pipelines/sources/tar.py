@@ -6,7 +6,6 @@
 A set is a folder that holds *.tar or *.tar.gz, one such file, or a pattern, train-{0000..0099}.tar. Keys are NAME/TAR/SAMPLE.
 """
 
-import io
 import json
 import posixpath
 from collections.abc import Iterator

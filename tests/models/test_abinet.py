@@ -1,8 +1,6 @@
 """ABINet: the recorded outputs, the published state dicts, and what its decoder makes of its parts."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,25 +8,15 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import parity_abinet
-from parity import load_formula
-
 from models.charset import Charset
 from models.decoders.abinet import ABINetDecoder, abinet_tokens
 from models.families.abinet import CHARSET, abinet
 from models.published.abinet import ABINET
+from parity import load_formula
 
 HUB, HUBS = Charset.named("94"), {"tokens": "parseq", "normalisation": "half", "no_null_length": "full"}
 WORDS = ["hello", "42", "scenetext", "a", "ooze", "1234567890", "textray", "zz"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def images(count, *, channels=3, width=128):

@@ -13,14 +13,6 @@ from models.encoders.transformer import AttentionLayer, MapEncoder, MultiHeadAtt
 from models.families.abinet import ImageNetNormalisation
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def test_positions_are_sines_and_cosines():
     table = sinusoids(26, 512)
     for position, place in [(0, 0), (1, 0), (7, 10), (25, 510)]:

@@ -16,20 +16,10 @@ from models.encoders.tiny import Tiny
 from models.objectives import CCR, Supervised
 from models.objectives.ccr import _projection, read
 from models.recognizer import Recognizer
-from models.recognizers import build
 from models.sequence import bilstm_stage
 
 WORDS = ["ray", "book", "7up", "aa"]
 BOTH = pytest.mark.parametrize("name", ["crnn_tiny", "trba_tiny"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors are slower on many threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def images(n: int, seed: int) -> Tensor:

@@ -23,15 +23,6 @@ class Script(NamedTuple):
     charset: Charset
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small tensors are slower on many threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def scripts(real_data) -> dict[str, Script]:
     """Handwritten Bengali words, printed lines of polytonic Greek, Chinese licence plates; labels in NFC, to which ingest brings them."""

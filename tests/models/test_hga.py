@@ -1,8 +1,6 @@
 """HGA: against its recorded reference, against slow plain code, and what its two directions do."""
 
 import math
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,31 +8,22 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from learning import learn
 from models.charset import Charset
 from models.decoders.decoded import Decoded
-from models.decoders.parallel import HolisticDecoder, hga_tokens, reversed_rows
+from models.decoders.parallel import HolisticDecoder, hga_tokens
+from models.decoders.symbols import reversed_rows
 from models.encoders.hga_resnet import HGAResNet
 from models.families.four_stage import crnn_tiny, four_stage
 from models.families.hga import HGA_CHARSET, hga
 from models.published.four_stage import FOUR_STAGE
 from models.published.hga import HGA
 from models.recognizer import Recognizer
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from parity import load_formula  # noqa: E402
-from parity_hga import compare  # noqa: E402
+from parity import load_formula
+from parity_hga import compare
 
 AB = Charset("ab")  # ids: a 0, b 1, start 2, end 3, padding 4, unknown 5
 WORDS = ["hello", "42", "scene", "a", "ooze", "12345", "text", "zz"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other at every small layer make a busy machine a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def small(charset=AB, *, seed=0, directions=2, layers=1, max_length=6):
@@ -308,20 +297,12 @@ def test_every_parameter_gets_a_finite_gradient_but_the_embedding_of_padding():
         assert direction.embedding.weight.grad[:2].any(1).all()
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
-def test_overfits_eight_words(precision):
-    recognizer = small(Charset.named("36")).train()
-    pictures, targets = images(8), recognizer.decoder.encode(WORDS)
-    optimizer = torch.optim.AdamW(recognizer.parameters(), lr=3e-3)
-    for _ in range(60):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-            decoded = recognizer(pictures, recognizer.decoder.inputs(targets))
-        loss = recognizer.decoder.loss(decoded, targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-        memory = recognizer.eval().encode(pictures)
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bfloat16"])
+def test_overfits_eight_words(mixed):
+    recognizer = small(Charset.named("36"))
+    learn(recognizer, images(8), WORDS, steps=100, rate=3e-3, mixed=mixed)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+        memory = recognizer.encode(images(8))
         decoded, beams = recognizer.decoder(memory), recognizer.decoder.read_beams(memory)
     assert recognizer.decoder.read(decoded).texts == beams.texts == WORDS
     for logits, words in ((decoded.logits, WORDS), (decoded.branches["right_to_left"], [word[::-1] for word in WORDS])):

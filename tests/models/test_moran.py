@@ -1,8 +1,6 @@
 """MORAN v2: its recorded outputs, its published weights and its rectifier. The decoder is in test_moran_decoder.py."""
 
-import sys
 from math import floor
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,27 +8,16 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+import parity_moran
 from models.charset import Charset
 from models.encoders.morn import MORN
 from models.families.four_stage import four_stage
 from models.families.moran import moran
 from models.published.four_stage import FOUR_STAGE
 from models.published.moran import MORAN
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import parity_moran
 from parity import load_formula
 
 CHARSET, LETTERS = Charset.named("36"), Charset("ab")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other at every small layer make a busy machine a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -7,19 +7,11 @@ from torch import nn
 
 from models.charset import Charset
 from models.decoders import Decoded
-from models.decoders.moran import BidirectionalDecoder, exchange, exchanged, moran_tokens, reversed_rows
+from models.decoders.moran import BidirectionalDecoder, exchange, exchanged, moran_tokens
+from models.decoders.symbols import reversed_rows
 
 CHARSET, LETTERS = Charset.named("36"), Charset("ab")
 WORDS = ["hello", "42", "scenetext", "a", "ooze", "1234567890", "textray", "zz"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other at every small layer make a busy machine a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from models.charset import Charset
-from models.published import LAYOUTS, from_published, recognise
-from models.published.four_stage import FOUR_STAGE
-from models.published.layout import unwrapped
 from models.families.abinet import CHARSET as ABINET_CHARSET
 from models.families.four_stage import four_stage
 from models.families.hga import HGA_CHARSET
+from models.published import LAYOUTS, from_published, recognise
+from models.published.four_stage import FOUR_STAGE
+from models.published.layout import unwrapped
 from models.recognizers import build
 
 CHARSET = Charset.named("36")

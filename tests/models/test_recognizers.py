@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from learning import learn
 from models.charset import Charset
 from models.families.four_stage import four_stage
 from models.recognizers import RECOGNIZERS, build
@@ -45,15 +46,6 @@ def images(count, *, channels=3, height=32, width=100, seed=0):
 
 def images_for(recognizer, count, width=None):
     return images(count, height=recognizer.height, width=width or recognizer.width)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads that wait for each other at every small layer make a busy machine a hundred times slower."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -201,23 +193,14 @@ def test_images_of_another_form_are_refused(shape):
         build("crnn_tiny", CHARSET).visual(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bfloat16"])
 @pytest.mark.parametrize("name", SMALL)
-def test_overfits_eight_words(name, precision):
+def test_overfits_eight_words(name, mixed):
     torch.manual_seed(0)
     recognizer = build(name, CHARSET)
-    pictures, targets = images(8), recognizer.decoder.encode(WORDS)
-    optimizer = torch.optim.AdamW(recognizer.parameters(), lr=1e-2)
-    for _ in range(160):
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == torch.bfloat16):
-            decoded = recognizer(pictures, recognizer.decoder.inputs(targets))
-        loss = recognizer.decoder.loss(decoded, targets)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    learn(recognizer, images(8), WORDS, steps=160, rate=1e-2, mixed=mixed)
     with torch.no_grad():
-        reading = recognizer.eval().read(pictures)
-    assert reading.texts == WORDS
+        assert recognizer.read(images(8)).texts == WORDS
 
 
 def test_the_benchmarks_initialisation():

@@ -17,15 +17,6 @@ from models.objectives.seqclr import contrast
 from models.recognizers import build
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors are slower on many threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def images(n: int, seed: int = 0) -> Tensor:
     """(n, 3, 32, 100) float64 of smooth noise in [-1, 1]."""
     coarse = torch.rand(n, 3, 8, 25, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)

@@ -16,15 +16,6 @@ from models.recognizers import build
 WORDS = ["a", "ray", "book", "7up", "aa", "scenetext"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Small tensors are slower on many threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def recognizer(name: str) -> Recognizer:
     torch.manual_seed(0)
     return build(name, Charset.named("36"))

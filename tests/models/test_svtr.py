@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from learning import learn
 from models.charset import Charset
 from models.decoders.ctc import CTCDecoder
 from models.encoders.stn import SpatialTransformer
@@ -20,15 +21,6 @@ from models.recognizers import build
 CHARSET = Charset.named("36")
 WORDS = ["hello", "42", "textray", "a", "ooze", "1984", "svtr", "zz"]
 SMALL = Size(widths=(32, 48, 64), depths=(1, 2, 1), heads=(2, 2, 4), local_blocks=2, out_width=64)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small tensors are slower on many threads than on one."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -286,18 +278,10 @@ def test_a_training_step_never_waits_for_the_device_and_the_rectifier_takes_imag
 
 
 def test_it_learns_in_mixed_precision():
-    recognizer, images = small().train(), noise(8, 3, 16, 64)
-    targets = recognizer.decoder.encode(WORDS)
-    optimizer = torch.optim.Adam(recognizer.parameters(), lr=2e-3)
-    for _ in range(130):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = recognizer.decoder.loss(recognizer(images), targets)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(recognizer.parameters(), 5)
-        optimizer.step()
+    recognizer, images = small(), noise(8, 3, 16, 64)
+    learn(recognizer, images, WORDS, steps=130, rate=2e-3, mixed=True)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        assert recognizer.eval().read(images).texts == WORDS
+        assert recognizer.read(images).texts == WORDS
 
 
 def test_every_parameter_gets_a_finite_gradient_in_mixed_precision():

@@ -9,8 +9,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.corpus import (QUARANTINE, SCHEMA, Corpus, Rejected, RowGroup, ShardWriter, SourceCounts, rejected_table,
-                              shard_name, write_manifest, write_quarantine)
+from pipelines.corpus import (
+    QUARANTINE,
+    SCHEMA,
+    Corpus,
+    Rejected,
+    RowGroup,
+    ShardWriter,
+    SourceCounts,
+    rejected_table,
+    shard_name,
+    write_manifest,
+    write_quarantine,
+)
 from pipelines.errors import BadInput
 
 

@@ -11,8 +11,7 @@ import pytest
 from models.charset import Charset
 from pipelines.characters import count_outside, rows_outside
 from pipelines.cli import run
-from pipelines.corpus import (Corpus, Rejected, ShardWriter, SourceCounts, rejected_table, write_manifest,
-                              write_quarantine)
+from pipelines.corpus import Corpus, Rejected, ShardWriter, SourceCounts, rejected_table, write_manifest, write_quarantine
 from pipelines.describe import describe
 from pipelines.tally import aspects, quantiles
 

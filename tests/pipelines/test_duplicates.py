@@ -6,8 +6,8 @@ import cv2
 import lmdb
 import numpy as np
 import pytest
-from changes import CHANGES, encoded
 
+from changes import CHANGES, encoded
 from pipelines import duplicates, matches
 from pipelines.duplicates import HashFile, find
 from pipelines.errors import BadInput

@@ -10,8 +10,8 @@ import cv2
 import lmdb
 import numpy as np
 import pytest
-from foreign import make_lmdb, only, rows_of
 
+from foreign import make_lmdb, only, rows_of
 from pipelines import export_formats
 from pipelines.cli import run
 from pipelines.corpus import Corpus, ShardWriter, SourceCounts, write_manifest, write_quarantine

@@ -7,8 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipelines.images import (Shape, decode_gray, decode_image, decode_into, hash_thumbnail, image_problem, image_size, is_cut_off,
-                              perceptual_hash, perceptual_hashes)
+from pipelines.images import (
+    Shape,
+    decode_gray,
+    decode_image,
+    decode_into,
+    hash_thumbnail,
+    image_problem,
+    image_size,
+    is_cut_off,
+    perceptual_hash,
+    perceptual_hashes,
+)
 
 
 def word(text: str = "Textray", width: int = 160, height: int = 48) -> np.ndarray:

@@ -1,8 +1,8 @@
 """Label files: what every line says, or why it says nothing."""
 
 import pytest
-from foreign import make_folder, only, rows_of
 
+from foreign import make_folder, only, rows_of
 from pipelines.errors import BadInput
 from pipelines.sources import Row
 from pipelines.sources.labels import file_of_text, text_of_file

@@ -6,8 +6,8 @@ import pandas
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from foreign import make_folder, only, rows_of
 
+from foreign import make_folder, only, rows_of
 from pipelines.errors import BadInput
 from pipelines.sources import Row
 from pipelines.sources.parquet import choose_columns

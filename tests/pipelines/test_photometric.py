@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageEnhance, ImageOps
-from pictures import HEIGHT, WIDTH, as_pillow, from_pillow, word_images
 
+from pictures import HEIGHT, WIDTH, as_pillow, from_pillow, word_images
 from pipelines import photometric
 
 

@@ -1,7 +1,6 @@
 """From a model folder to a served champion."""
 
 import base64
-import importlib.metadata
 import json
 import os
 import socket
@@ -29,7 +28,7 @@ from pipelines.metrics import Score
 from pipelines.reading import as_input
 from pipelines.register import find_trained, main, register, verdict
 from pipelines.runs import RunFolder, RunState
-from pipelines.tracking import RunHandle, start_run
+from pipelines.tracking import start_run
 from pipelines.weights import load_recognizer, save_recognizer
 
 REPOSITORY = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from foreign import make_folder, only, rows_of
 
+from foreign import make_folder, only, rows_of
 from pipelines.errors import BadInput
 from pipelines.sources import Row
 from pipelines.sources.tar import TABLE, tar_tables

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from pictures import HEIGHT, WIDTH, seeded, word_images
 
+from pictures import HEIGHT, WIDTH, seeded, word_images
 from pipelines import photometric, views, warps
 from pipelines.errors import BadInput
 from pipelines.views import VIEWS, augment

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pictures import HEIGHT, WIDTH, as_pillow, from_pillow, seeded, word_images
 
+from pictures import HEIGHT, WIDTH, as_pillow, from_pillow, seeded, word_images
 from pipelines import warps
 
 PILLOW_GEOMETRY = {

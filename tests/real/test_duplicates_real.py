@@ -5,8 +5,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from changes import CHANGES
 
+from changes import CHANGES
 from pipelines.duplicates import HashFile, find
 from pipelines.hashes import Hashed, hash_rows, hash_set, hashed, label_hash, write_hashes
 from pipelines.images import decode_gray
