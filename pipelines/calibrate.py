@@ -154,8 +154,10 @@ def main(argv: list[str] | None = None) -> int:
         raise BadInput(f"expected a run or a model folder, found the registered model {options.model}, which cannot change: calibrate the "
                        "run's model and register it again")
     sets, folder = open_sets(options.data), find_model(options.model)
-    recognizer = load_recognizer(folder).to(device_named(options.device))
-    temperature, table = calibrate(recognizer, sets, rule=options.rule, batch_size=options.batch_size)
+    device = device_named(options.device)
+    recognizer = load_recognizer(folder).to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+        temperature, table = calibrate(recognizer, sets, rule=options.rule, batch_size=options.batch_size)
     save_temperature(folder, temperature)
     print(as_text(table, HEADER))
     print(f"\nmade {folder}/{DESCRIPTION}: temperature {temperature:g} (it was {recognizer.temperature:g})")

@@ -288,6 +288,8 @@ def add_reading_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--rule", choices=RULES, default="36",
                            help="characters that count (default: 36; exact: all, as they stand)")
     arguments.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    arguments.add_argument("--precision", choices=("float32", "bf16"), default="float32",
+                           help="of the arithmetic; bf16 is about twice as fast, and may read a word in a few hundred differently (default: float32)")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -302,7 +304,11 @@ def main(argv: list[str] | None = None) -> int:
     folder = find_model(options.model)
     recognizer = load_recognizer(folder).to(device)
     search_of = searches(recognizer, options)
-    results = [evaluate_set(recognizer, words, rule=options.rule, batch_size=options.batch_size, found=search_of(words)) for words in sets]
+    with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+        results = [evaluate_set(recognizer, words, rule=options.rule, batch_size=options.batch_size, found=search_of(words)) for words in sets]
+    if options.precision != "float32":
+        for result in results:
+            result.notes.append(options.precision)
     out = Path(options.out or Path("reports") / f"evaluation-{file_safe(options.model)}")
     write_results(out, options.model, options.rule, results, read_description(folder))
     print(as_text(rows(results)))

@@ -6,11 +6,13 @@ All convolutions have biases, BatchNorm's momentum is 0.01, and there is no ReLU
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.encoders.winograd import Convolution3x3
+
 
 def _convolution(channels: int, out_channels: int, kernel: int = 3, stride: tuple[int, int] = (1, 1)) -> nn.Sequential:
     """A convolution that keeps the size but for its stride, and BatchNorm."""
-    return nn.Sequential(nn.Conv2d(channels, out_channels, kernel, stride, padding=kernel // 2),
-                         nn.BatchNorm2d(out_channels, momentum=0.01))
+    convolution = nn.Conv2d(channels, out_channels, 1) if kernel == 1 else Convolution3x3(channels, out_channels, stride, bias=True)
+    return nn.Sequential(convolution, nn.BatchNorm2d(out_channels, momentum=0.01))
 
 
 class Unit(nn.Module):

@@ -3,6 +3,8 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.encoders.winograd import Convolution3x3
+
 _ITERATIONS = 5
 
 
@@ -31,7 +33,7 @@ class GatedRecurrentConvolution(nn.Module):
         self.wgf_u = nn.Conv2d(channels, out_channels, 1, bias=False)
         self.wgr_x = nn.Conv2d(out_channels, out_channels, 1, bias=False)
         self.wf_u = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
-        self.wr_x = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.wr_x = Convolution3x3(out_channels, out_channels, bias=False)
         self.BN_x_init = nn.BatchNorm2d(out_channels)
         self.GRCL = nn.Sequential(*(_Gate(out_channels) for _ in range(_ITERATIONS)))
 

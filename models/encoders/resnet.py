@@ -3,15 +3,17 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.encoders.winograd import Convolution3x3
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions around a shortcut; a 1x1 convolution on the shortcut where the channels change."""
 
     def __init__(self, channels: int, out_channels: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, out_channels, 3, padding=1, bias=False)
+        self.conv1 = Convolution3x3(channels, out_channels, bias=False)
         self.bn1 = nn.BatchNorm2d(out_channels)
-        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = Convolution3x3(out_channels, out_channels, bias=False)
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.downsample = None
         if channels != out_channels:
@@ -22,7 +24,9 @@ class Block(nn.Module):
         """(n, channels, H, W) -> (n, out_channels, H, W)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+        x = self.bn2(self.conv2(x))
+        x += shortcut
+        return F.relu(x, inplace=True)
 
 
 def _blocks(channels: int, out_channels: int, count: int) -> nn.Sequential:
@@ -47,10 +51,10 @@ class ResNet(nn.Module):
         self.conv1 = nn.Conv2d(128, 128, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(128)
         self.layer2 = _blocks(128, 256, 2)
-        self.conv2 = nn.Conv2d(256, 256, 3, padding=1, bias=False)
+        self.conv2 = Convolution3x3(256, 256, bias=False)
         self.bn2 = nn.BatchNorm2d(256)
         self.layer3 = _blocks(256, 512, 5)
-        self.conv3 = nn.Conv2d(512, 512, 3, padding=1, bias=False)
+        self.conv3 = Convolution3x3(512, 512, bias=False)
         self.bn3 = nn.BatchNorm2d(512)
         self.layer4 = _blocks(512, 512, 3)
         self.conv4_1 = nn.Conv2d(512, 512, 2, stride=(2, 1), padding=(0, 1), bias=False)

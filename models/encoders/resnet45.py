@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.encoders.winograd import Convolution3x3
+
 _BLOCKS = (3, 4, 6, 6, 3)
 
 
@@ -21,7 +23,7 @@ class Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, stride, 1, bias=False)
+        self.conv2 = Convolution3x3(width, width, stride, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = nn.Identity()
         if shortcut:

@@ -7,6 +7,8 @@ map grows by a column at each. Modules have the names of the published checkpoin
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.encoders.winograd import Convolution3x3
+
 
 class HubVGG(nn.Module):
     """(n, channels, 32, W) -> (n, 512, 1, W // 4 + 1): 33 frames for width 128, 26 for 100. 5.5 M parameters."""
@@ -19,10 +21,10 @@ class HubVGG(nn.Module):
         self.conv1 = nn.Conv2d(64, 128, 3, padding=1)
         self.conv2 = nn.Conv2d(128, 256, 3, padding=1, bias=False)
         self.batchnorm2 = nn.BatchNorm2d(256)
-        self.conv3 = nn.Conv2d(256, 256, 3, padding=1)
-        self.conv4 = nn.Conv2d(256, 512, 3, padding=1, bias=False)
+        self.conv3 = Convolution3x3(256, 256, bias=True)
+        self.conv4 = Convolution3x3(256, 512, bias=False)
         self.batchnorm4 = nn.BatchNorm2d(512)
-        self.conv5 = nn.Conv2d(512, 512, 3, padding=1)
+        self.conv5 = Convolution3x3(512, 512, bias=True)
         self.conv6 = nn.Conv2d(512, 512, 2, bias=False)
         self.batchnorm6 = nn.BatchNorm2d(512)
 
