@@ -289,7 +289,7 @@ def add_reading_arguments(arguments: argparse.ArgumentParser) -> None:
                            help="characters that count (default: 36; exact: all, as they stand)")
     arguments.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     arguments.add_argument("--precision", choices=("float32", "bf16"), default="float32",
-                           help="of the arithmetic; bf16 is about twice as fast, and may read a word in a few hundred differently (default: float32)")
+                           help="of the arithmetic; bf16 is faster where the processor has it, and reads a few words differently (default: float32)")
 
 
 def main(argv: list[str] | None = None) -> int:

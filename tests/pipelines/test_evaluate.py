@@ -12,6 +12,7 @@ from torch import nn
 from models.charset import Charset
 from models.decoders.decoded import Reading
 from models.decoding.ngram import trained_on
+from models.recognizer import Recognizer
 from models.recognizers import build
 from pipelines import evaluate
 from pipelines.corpus import Rejected, ShardWriter, SourceCounts, rejected_table, write_manifest, write_quarantine
@@ -212,6 +213,16 @@ def test_a_beam_reads_a_set_and_the_notes_say_so(model, tmp_path, options, note)
     numbers, lines = run(model, corpus, tmp_path / "out", *options)
     assert numbers["sets"][0]["notes"] == [note] and len(lines) == 4
     assert all(0 < line["confidence"] <= 1 for line in lines)
+
+
+def test_mixed_precision_reads_in_bfloat16_and_is_noted(model, tmp_path, monkeypatch):
+    read, types = Recognizer.read, []
+    monkeypatch.setattr(Recognizer, "read", lambda self, images: types.append(self(images).logits.dtype) or read(self, images))
+    corpus = make_corpus(tmp_path / "corpus", {"signs": [(image, "word") for image in NOISE]})
+    exact, _ = run(model, corpus, tmp_path / "float32")
+    mixed, _ = run(model, corpus, tmp_path / "bf16", "--precision", "bf16")
+    assert types == [torch.float32, torch.bfloat16]
+    assert exact["sets"][0]["notes"] == [] and mixed["sets"][0]["notes"] == ["bf16"]
 
 
 @pytest.mark.parametrize("lexicon, note", [
