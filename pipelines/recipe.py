@@ -103,7 +103,7 @@ class TrainingRecipe(Section):
     threads_per_worker: int | None = Field(None, gt=0, description="none: the machine's cores divided among its workers, less one that reads")
     gpu: bool | None = Field(None, description="none: a GPU per worker if the cluster has them")
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it, else float32")
-    compile: bool = False
+    compile: bool = Field(False, description="torch.compile the objective; the first step then takes a minute or more")
     max_failures: int = Field(2, ge=0, description="how many times lost workers are replaced")
 
 

@@ -7,7 +7,7 @@ import torch
 
 from models.batch import Batch, Part
 from models.charset import Charset
-from models.objectives import CCR, Supervised
+from models.objectives import CCR, SeqCLR, Supervised
 from models.recognizers import build
 from pipelines.loop import Hooks, NonFiniteLoss, Numerics, Schedule, build_optimizer, fit, one_cycle, seed_of
 
@@ -101,6 +101,25 @@ def test_two_accumulated_batches_step_once_on_their_mean_gradient():
     expected = torch.autograd.grad(sum(losses) / 2, list(twin.parameters()))
     for found, wanted in zip(gradients[0], expected, strict=True):
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [Supervised, SeqCLR, CCR])
+def test_compiled_it_learns_the_same_and_is_compiled_once(kind):
+    losses = []
+    torch._dynamo.reset()
+    for compiled in (False, True):
+        objective, optimizer, rates = learner(kind)
+        trained = torch.compile(objective, backend="aot_eager") if compiled else objective
+        counted = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        numbers, graphs = [], []
+
+        def log(step, values):
+            numbers.append(values["loss"])
+            graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"] - counted)
+        fit(objective, trained, optimizer, rates, stream(1, 4), schedule=Schedule(4, log_every=1), hooks=Hooks(log=log), seed=4)
+        losses.append(numbers)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+    assert graphs[0] > 0 and graphs == [graphs[0]] * 4  # other keys and other images need no other graph
 
 
 def test_seeds_of_steps_and_ranks_differ():
