@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.published.layout import unwrapped
 from pipelines.errors import BadInput
 
 CONTAINERS = ("state_dict", "model_state_dict", "model", "net")  # the keys under which training programs put a state dict
 BRANCHES = {"online": "online_model", "target": "target_model"}  # CCR's two networks; the first is the usual choice
+PREFIXES = {"online": "student.", "target": "teacher."}  # the same in SemiMTR's files, which hold both in one state dict
 # What torch.save writes first: a zip archive, or, before PyTorch 1.6, a pickled number.
 BEGINNINGS = (b"PK\x03\x04", b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19")
 
@@ -28,9 +30,6 @@ def read_tensors(file: Path, branch: str | None = None) -> dict[str, Tensor]:
         BadInput: no such file, one that PyTorch does not read, one that needs code to be read, or one without such a state dict.
     """
     content = _load(file)
-    if branch is not None and not (isinstance(content, Mapping) and BRANCHES[branch] in content):
-        raise BadInput(f"--branch {branch}: expected a checkpoint with {' and '.join(BRANCHES.values())}, found {_what(content)} in "
-                       f"{file}: leave --branch out")
     keys = (BRANCHES[branch or "online"], *CONTAINERS)
     found = content
     while isinstance(found, Mapping) and not _is_state(found):
@@ -41,7 +40,14 @@ def read_tensors(file: Path, branch: str | None = None) -> dict[str, Tensor]:
     if not isinstance(found, Mapping) or not _is_state(found):
         raise BadInput(f"{file}: expected a state dict, or a dictionary that holds one as {', '.join(keys)}, found {_what(found)}: "
                        "save the state dict alone, torch.save(model.state_dict(), FILE)")
-    return {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    state = {name: tensor for name, tensor in found.items() if isinstance(tensor, Tensor)}
+    names = unwrapped(state)
+    both = all(name.startswith(tuple(PREFIXES.values())) for name in names)
+    if branch is not None and not both and not (isinstance(content, Mapping) and BRANCHES[branch] in content):
+        raise BadInput(f"--branch {branch}: expected a checkpoint with {' and '.join(BRANCHES.values())}, or with tensors of "
+                       f"{' and '.join(PREFIXES.values())}, found {_what(content)} in {file}: leave --branch out")
+    prefix = PREFIXES[branch or "online"]
+    return {name.removeprefix(prefix): tensor for name, tensor in names.items() if name.startswith(prefix)} if both else state
 
 
 def sha256(file: Path) -> str:

@@ -100,7 +100,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--out", type=Path, metavar="FOLDER", help="write a model folder; without --name only that")
     arguments.add_argument("--charset", metavar="CHARACTERS",
                            help="36, 62, 94, the characters themselves in the file's order, or @FILE that holds them")
-    arguments.add_argument("--branch", choices=BRANCHES, help="which network of a file that holds two, as CCR's do (default: online)")
+    arguments.add_argument("--branch", choices=BRANCHES, help="which network of a file that holds two, as those of CCR and SemiMTR may (default: online)")
     arguments.add_argument("--option", action="append", default=[], metavar="KEY=VALUE",
                            help="an option of the recognizer that the file's shapes do not tell, such as width=128; repeat for more")
     return arguments

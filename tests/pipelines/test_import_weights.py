@@ -67,8 +67,17 @@ def test_a_branch_is_chosen_and_must_be_there(tmp_path):
     torch.save({"online_model": {"a": torch.ones(1)}, "target_model": {"a": torch.zeros(1)}}, tmp_path / "ccr.pth")
     assert [read_tensors(tmp_path / "ccr.pth", branch)["a"].item() for branch in (None, "online", "target")] == [1, 1, 0]
     torch.save(TENSORS, tmp_path / "one.pth")
-    with pytest.raises(BadInput, match="--branch target: expected a checkpoint with online_model and target_model, found the keys a"):
+    with pytest.raises(BadInput, match="--branch target: expected a checkpoint with online_model and target_model, or with tensors of "):
         read_tensors(tmp_path / "one.pth", "target")
+
+
+@pytest.mark.parametrize("wrapper", ["", "module."])
+def test_a_student_and_a_teacher_in_one_state_dict_are_told_apart(tmp_path, wrapper):
+    state = {f"{wrapper}student.vision.a": torch.ones(1), f"{wrapper}teacher.vision.a": torch.zeros(1)}
+    torch.save({"model": state, "opt": {}}, tmp_path / "semimtr.pth")
+    read = [read_tensors(tmp_path / "semimtr.pth", branch) for branch in (None, "online", "target")]
+    assert [list(tensors) for tensors in read] == [["vision.a"]] * 3
+    assert [tensors["vision.a"].item() for tensors in read] == [1, 1, 0]
 
 
 class Trap:
