@@ -136,8 +136,6 @@ def compare(original: Original) -> list[tuple[str, float, float]]:
     images = torch.rand(len(WORDS), *original.size) * 2 - 1
     rows, tokens = [], recognizer.decoder.inputs(recognizer.decoder.encode(WORDS))
     pairs = [("logits", original.read(images), recognizer(images).logits)]
-    with torch.no_grad():
-        pairs.append(("logits without gradients", pairs[0][1], recognizer(images).logits))
     if original.forced is not None:
         pairs.append(("teacher-forced logits", original.forced(images, tokens), recognizer(images, tokens).logits))
     for quantity, theirs, ours in pairs:

@@ -5,8 +5,9 @@ The output is made of tiles of 2 x 2. With d the 4 x 4 pixels of the input that 
     tile = A^T [sum over channels of (G g G^T) * (B^T d B)] A                                                     (their equation 8)
 which is one matrix product for each of the 16 elements: 4 multiply-adds a pixel and pair of channels instead of 9.
 
-Used where it is faster: to read, on a CPU, many channels. Training and GPUs use PyTorch's convolution; cuDNN has this algorithm itself.
-In float32 the result is as near to the true one as the direct sum's; in bfloat16 its error is two to three times as large.
+Used where it is faster: to read in mixed precision, on a CPU, many channels. Training and GPUs use PyTorch's convolution (cuDNN has this
+algorithm itself), and so does float32, in which results are compared with the reference implementations. There its result would be as near
+to the true one as the direct sum's; in bfloat16 its error is two to three times as large.
 """
 
 import torch
@@ -26,13 +27,13 @@ class Convolution3x3(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, H, W) -> (n, out_channels, H / stride, W / stride), rounded up."""
-        return convolve(x, self.weight, self.bias) if self._reads_on_cpu(x) else super().forward(x)
+        return convolve(x, self.weight, self.bias) if self._is_faster_for(x) else super().forward(x)
 
-    def _reads_on_cpu(self, x: Tensor) -> bool:
+    def _is_faster_for(self, x: Tensor) -> bool:
         # A graph keeps the convolution, for others to make faster; so do tensors without values, by which costs are counted.
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
-        return (not (traced or torch.is_grad_enabled()) and x.device.type == "cpu" and x.shape[2] > 1 and self.stride == (1, 1)
-                and min(self.in_channels, self.out_channels) >= FEWEST_CHANNELS)
+        return (torch.is_autocast_enabled("cpu") and not (traced or torch.is_grad_enabled()) and x.device.type == "cpu" and x.shape[2] > 1
+                and self.stride == (1, 1) and min(self.in_channels, self.out_channels) >= FEWEST_CHANNELS)
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
