@@ -63,7 +63,7 @@ def _shape_of(tensor: Tensor) -> Tensor:
 
 def _products(module: nn.Module, *inputs: Tensor) -> dict[str, int]:
     """Multiply-adds by the dotted names of modules, "Global" for all of them."""
-    with _nothing_fused(), torch.enable_grad(), FlopCounterMode(display=False) as counter:  # with gradients convolutions are what they are
+    with _nothing_fused(), FlopCounterMode(display=False) as counter:
         module(*inputs)
     products = {name: sum(operations.values()) // 2 for name, operations in counter.get_flop_counts().items()}  # it counts each as two
     return {"Global": 0, **products}

@@ -1,4 +1,4 @@
-"""How `textray evaluate` chooses strings, if not greedily: by a beam, with or without an n-gram, or from a lexicon."""
+"""How `textray evaluate` chooses strings, if not greedily: by a beam, with or without language models, or from a lexicon."""
 
 import argparse
 from collections.abc import Callable
@@ -9,15 +9,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from models.charset import Charset
+from models.decoders.abinet import ABINetDecoder
 from models.decoders.decoded import Reading
-from models.decoding.beam import beam_reading, check_beam
+from models.decoding.beam import WordModel, beam_reading, check_beam
+from models.decoding.cloze import pseudo_log_likelihoods
 from models.decoding.lexicon import Lexicon, lexicon_reading
 from models.decoding.ngram import Ngram, trained_on
 from models.recognizer import Recognizer
 from pipelines.errors import BadInput
+from pipelines.weights import find_model, load_recognizer
 
 if TYPE_CHECKING:
     from pipelines.wordsets import WordSet
@@ -40,6 +44,9 @@ def add_options(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--ngram", metavar="FILE", help="with --beam: a character n-gram guides it; a text file, of whose words one of "
                            "order 5 is made, or a .json that Ngram.save wrote")
     arguments.add_argument("--ngram-weight", type=float, default=0.3, metavar="W", help="of its log probability (default: 0.3)")
+    arguments.add_argument("--bcn", metavar="MODEL", help="with --beam: the language model of an ABINet (a run, a model folder or models:/NAME/1) "
+                           "ranks anew what the beam found")
+    arguments.add_argument("--bcn-weight", type=float, default=0.3, metavar="W", help="of its log probability (default: 0.3)")
     arguments.add_argument("--lexicon", metavar="FILE|N|full", help="choose the likeliest word of a file, a word a line; of the true word "
                            "and N - 1 others drawn from the set's labels (50, 1000); of all labels of the set")
 
@@ -52,6 +59,8 @@ def searches(recognizer: Recognizer, options: argparse.Namespace) -> Callable[["
     """
     if options.ngram and options.beam is None:
         raise BadInput("--ngram: expected --beam N with it, found none: the n-gram guides the beam")
+    if options.bcn and options.beam is None:
+        raise BadInput("--bcn: expected --beam N with it, found none: the language model ranks what the beam found")
     if options.lexicon and options.beam is not None:
         raise BadInput("expected --beam or --lexicon, found both: a lexicon's words are all scored, so that there is nothing to search")
     try:
@@ -75,11 +84,15 @@ def _beam(recognizer: Recognizer, options: argparse.Namespace) -> Callable[["Wor
     if options.ngram:
         language = load_ngram(options.ngram, recognizer.charset).to(next(recognizer.parameters()).device)
         note += f", {language.order}-gram {Path(options.ngram).name} x {options.ngram_weight:g}"
-    check_beam(recognizer.decoder, options.beam, language, options.ngram_weight)
+    words = None
+    if options.bcn:
+        words = WordModel(load_bcn(options.bcn, next(recognizer.parameters()).device), options.bcn_weight)
+        note += f", BCN of {options.bcn} x {options.bcn_weight:g}"
+    check_beam(recognizer.decoder, options.beam, language, options.ngram_weight, words)
 
     def search(images: Tensor, items: list[Item]) -> Reading:
         return beam_reading(recognizer.decoder, recognizer.encode(images), options.beam, temperature=recognizer.temperature,
-                            language=language, weight=options.ngram_weight)
+                            language=language, weight=options.ngram_weight, words=words)
 
     return lambda words: Found(search, note)
 
@@ -97,6 +110,23 @@ def load_ngram(file: str, charset: Charset) -> Ngram:
         return Ngram.load(file)
     except OSError as problem:
         raise BadInput(f"--ngram: expected a file that can be read, found {file} ({problem.strerror})") from None
+
+
+def load_bcn(model: str, device: torch.device) -> Callable[[list[str]], list[float]]:
+    """The language model of a trained ABINet: texts -> log probabilities, each of what its charset and its length can write.
+
+    Raises:
+        BadInput: no such model, or one of another kind.
+    """
+    abinet = load_recognizer(find_model(model)).to(device)
+    if not isinstance(abinet.decoder, ABINetDecoder):
+        raise BadInput(f"--bcn: expected an abinet, whose language model ranks the strings, found {abinet.name} in {model}")
+
+    def score(texts: list[str]) -> list[float]:
+        spelt = [spelled(text, abinet.charset)[:abinet.max_length] for text in texts]
+        return pseudo_log_likelihoods(abinet.decoder.language, abinet.decoder.tokens, spelt)
+
+    return score
 
 
 def read_lines(file: str, option: str) -> list[str]:

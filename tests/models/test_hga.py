@@ -13,6 +13,7 @@ from models.charset import Charset
 from models.decoders.decoded import Decoded
 from models.decoders.parallel import HolisticDecoder, hga_tokens
 from models.decoders.symbols import reversed_rows
+from models.decoding.beam import WordModel, beam_reading
 from models.encoders.hga_resnet import HGAResNet
 from models.families.four_stage import crnn_tiny, four_stage
 from models.families.hga import HGA_CHARSET, hga
@@ -379,3 +380,8 @@ def test_a_published_file_with_other_characters():
 def test_bad_input_is_answered_with_what_was_expected(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_its_beam_search_takes_no_language_model():
+    with pytest.raises(ValueError, match="the beam search of HolisticDecoder, in two directions, takes none"):
+        beam_reading(small().decoder, torch.empty(0), 3, words=WordModel(lambda texts: [0.0] * len(texts), 0.3))

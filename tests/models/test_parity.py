@@ -18,15 +18,6 @@ def test_reproduces_the_recorded_outputs_and_gradients(parity_data, model):
     assert [row for row in rows if "gradient" not in row.quantity and not row.found <= 1e-4] == []
 
 
-def test_every_record_is_reproduced(parity_data):
-    """Those of the families that have a test file are compared there; whatever else lies in the folder is compared here."""
-    files = parity.records(parity_data)
-    compared_elsewhere = {"crnn_formula.pt", "trba_formula.pt", "abinet_formula.pt", "hga_formula.pt", "moran_formula.pt"}
-    assert {file.name for file in files} >= compared_elsewhere
-    others = [file for file in files if file.name not in compared_elsewhere]
-    assert [row for file in others for row in parity.compare(file) if not row.found <= row.limit] == []
-
-
 def test_a_wrong_weight_is_noticed(parity_data, monkeypatch):
     rebuild = parity.rebuild
 

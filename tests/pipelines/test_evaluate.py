@@ -215,6 +215,26 @@ def test_a_beam_reads_a_set_and_the_notes_say_so(model, tmp_path, options, note)
     assert all(0 < line["confidence"] <= 1 for line in lines)
 
 
+@pytest.fixture
+def short_words(tmp_path) -> Path:
+    """An ABINet whose language model knows one thing: a word has ended."""
+    abinet = build("abinet", Charset.named("36"), hidden=64)
+    torch.nn.init.zeros_(abinet.decoder.language.classifier.weight)
+    abinet.decoder.language.classifier.bias.data = torch.nn.functional.one_hot(torch.tensor(abinet.decoder.tokens.end), 37) * 20.0
+    return save_recognizer(tmp_path / "short", abinet)
+
+
+def test_the_language_model_of_an_abinet_ranks_what_a_beam_found(model, short_words, tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", {"signs": [(image, "word") for image in NOISE]})
+    _, plain = run(model, corpus, tmp_path / "plain", "--beam", "4")
+    numbers, ranked = run(model, corpus, tmp_path / "ranked", "--beam", "4", "--bcn", str(short_words), "--bcn-weight", "100")
+    assert numbers["sets"][0]["notes"] == [f"beam of 4, BCN of {short_words} x 100"]
+    _, without = run(model, corpus, tmp_path / "without", "--beam", "4", "--bcn", str(short_words), "--bcn-weight", "0")
+    assert [line["prediction"] for line in without] == [line["prediction"] for line in plain]
+    lengths = [[len(line["prediction"]) for line in lines] for lines in (plain, ranked)]
+    assert all(long >= short for long, short in zip(*lengths, strict=True)) and lengths[0] != lengths[1]
+
+
 def test_mixed_precision_reads_in_bfloat16_and_is_noted(model, tmp_path, monkeypatch):
     read, types = Recognizer.read, []
     monkeypatch.setattr(Recognizer, "read", lambda self, images: types.append(self(images).logits.dtype) or read(self, images))
@@ -252,6 +272,9 @@ def test_the_words_beside_the_true_one_are_drawn_by_its_key():
 
 @pytest.mark.parametrize("arguments, sentence", [
     (["--ngram", "words.txt"], "--ngram: expected --beam N with it"),
+    (["--bcn", "MODEL"], "--bcn: expected --beam N with it"),
+    (["--beam", "5", "--bcn", "MODEL"], "--bcn: expected an abinet, whose language model ranks the strings, found crnn_tiny"),
+    (["--beam", "5", "--bcn", "nowhere"], "nowhere"),
     (["--beam", "5", "--lexicon", "50"], "expected --beam or --lexicon, found both"),
     (["--beam", "0"], "a beam of at least 1, found 0"), (["--lexicon", "1"], "at least 1 other, found 1"),
     (["--lexicon", "nowhere.txt"], "--lexicon: expected a file that can be read, found nowhere.txt"),
@@ -263,7 +286,7 @@ def test_a_search_that_cannot_be_made_is_explained(model, tmp_path, arguments, s
     (tmp_path / "bytes.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "greek.txt").write_text("αβγ\n", encoding="utf-8")
     trained_on(["abc"], Charset("abc")).save(tmp_path / "other.json")
-    files = {"BYTES": "bytes.txt", "GREEK": "greek.txt", "OTHER": "other.json"}
+    files = {"BYTES": "bytes.txt", "GREEK": "greek.txt", "OTHER": "other.json", "MODEL": "model"}
     arguments = [str(tmp_path / files[argument]) if argument in files else argument for argument in arguments]
     corpus = make_corpus(tmp_path / "corpus", {"signs": [(picture(10), "a")]})
     with pytest.raises(BadInput, match=sentence):

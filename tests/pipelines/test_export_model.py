@@ -1,7 +1,6 @@
 """Exported recognizers read what the recognizers read."""
 
 import gc
-import importlib
 import inspect
 import json
 import string
@@ -27,12 +26,6 @@ CHARSET = Charset.named("36")
 CPU = torch.device("cpu")
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-@pytest.fixture(scope="module")
-def onnx():
-    """ONNX's runtime."""
-    return importlib.import_module("onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +83,7 @@ def test_batches_are_of_1_3_and_8(pictures):
     assert [len(batch) for batch in batches(pictures)] == [1, 3, 8, 1, 3, 8, 1]
 
 
-def test_real_words_of_1_to_25_letters_are_read_alike(onnx, taught, pictures, real_data, tmp_path, capsys):
+def test_real_words_of_1_to_25_letters_are_read_alike(taught, pictures, real_data, tmp_path, capsys):
     folder = save_recognizer(tmp_path / "model", taught, {"run": "taught"})
     target = tmp_path / "taught.onnx"
     command = ["export-model", str(folder), "--out", str(target), "--check", str(real_data / "words" / "test" / "IIIT5K")]
@@ -121,7 +114,7 @@ SMALL = {"max_length": 1, "width": 8, "target_width": 16, "size": "tiny", "visio
 
 # The tests above and below export the small ones. What four_stage builds is one of the others.
 @pytest.mark.parametrize("name", [name for name in RECOGNIZERS if name not in ("crnn_tiny", "trba_tiny", "four_stage")])
-def test_every_recognizer_is_read_alike(onnx, without_collection, name, real_data, tmp_path):
+def test_every_recognizer_is_read_alike(without_collection, name, real_data, tmp_path):
     """Export compares the strings on real words, in batches of 1, 3 and 8, and refuses to leave a file that reads otherwise."""
     torch.manual_seed(0)
     known = inspect.signature(RECOGNIZERS[name]).parameters
@@ -131,7 +124,7 @@ def test_every_recognizer_is_read_alike(onnx, without_collection, name, real_dat
     assert (compared.images, compared.ties) == (12, 0) and (tmp_path / "model.onnx").is_file()
 
 
-def test_images_that_keep_their_aspect_ratio_are_read_alike_at_every_width(onnx, real_data, tmp_path):
+def test_images_that_keep_their_aspect_ratio_are_read_alike_at_every_width(real_data, tmp_path):
     torch.manual_seed(0)
     recognizer = build("crnn_tiny", CHARSET, width=256, aspect="keep").eval()
     words = pictures_of([str(real_data / "words" / "test" / "SVT")], shape_of(recognizer))[:24]
@@ -217,9 +210,7 @@ class FixedBatch(nn.Module):
 
 
 @pytest.mark.parametrize("ending", FORMATS)
-def test_a_graph_that_fits_one_batch_only_is_refused_and_leaves_no_file(ending, tmp_path, request):
-    if ending == ".onnx":
-        request.getfixturevalue("onnx")
+def test_a_graph_that_fits_one_batch_only_is_refused_and_leaves_no_file(ending, tmp_path):
     recognizer = build("crnn_tiny", CHARSET).eval()
     recognizer.sequence = FixedBatch()
     with pytest.raises(BadInput, match=f"crnn_tiny cannot be written as {FORMATS[ending].name} .* was not written: choose another ending"):
@@ -249,7 +240,7 @@ def test_rounding_may_turn_ties_and_nothing_else():
         export_model.compare(recognizer, file(tie, likely), "symbols", pictures)
 
 
-def test_a_file_of_somebody_elses_is_refused(onnx, tmp_path):
+def test_a_file_of_somebody_elses_is_refused(tmp_path):
     import onnx as format
     graph = format.parser.parse_graph("nothing (float[1] images) => (float[1] logits) { logits = Identity(images) }")
     format.save(format.helper.make_model(graph, opset_imports=[format.helper.make_opsetid("", 18)], ir_version=8), tmp_path / "other.onnx")
