@@ -2,14 +2,22 @@
 
     python benchmarks/parity.py --parity FOLDER
 
-FOLDER holds `fixture.py` (the formula that the recorded weights follow) and `*_formula.pt` (inputs, outputs, gradient
-norms). Every recorded recognizer is compared; the table ends with the largest share of a limit.
+FOLDER holds `fixture.py` (the formula that the recorded weights follow) and records of inputs, outputs, losses and gradient norms:
+`*_formula64.pt` of a reference that ran in float64, `*_formula.pt` of one that ran in float32, which is left out where both are there.
+
+Every recognizer runs in float64 and in float32. Against a float64 record the first must be equal to 1e-9: both compute the same function.
+For the second, and for float32 records, the limit is what float32 can give: rounding.py derives it from float64 runs of our recognizer with
+weights that are changed as rounding would change them. What is a whole number must be equal, unless such a change turns it.
+The table ends with the largest share of a limit.
 """
 
 import argparse
+import copy
+import importlib
 import importlib.util
+import math
+import re
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -17,13 +25,18 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from models.published.four_stage import FOUR_STAGE
 from models.recognizer import Recognizer
-from models.recognizers import build
+from rounding import CERTAINTY, Rounding, perturbed
 
-# Whose records begin with a name are compared by its own file; all others are of the four-stage family.
-_OTHERS = {"moran": "parity_moran", "hga": "parity_hga", "abinet": "parity_abinet", "vitstr": "parity_vit", "parseq": "parity_vit"}
-_TOLERANCE = 1e-3  # on logits, and relative on the loss and on gradient norms
+# Whose records begin with a name are compared by its own file; all others are of the four-stage family. Such a file has
+#   rebuild(recorded, formula) -> the recognizer with the recorded weights, in eval mode, and
+#   pairs(recognizer, recorded) -> {quantity: (ours, recorded)} for all that the record holds; what it cannot tell is None instead of a pair.
+_FAMILIES = {"moran": "parity_moran", "hga": "parity_hga", "abinet": "parity_abinet", "vitstr": "parity_vit", "parseq": "parity_vit"}
+FLOAT64_LIMIT = 1e-9  # absolute where the recorded values are at most 1, otherwise relative to the largest
+# What Student's t of so many degrees of freedom exceeds once in a thousand.
+STUDENT = {1: 636.6, 2: 31.6, 3: 12.9, 4: 8.6}
+
+Pairs = dict[str, tuple[Tensor, Tensor] | None]
 
 
 @dataclass
@@ -32,6 +45,7 @@ class Difference:
 
     model: str
     quantity: str
+    precision: str  # of our run
     found: float
     limit: float
 
@@ -49,67 +63,77 @@ def load_formula(folder: Path) -> ModuleType:
     return module
 
 
-def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
-    """The recognizer that a record describes, with the recorded weights, read through the published layout."""
-    images = recorded["input"]
-    state = {name: formula.formula_param(name, shape) for name, shape in recorded["param_shapes"].items()}
-    description = FOUR_STAGE.describe(state, None)
-    recognizer = build(description.name, description.charset, **description.overrides | {"height": images.shape[2], "width": images.shape[3]})
-    first_points = "Transformation.LocalizationNetwork.localization_fc2.bias"  # the formula leaves it as initialised
-    if first_points in state:
-        state[first_points] = FOUR_STAGE.save(recognizer)[first_points]
-    recognizer.load_state_dict(FOUR_STAGE.load(recognizer, state | recorded["buffers"]))
-    return recognizer
+def _is_relative(quantity: str) -> bool:
+    return bool({"loss", "ce", "gradient", "grad"} & set(re.findall("[a-z]+", quantity)))
 
 
-def _outputs(recognizer: Recognizer, recorded: dict) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """(quantity, ours, recorded) for every output of the record, in eval mode."""
-    images, expected = recorded["input"], recorded["output"]
-    tokens = recognizer.decoder.inputs(recognizer.decoder.encode(recorded["labels"]))
-    if "tps_image" in expected:
-        yield "control points", recognizer.rectifier.points(images), expected["tps_control_points"]
-        yield "rectified image", recognizer.rectifier(images), expected["tps_image"]
-    if "feature_slice" in expected:
-        straight = images if recognizer.rectifier is None else recognizer.rectifier(images)
-        yield "features", recognizer.encoder(straight)[:, ::16], expected["feature_slice"]
-    if recognizer.decoder.kind == "ctc":
-        yield "logits", recognizer(images).logits, expected["logits"]
-        return
-    yield "teacher-forced logits", recognizer(images, tokens).logits, expected["logits_teacher_forced"]
-    greedy = recognizer(images).logits  # fewer steps than recorded where every sequence has ended
-    yield "greedy logits", greedy, expected["logits_greedy"][:, :greedy.shape[1]]
-    yield "greedy ids", greedy.argmax(2).float(), expected["greedy_ids"][:, :greedy.shape[1]].float()
+def difference(quantity: str, ours: Tensor, theirs: Tensor) -> float:
+    """The largest of a quantity; relative for losses, and for gradient norms, of which those that are all rounding count little."""
+    if ours.shape != theirs.shape:
+        return float("inf")
+    gap, theirs = (ours.double() - theirs.double()).abs(), theirs.double().abs()
+    if _is_relative(quantity):
+        gap = gap / theirs.clamp(min=1e-4 * theirs.max())
+    return gap.max().item() if gap.numel() else 0.0
 
 
-def compare(file: Path) -> list[Difference]:
-    """Every quantity that one record holds. Largest absolute differences; relative for the loss and gradient norms."""
-    other = next((module for name, module in _OTHERS.items() if file.name.startswith(name)), None)
-    if other is not None:
-        return importlib.import_module(other).compare(file, load_formula(file.parent))
+def in_precision(recorded: dict, precision: torch.dtype) -> dict:
+    """The record with its input in another precision."""
+    return recorded | {"input": recorded["input"].to(precision)}
+
+
+def _limits(family: ModuleType, exact: Recognizer, recorded: dict, truth: Pairs, draws: int) -> dict[str, float]:
+    """How far each quantity may be from the true one in float32.
+
+    Of many numbers that move smoothly the largest change is never small by chance. Of a single number it may be, and of gradients, which jump
+    where another pixel becomes the largest: they are taken for draws from a normal distribution, CERTAINTY times as wide as that of the error.
+    """
+    generator = torch.Generator().manual_seed(0)
+    limits = {}
+    for _ in range(draws):
+        with Rounding():
+            changed = family.pairs(perturbed(exact, generator), recorded)
+        for quantity, (ours, _) in truth.items():
+            few = ours.numel() == 1 or "gradient" in quantity
+            found = difference(quantity, changed[quantity][0], ours) * (STUDENT[draws] / CERTAINTY if few else 1)
+            limits[quantity] = max(found, limits.get(quantity, 0.0))
+    return limits
+
+
+def compare(file: Path, formula: ModuleType, draws: int = 2) -> list[Difference]:
+    """Every quantity that one record holds, in both precisions. What a family cannot tell is a row that fails.
+
+    draws: from how many changed copies of the recognizer limits are derived.
+    """
     recorded = torch.load(file, map_location="cpu", weights_only=True)
-    model = file.name.removesuffix("_formula.pt")
-    recognizer = rebuild(recorded, load_formula(file.parent)).eval()
-    with torch.no_grad():
-        rows = [Difference(model, quantity, (ours - theirs).abs().max().item(), _TOLERANCE)
-                for quantity, ours, theirs in _outputs(recognizer, recorded)]
-    if "train_loss" not in recorded["output"]:
-        return rows
-    recognizer.train()
-    targets = recognizer.decoder.encode(recorded["labels"])
-    loss = recognizer.decoder.loss(recognizer(recorded["input"], recognizer.decoder.inputs(targets)), targets)
-    loss.backward()
-    expected = recorded["output"]["train_loss"].item()
-    rows.append(Difference(model, "training loss, relative", abs(loss.item() - expected) / expected, _TOLERANCE))
-    norms = recorded["output"]["train_grad_norm"]
-    worst = max(abs(parameter.grad.norm().item() / norms[FOUR_STAGE.published_name(recognizer, name)] - 1)
-                for name, parameter in recognizer.named_parameters())
-    rows.append(Difference(model, f"gradient norms, relative, worst of {len(norms)}", worst, _TOLERANCE))
-    return rows
+    model, is_exact = file.name.split("_formula")[0], file.stem.endswith("64")
+    family = importlib.import_module(next((module for name, module in _FAMILIES.items() if file.name.startswith(name)), "parity_four_stage"))
+    single = family.rebuild(recorded, formula)
+    exact = copy.deepcopy(single).double()
+    in_float64 = in_precision(recorded, torch.float64)
+    found, truth = family.pairs(single, in_precision(recorded, torch.float32)), family.pairs(copy.deepcopy(exact), in_float64)
+    unknown = [Difference(model, quantity, "", math.nan, 0.0) for quantity, pair in truth.items() if pair is None]
+    truth = {quantity: pair for quantity, pair in truth.items() if pair is not None}
+    limits = _limits(family, exact, in_float64, truth, draws)
+    rows = []
+    for quantity, (ours, theirs) in truth.items():
+        limit = limits[quantity]
+        if is_exact:
+            scale = 1.0 if _is_relative(quantity) else max(1.0, theirs.abs().max().item())
+            rows.append(Difference(model, quantity, "float64", difference(quantity, ours, theirs),
+                                   FLOAT64_LIMIT * scale if theirs.is_floating_point() else 0.0))
+            rows.append(Difference(model, quantity, "float32", difference(quantity, found[quantity][0], theirs), limit))
+        else:
+            rows.append(Difference(model, quantity, "float64", difference(quantity, ours, theirs), limit))
+            rows.append(Difference(model, quantity, "float32", difference(quantity, found[quantity][0], ours), limit))
+    return rows + unknown
 
 
 def records(folder: Path) -> list[Path]:
-    """The files of the folder that record a recognizer."""
-    return sorted(file for file in folder.glob("*_formula.pt") if "param_shapes" in torch.load(file, map_location="cpu", weights_only=True))
+    """The files of the folder that record a recognizer; of a reference in both precisions the one in float64."""
+    files = sorted({*folder.glob("*_formula.pt"), *folder.glob("*_formula64.pt")})
+    return [file for file in files if not file.with_name(f"{file.stem}64.pt").is_file()
+            and "param_shapes" in torch.load(file, map_location="cpu", weights_only=True)]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -119,18 +143,19 @@ def main(argv: list[str] | None = None) -> int:
     folder = parser.parse_args(argv).parity
     files = records(folder) if (folder / "fixture.py").is_file() else []
     if not files:
-        print(f"parity: expected fixture.py and *_formula.pt of recognizers in {folder}, found none: "
+        print(f"parity: expected fixture.py and *_formula64.pt or *_formula.pt of recognizers in {folder}, found none: "
               "name the folder that holds them", file=sys.stderr)
         return 2
-    torch.set_num_threads(1)  # so that the table does not depend on how a machine's cores divide a sum
-    rows = [row for file in files for row in compare(file)]
-    print("| model | quantity | largest difference | limit | share of the limit |")
-    print("|---|---|---|---|---|")
+    torch.set_num_threads(1)
+    formula = load_formula(folder)
+    rows = [row for file in files for row in compare(file, formula)]
+    print("| model | quantity | ours in | largest difference | limit | share of the limit |")
+    print("|---|---|---|---|---|---|")
     for row in rows:
-        print(f"| {row.model} | {row.quantity} | {row.found:.1e} | {row.limit:.0e} | {share(row):.1%} |")
+        print(f"| {row.model} | {row.quantity} | {row.precision} | {row.found:.1e} | {row.limit:.1e} | {share(row):.1%} |")
     worst = max(rows, key=share)
-    print(f"\nworst: {worst.model}, {worst.quantity}: {share(worst):.1%} of its limit")
-    return int(worst.found > worst.limit)
+    print(f"\nworst: {worst.model}, {worst.quantity}, {worst.precision}: {share(worst):.1%} of its limit")
+    return int(not all(row.found <= row.limit for row in rows))
 
 
 if __name__ == "__main__":

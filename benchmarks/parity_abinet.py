@@ -5,7 +5,6 @@ an end symbol from the lengths that it recorded. The recorded input is what the 
 """
 
 import re
-from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -17,10 +16,7 @@ from models.decoders.decoded import Decoded
 from models.families.abinet import abinet
 from models.published.abinet import ABINET
 from models.recognizer import Recognizer
-from parity import Difference
 
-_LOGITS, _LOSSES = 1e-4, 1e-4  # absolute; losses are relative
-_GRADIENTS = 1e-3  # relative
 _BRANCHES = {"align": "fusion", "lang": "language"}  # a record's names, ours
 
 
@@ -46,7 +42,7 @@ def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
     if config.get("num_classes", classes) != classes:
         raise ValueError(f"expected {config['num_classes']} classes, as the config says, found {classes} in the tensors: mend the record")
     recognizer.load_state_dict(ABINET.load(recognizer, state))
-    return recognizer
+    return recognizer.eval()
 
 
 def _named(recognizer: Recognizer, decoded: Decoded) -> dict[str, Tensor]:
@@ -74,7 +70,7 @@ def _outputs(recognizer: Recognizer, recorded: dict) -> dict[str, Tensor]:
     slices = features.shape[1] // 16
     return _named(recognizer, decoded) | {
         "vision_attn": decoded.attention.unflatten(2, features.shape[2:]),
-        "lm_logits_from_onehot": decoder.language(F.one_hot(ids, decoder.tokens.classes).float(), lengths)[1],
+        "lm_logits_from_onehot": decoder.language(F.one_hot(ids, decoder.tokens.classes).to(images.dtype), lengths)[1],
         "resnet_feature_slice": features[:, ::slices],
         "backbone_feature_slice": memory.transpose(1, 2).unflatten(2, features.shape[2:])[:, ::slices],
         "loss_vision": losses["vision"], "loss_language": losses["language"], "loss_alignment": losses["fusion"]}
@@ -95,24 +91,18 @@ def _changed_outputs(recognizer: Recognizer, recorded: dict) -> dict[str, Tensor
     return _named(recognizer, decoded) | {"align_lengths": lengths}
 
 
-def _difference(model: str, quantity: str, ours: Tensor, theirs: Tensor, steps: int) -> Difference:
-    if "lengths" in quantity:  # some are recorded before they are clamped
-        theirs = theirs.clamp(2, steps)
-    found = (ours.float() - theirs.float()).abs().max().item() if ours.shape == theirs.shape else float("inf")
-    if "loss" in quantity:
-        return Difference(model, f"{quantity}, relative", found / theirs.item(), _LOSSES)
-    return Difference(model, quantity, found, _LOGITS)
+def _pairs(prefix: str, ours: dict[str, Tensor], theirs: dict, steps: int) -> dict[str, tuple[Tensor, Tensor] | None]:
+    """Everything that was recorded, ours and theirs; None for a quantity that is not known here."""
+    found = {}
+    for quantity, value in theirs.items():
+        value = torch.stack(value) if isinstance(value, list) else value
+        if "lengths" in quantity:  # some are recorded before they are clamped
+            value = value.clamp(2, steps)
+        found[prefix + quantity] = (ours[quantity], value) if quantity in ours else None
+    return found
 
 
-def _differences(model: str, prefix: str, ours: dict[str, Tensor], theirs: dict, steps: int) -> list[Difference]:
-    """Of everything that was recorded. ValueError for a quantity that is not known here."""
-    if unknown := theirs.keys() - ours.keys():
-        raise ValueError(f"expected quantities of ABINet in {model}, found {', '.join(sorted(unknown))}: compare them in parity_abinet.py")
-    return [_difference(model, prefix + quantity, ours[quantity], torch.stack(value) if isinstance(value, list) else value, steps)
-            for quantity, value in theirs.items()]
-
-
-def _gradients(model: str, recognizer: Recognizer, recorded: dict) -> list[Difference]:
+def _training(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor, Tensor]]:
     """The training loss and its gradients' norms, without dropout."""
     recognizer.train()
     for module in recognizer.modules():
@@ -121,24 +111,21 @@ def _gradients(model: str, recognizer: Recognizer, recorded: dict) -> list[Diffe
     decoder, expected = recognizer.decoder, recorded["output"]
     loss = decoder.loss(recognizer(recorded["input"]), decoder.encode(recorded["labels"]))
     loss.backward()
-    norms = {name: float(norm) for name, norm in expected["train_grad_norm"].items()}
-    floor = 1e-4 * max(norms.values())  # a bias under a BatchNorm has no gradient but noise
-    found = {ABINET.published_name(recognizer, name): parameter.grad.norm().item() for name, parameter in recognizer.named_parameters()}
-    worst = max(abs(found[name] - norms[name]) / max(norms[name], floor) for name in found)
-    return [Difference(model, "training loss, relative", abs(loss.item() / float(expected["train_loss"]) - 1), _LOSSES),
-            Difference(model, f"gradient norms, relative, worst of {len(norms)}", worst, _GRADIENTS)]
+    norms = expected["train_grad_norm"]
+    norms = [(parameter.grad.norm(), torch.as_tensor(norms[ABINET.published_name(recognizer, name)], dtype=torch.float64))
+             for name, parameter in recognizer.named_parameters()]
+    ours, theirs = zip(*norms, strict=True)
+    return {"training loss": (loss.detach(), torch.as_tensor(expected["train_loss"])),
+            f"gradient norms of {len(norms)} parameters": (torch.stack(ours), torch.stack(theirs))}
 
 
-def compare(file: Path, formula: ModuleType) -> list[Difference]:
-    """Every quantity that one record holds: largest absolute differences; relative for losses and gradient norms."""
-    recorded = torch.load(file, map_location="cpu", weights_only=True)
-    model = file.name.removesuffix("_formula.pt")
-    recognizer = rebuild(recorded, formula).eval()
+def pairs(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor, Tensor] | None]:
+    """Every quantity that the record holds, ours and recorded."""
     steps = recognizer.max_length + 1
     plain = {quantity: value for quantity, value in recorded["output"].items() if not quantity.startswith("train_")}
     with torch.no_grad():
-        rows = _differences(model, "", _outputs(recognizer, recorded), plain, steps)
+        found = _pairs("", _outputs(recognizer, recorded), plain, steps)
         if "case2" in recorded:
             second = {quantity: value for quantity, value in recorded["case2"].items() if quantity not in ("bias_added_to", "value")}
-            rows += _differences(model, "case 2: ", _changed_outputs(recognizer, recorded), second, steps)
-    return rows + (_gradients(model, recognizer, recorded) if "train_grad_norm" in recorded["output"] else [])
+            found |= _pairs("case 2: ", _changed_outputs(recognizer, recorded), second, steps)
+    return found | (_training(recognizer, recorded) if "train_grad_norm" in recorded["output"] else {})

@@ -1,7 +1,5 @@
 """MORAN v2 against records of the authors' implementation: see `parity.py`, which prints the table."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -13,10 +11,6 @@ from models.decoders.symbols import reversed_rows
 from models.families.moran import moran
 from models.published.moran import MORAN
 from models.recognizer import Recognizer
-from parity import Difference
-
-_LIMIT = 1e-4  # on images, features, logits and losses
-_GRADIENT_LIMIT = 1e-3  # relative, on the norm of each parameter's gradient
 
 
 def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
@@ -40,62 +34,54 @@ def _written(rows: Tensor, lengths: Tensor) -> Tensor:
     return torch.cat([row[:length] for row, length in zip(rows, lengths.tolist(), strict=True)])
 
 
-def _outputs(recognizer: Recognizer, recorded: dict) -> Iterator[tuple[str, Tensor]]:
-    """(the record's name, our tensor) for every output of a forward pass, in eval mode."""
+@torch.no_grad()
+def _outputs(recognizer: Recognizer, recorded: dict) -> dict[str, Tensor]:
+    """What a forward pass gives in eval mode, under the record's names."""
     images, decoder = recorded["input"], recognizer.decoder
     lengths = recorded["output"]["tf_lengths"]
     targets = decoder.encode(recorded["labels"])
-    features = recognizer.encoder(recognizer.rectifier(images))
-    yield "rectified_test", recognizer.rectifier(images)
-    yield "rectified_train_path", recognizer.rectifier.rectified(images, passes=1)
-    yield "feature_slice", features[:, :: features.shape[1] // recorded["output"]["feature_slice"].shape[1]]
-    memory = recognizer.encode(images)
+    straightened = recognizer.rectifier(images)
+    features, memory = recognizer.encoder(straightened), recognizer.encode(images)
     greedy, forced = decoder(memory), decoder(memory, decoder.inputs(targets))
-    yield "tf_lengths", (targets[:, 1:] != decoder.tokens.pad).sum(1)
-    yield "tf_loss", decoder.loss(forced, targets)
+    found = {"rectified_test": straightened, "rectified_train_path": recognizer.rectifier.rectified(images, passes=1),
+             "feature_slice": features[:, :: features.shape[1] // recorded["output"]["feature_slice"].shape[1]],
+             "tf_lengths": (targets[:, 1:] != decoder.tokens.pad).sum(1), "tf_loss": decoder.loss(forced, targets)}
     sides = [("l2r", targets, greedy.logits, forced.logits)]
     if decoder.right_to_left is not None:
         sides.append(("r2l", reversed_rows(targets, decoder.tokens), greedy.branches["right_to_left"], forced.branches["right_to_left"]))
     for side, rows, greedy_logits, forced_logits in sides:
-        yield f"greedy_{side}", greedy_logits
-        yield f"tf_{side}", _written(forced_logits, lengths)
-        yield f"tf_targets_{side}", _written(rows[:, 1:], lengths)
+        found |= {f"greedy_{side}": greedy_logits, f"tf_{side}": _written(forced_logits, lengths),
+                  f"tf_targets_{side}": _written(rows[:, 1:], lengths)}
+    return found
 
 
-def _pickup(example: dict) -> float:
-    """The largest difference on the recorded example of fractional pickup."""
-    vector = exchange(torch.tensor(example["idx"]), torch.tensor(example["beta"]), example["alpha"].shape[-1])
-    return (exchanged(example["alpha"], vector) - example["alpha_fp"]).abs().max().item()
+def _pickup(example: dict, precision: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The recorded example of fractional pickup."""
+    alpha = example["alpha"].to(precision)
+    vector = exchange(torch.tensor(example["idx"]), torch.tensor(example["beta"], dtype=precision), alpha.shape[-1])
+    return exchanged(alpha, vector), example["alpha_fp"]
 
 
-def _training(model: str, recognizer: Recognizer, recorded: dict) -> Iterator[Difference]:
-    """The loss and every gradient norm in training mode, where recorded, without chance: always rectified, no fractional pickup."""
+def _training(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor, Tensor]]:
+    """The loss and every gradient norm in training mode, without chance: always rectified, no fractional pickup."""
     expected = recorded["output"]
     recognizer.train()
     recognizer.rectifier.rectified_share, recognizer.decoder.fractional_pickup = 1.0, False
     targets = recognizer.decoder.encode(recorded["labels"])
     loss = recognizer.decoder.loss(recognizer(recorded["input"], recognizer.decoder.inputs(targets)), targets)
     loss.backward()
-    yield Difference(model, "train_loss", (loss.detach() - expected["train_loss"]).abs().item(), _LIMIT)
-    norms = {MORAN.published_name(recognizer, name): parameter.grad.norm().item() for name, parameter in recognizer.named_parameters()}
-    worst = max(abs(norm / expected["train_grad_norm"][name] - 1) for name, norm in norms.items())
-    yield Difference(model, f"train_grad_norm, relative, worst of {len(norms)}", worst, _GRADIENT_LIMIT)
+    norms = expected["train_grad_norm"]
+    norms = [(parameter.grad.norm(), torch.as_tensor(norms[MORAN.published_name(recognizer, name)], dtype=torch.float64))
+             for name, parameter in recognizer.named_parameters()]
+    ours, theirs = zip(*norms, strict=True)
+    return {"train_loss": (loss.detach(), expected["train_loss"]),
+            f"gradient norms of {len(norms)} parameters": (torch.stack(ours), torch.stack(theirs))}
 
 
-def compare(file: Path, formula: ModuleType) -> list[Difference]:
-    """Every quantity that one record holds. Largest absolute differences; relative for gradient norms.
-
-    ValueError for a record with an output that is not compared here.
-    """
-    recorded = torch.load(file, map_location="cpu", weights_only=True)
-    model, expected = file.name.removesuffix("_formula.pt"), recorded["output"]
-    recognizer = rebuild(recorded, formula)
-    with torch.no_grad():
-        ours = dict(_outputs(recognizer, recorded))
-    training = expected.keys() & {"train_loss", "train_grad_norm"}
-    if unknown := expected.keys() - ours.keys() - training:
-        raise ValueError(f"expected the outputs {', '.join(ours)} in {file}, found {', '.join(sorted(unknown))}: compare them here, too")
-    rows = [Difference(model, name, (ours[name] - theirs).abs().max().item(), _LIMIT) for name, theirs in expected.items() if name in ours]
+def pairs(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor, Tensor] | None]:
+    """Every quantity that the record holds, ours and recorded; None for one that is not known here."""
+    expected, ours = recorded["output"], _outputs(recognizer, recorded)
+    found = {name: (ours[name], theirs) if name in ours else None for name, theirs in expected.items() if not name.startswith("train_")}
     if "frac" in recorded:
-        rows.append(Difference(model, "fractional pickup", _pickup(recorded["frac"]), _LIMIT))
-    return rows + (list(_training(model, recognizer, recorded)) if training else [])
+        found["fractional pickup"] = _pickup(recorded["frac"], recorded["input"].dtype)
+    return found | (_training(recognizer, recorded) if "train_loss" in expected else {})

@@ -8,7 +8,6 @@ perms_0_ce). What cannot be told so is a row that fails.
 import math
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from types import ModuleType
 
 import torch
@@ -22,10 +21,6 @@ from models.encoders.vit import ViT
 from models.published.layout import State, unwrapped
 from models.published.parseq_hub import PARSEQ, VITSTR
 from models.recognizer import Recognizer
-from parity import Difference
-
-_TOLERANCE = 1e-4
-_GRADIENTS = 1e-3  # relative, of norms
 
 
 def _build(recorded: dict, state: State) -> Recognizer:
@@ -138,31 +133,31 @@ def _vitstr(recognizer: Recognizer, recorded: dict, name: str, theirs: Tensor) -
     return (decoder.loss(decoded, targets), theirs) if {"ce", "loss"} & set(words) else None
 
 
-def _gradients(recognizer: Recognizer, recorded: dict, norms: dict[str, Tensor]) -> float:
-    """The largest relative difference of a gradient's norm, for ViTSTR, whose loss draws nothing."""
+def _training(recognizer: Recognizer, recorded: dict, norms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Every gradient's norm, for ViTSTR, whose loss draws nothing."""
     targets = recognizer.decoder.encode(recorded["labels"])
     recognizer.decoder.loss(recognizer(recorded["input"]), targets).backward()
-    return max(abs(parameter.grad.norm().item() / float(norms[VITSTR.published_name(recognizer, name)]) - 1)
-               for name, parameter in recognizer.named_parameters())
+    norms = [(parameter.grad.norm(), torch.as_tensor(norms[VITSTR.published_name(recognizer, name)], dtype=torch.float64))
+             for name, parameter in recognizer.named_parameters()]
+    ours, theirs = zip(*norms, strict=True)
+    return torch.stack(ours), torch.stack(theirs)
 
 
-def compare(file: Path, formula: ModuleType) -> list[Difference]:
-    """Every quantity that one record holds: largest absolute differences, relative ones for gradient norms."""
-    recorded = torch.load(file, map_location="cpu", weights_only=True)
-    model, recognizer = file.name.removesuffix("_formula.pt"), rebuild(recorded, formula)
+def pairs(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor, Tensor] | None]:
+    """Every quantity that the record holds, ours and recorded; None for one whose name tells nothing."""
     described = {"kind", "model", "config", "n_params", "param_shapes", "buffers", "labels", "input", "output"}
     held = {name: value for name, value in recorded.items() if name not in described} | recorded["output"]
     norms = held.pop("train_grad_norm", None)
     quantities = {name.removeprefix("_"): value for name, value in _flat("", held)}
-    parameters = sum(parameter.numel() for parameter in recognizer.parameters())
-    rows = [Difference(model, "parameters", abs(parameters - recorded.get("n_params", parameters)), _TOLERANCE)]
+    parameters = torch.tensor(sum(parameter.numel() for parameter in recognizer.parameters()))
+    found = {"parameters": (parameters, torch.tensor(recorded.get("n_params", parameters.item())))}
+    parseq = None
     with torch.no_grad():
-        parseq = _PARSeq(recognizer, recorded, quantities) if isinstance(recognizer.decoder, PARSeqDecoder) else None
+        if isinstance(recognizer.decoder, PARSeqDecoder):
+            parseq = _PARSeq(recognizer, recorded, quantities)
         for name, theirs in quantities.items():
             pair = parseq.quantity(name, theirs) if parseq is not None else _vitstr(recognizer, recorded, name, theirs)
-            fits = pair is not None and pair[0].shape == pair[1].shape
-            rows.append(Difference(model, name, (pair[0] - pair[1]).abs().max().item() if fits else math.nan, _TOLERANCE))
+            found[name] = pair if pair is not None and pair[0].shape == pair[1].shape else None
     if norms is not None:
-        worst = _gradients(recognizer, recorded, norms) if parseq is None else math.nan
-        rows.append(Difference(model, f"gradient norms, relative, worst of {len(norms)}", worst, _GRADIENTS))
-    return rows
+        found[f"gradient norms of {len(norms)} parameters"] = _training(recognizer, recorded, norms) if parseq is None else None
+    return found

@@ -7,10 +7,16 @@ from models.charset import Charset
 from models.decoders.decoded import Decoded, Reading
 from models.decoders.decoder import Decoder
 from models.decoding.temperature import at_temperature
+from models.precision import Table
 
 # "stretch": scaled to height x width; "pad": scaled to the height and filled up on the right to the width; "keep": the same, filled
 # up only as far as the images of a batch need, at most to the width.
 ASPECTS = ("stretch", "pad", "keep")
+
+
+def _luma() -> Tensor:
+    """(1, 3, 1, 1) float64: what red, green and blue give to gray (ITU-R BT.601)."""
+    return torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(1, 3, 1, 1)
 
 
 class Recognizer(nn.Module):
@@ -38,16 +44,16 @@ class Recognizer(nn.Module):
         self.encoder = encoder
         self.sequence = sequence
         self.decoder = decoder
-        self.register_buffer("luma", torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1), persistent=False)
+        self.luma = Table(_luma)
 
     def _as_channels(self, images: Tensor) -> Tensor:
-        """The images with this recognizer's number of channels: luma (ITU-R BT.601) or a repeated gray channel."""
+        """The images with this recognizer's number of channels: luma or a repeated gray channel."""
         if images.ndim != 4 or images.shape[1] not in (1, 3) or images.shape[2] != self.height:
             raise ValueError(f"expected images of shape (n, 1 or 3, {self.height}, width), found "
                              f"{tuple(images.shape)}: resize them to height {self.height} first")
         if images.shape[1] == self.channels:
             return images
-        return images.expand(-1, 3, -1, -1) if self.channels == 3 else (images * self.luma).sum(1, keepdim=True)
+        return images.expand(-1, 3, -1, -1) if self.channels == 3 else (images * self.luma()).sum(1, keepdim=True)
 
     def visual(self, images: Tensor) -> Tensor:
         """(n, 3 or 1, height, W) float in [-1, 1] -> (n, frames, features): rectified, encoded, a map's rows averaged."""

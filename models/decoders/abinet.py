@@ -22,6 +22,7 @@ from models.decoders.decoded import Decoded, Reading
 from models.decoders.language import LanguageModel
 from models.decoders.position import PlainAttention, PositionAttention
 from models.decoders.symbols import encode_symbols, read_symbols
+from models.precision import at_least_float32
 
 
 def abinet_tokens(charset: Charset, table: str = "original") -> AttentionTokens:
@@ -94,7 +95,7 @@ class ABINetDecoder(nn.Module):
         gate_of_vision = F.linear(glimpses, self.gate.weight[:, width:], self.gate.bias)
         logits, language, fusion = seen, [], []
         for _ in range(self.iterations):
-            features, spelled = self.language(logits.float().softmax(2), self.lengths(logits))
+            features, spelled = self.language(at_least_float32(logits).softmax(2), self.lengths(logits))
             gate = torch.sigmoid(F.linear(features, self.gate.weight[:, :width]) + gate_of_vision)
             fused = gate * glimpses + (1 - gate) * features  # (n, steps, width)
             logits = self.classifier(fused if projection is None else projection(fused))
@@ -124,7 +125,7 @@ class ABINetDecoder(nn.Module):
         # A step counts if it is the first or follows a character: where 0 both ends and pads, only this tells the end from padding.
         counts = torch.cat([torch.ones_like(labels[:, :1], dtype=torch.bool), self.tokens.is_character(labels[:, :-1])], 1)
         labels = labels.where(counts, -100)  # (n, steps)
-        return {name: F.cross_entropy(decoded.branches[name].flatten(0, -2).float(),
+        return {name: F.cross_entropy(at_least_float32(decoded.branches[name].flatten(0, -2)),
                                       labels.expand(decoded.branches[name].shape[:-1]).flatten(), ignore_index=-100)
                 for name in self.weights}
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.charset import Charset, attention_tokens
 from models.decoders.decoded import Decoded, Reading
 from models.decoders.symbols import encode_symbols, read_symbols
+from models.precision import at_least_float32
 
 
 @dataclass
@@ -128,7 +129,7 @@ class AttentionDecoder(nn.Module):
 
     def loss(self, decoded: Decoded, targets: Tensor) -> Tensor:
         """Cross-entropy against all of the target row but its first, mean over the positions that are not padding."""
-        return F.cross_entropy(decoded.logits.flatten(0, 1).float(), targets[:, 1:].flatten(),
+        return F.cross_entropy(at_least_float32(decoded.logits.flatten(0, 1)), targets[:, 1:].flatten(),
                                ignore_index=self.tokens.pad)
 
     def read(self, decoded: Decoded) -> Reading:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from models.charset import Charset, ctc_tokens
 from models.decoders.ctc_loss import ctc_loss
 from models.decoders.decoded import Decoded, Reading
+from models.precision import at_least_float32
 
 
 class CTCDecoder(nn.Module):
@@ -53,7 +54,7 @@ class CTCDecoder(nn.Module):
 
         A text that cannot be written in so few frames (repeated characters need a blank between) contributes 0.
         """
-        log_probabilities = decoded.logits.float().log_softmax(-1).transpose(0, 1)  # (frames, n, classes)
+        log_probabilities = at_least_float32(decoded.logits).log_softmax(-1).transpose(0, 1)  # (frames, n, classes)
         if log_probabilities.is_cuda:
             return ctc_loss(log_probabilities, targets, self.tokens.blank)
         frames = torch.full((targets.shape[0],), decoded.logits.shape[1], dtype=torch.int64, device=targets.device)
@@ -66,7 +67,7 @@ class CTCDecoder(nn.Module):
         A character's probability is the largest of its run of frames; the confidence is their product. A path of
         blanks alone reads as the empty string with the product of the blanks' probabilities.
         """
-        largest, best = decoded.logits.detach().float().softmax(-1).max(-1)
+        largest, best = at_least_float32(decoded.logits.detach()).softmax(-1).max(-1)
         texts, characters, confidences = [], [], []
         for frame_probabilities, frame_ids in zip(largest.tolist(), best.tolist(), strict=True):
             runs = [(token, max(probability for _, probability in run))

@@ -8,10 +8,13 @@ learn of its own character. What it is given is a probability for each symbol, a
 with M = -infinity where a place would look at itself or behind the word, else 0.
 """
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
 from models.encoders.transformer import AttentionLayer, sinusoids
+from models.precision import Table
 
 
 class LanguageModel(nn.Module):
@@ -24,7 +27,8 @@ class LanguageModel(nn.Module):
         self.layers = nn.ModuleList(AttentionLayer(width, heads, feed_forward, dropout) for _ in range(layers))
         self.classifier = nn.Linear(width, classes)
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("positions", sinusoids(steps, width), persistent=False)
+        self.steps = steps
+        self.positions = Table(partial(sinusoids, steps, width))
         self.register_buffer("elsewhere", ~torch.eye(steps, dtype=torch.bool), persistent=False)  # (place that asks, place asked)
 
     def forward(self, probabilities: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,14 +37,15 @@ class LanguageModel(nn.Module):
         lengths: int64, of each word with its end symbol, at least 2: what lies behind is not looked at. ValueError for
             another number of steps or classes.
         """
-        expected = (self.positions.shape[0], self.classifier.out_features)
+        expected = (self.steps, self.classifier.out_features)
         if probabilities.shape[1:] != expected:
             raise ValueError(f"expected probabilities of shape (n, {expected[0]}, {expected[1]}), found {tuple(probabilities.shape)}: "
                              "give one row of class probabilities for every step")
-        memory = self.dropout(self.embedding(probabilities.detach()) + self.positions)  # (n, steps, width)
+        positions = self.positions()  # (steps, width)
+        memory = self.dropout(self.embedding(probabilities.detach()) + positions)  # (n, steps, width)
         inside = torch.arange(expected[0], device=lengths.device) < lengths.unsqueeze(1)  # (n, steps)
         visible = (self.elsewhere & inside.unsqueeze(1)).unsqueeze(1)  # (n, 1, steps, steps)
-        features = self.positions.unsqueeze(0)  # the same for all images
+        features = positions.unsqueeze(0)  # the same for all images
         for layer in self.layers:
             features = layer(features, memory, visible)  # (n, steps, width)
         return features, self.classifier(features)

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from models.charset import AttentionTokens, Charset
 from models.decoders.decoded import Decoded, Reading
 from models.decoders.symbols import encode_symbols, read_symbols, reversed_rows
+from models.precision import at_least_float32
 
 
 def moran_tokens(charset: Charset) -> AttentionTokens:
@@ -80,7 +81,7 @@ def exchanged(weights: Tensor, vector: Tensor) -> Tensor:
 
 def mean_largest_logits(logits: Tensor, end: int) -> Tensor:
     """(n, steps, classes) -> (n,): the mean of the largest logits up to the first end symbol, its step included."""
-    largest, symbols = logits.detach().float().max(-1)
+    largest, symbols = at_least_float32(logits.detach()).max(-1)
     ends = (symbols == end).long()
     kept = ends.cumsum(1) - ends == 0  # (n, steps) no end symbol comes before
     return (largest * kept).sum(1) / kept.sum(1)
@@ -234,7 +235,7 @@ class BidirectionalDecoder(nn.Module):
         """Cross-entropy, mean over the characters and end symbols of both directions."""
         logits = torch.stack([decoded.logits, *decoded.branches.values()])  # (directions, n, steps, classes)
         wanted = self._for_each_direction(targets)[:, :, 1:]  # (directions, n, steps)
-        return F.cross_entropy(logits.flatten(0, 2).float(), wanted.flatten(), ignore_index=self.tokens.pad)
+        return F.cross_entropy(at_least_float32(logits.flatten(0, 2)), wanted.flatten(), ignore_index=self.tokens.pad)
 
     def read(self, decoded: Decoded) -> Reading:
         """For each image the string of the direction whose mean largest logit is higher, from left to right: see `read_symbols`."""

@@ -15,6 +15,7 @@ and does not end the word. Where a hypothesis of the beam goes on behind an end 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from models.charset import AttentionTokens, Charset
 from models.decoders.decoded import Decoded, Reading
 from models.decoders.symbols import encode_symbols, reversed_rows, spelled
 from models.encoders.hga_resnet import Holistic
+from models.precision import Table, at_least_float32
 
 KeysValues = tuple[Tensor, Tensor]  # two (n, heads, positions, width / heads)
 
@@ -35,12 +37,12 @@ def hga_tokens(charset: Charset) -> AttentionTokens:
 
 
 def sinusoid(positions: int, width: int) -> Tensor:
-    """(positions, width): sines (even columns) and cosines (odd ones) of position / 10000^(2 floor(column / 2) / width); row 0 is zero."""
+    """(positions, width) float64: sines (even columns) and cosines (odd ones) of position / 10000^(2 floor(column / 2) / width); row 0 is zero."""
     pairs = torch.arange(0, width, 2, dtype=torch.float64)
     angles = torch.arange(positions, dtype=torch.float64).unsqueeze(1) / 10000 ** (pairs / width)  # (positions, width / 2)
     table = torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
     table[0] = 0
-    return table.float()
+    return table
 
 
 class HeadsAttention(nn.Module):
@@ -129,7 +131,8 @@ class Direction(nn.Module):
     def __init__(self, tokens: AttentionTokens, max_length: int, *, width: int, heads: int, layers: int, dropout: float) -> None:
         super().__init__()
         self.embedding = nn.Embedding(tokens.symbols, width // 2, padding_idx=tokens.pad)
-        self.register_buffer("positions", sinusoid(max_length + 3, width // 2), persistent=False)  # steps count from 1
+        self.most = max_length + 2  # symbols in a row; steps count from 1
+        self.positions = Table(partial(sinusoid, self.most + 1, width // 2))
         self.layers = nn.ModuleList(DecoderLayer(width, heads, dropout) for _ in range(layers))
 
     def project(self, memory: Tensor) -> list[KeysValues]:
@@ -143,13 +146,13 @@ class Direction(nn.Module):
     def forward(self, symbols: Tensor, holistic: Tensor, memory: list[KeysValues]) -> Written:
         """All steps at once: symbols (n, steps), holistic (n, width / 2), memory from `project`."""
         steps = symbols.shape[1]
-        if steps >= len(self.positions):
-            raise ValueError(f"expected at most {len(self.positions) - 1} symbols a row, found {steps}: "
+        if steps > self.most:
+            raise ValueError(f"expected at most {self.most} symbols a row, found {steps}: "
                              "build the recognizer with a larger max_length")
         padding = symbols == self.embedding.padding_idx
         ahead = torch.ones(steps, steps, dtype=torch.bool, device=symbols.device).triu(1)
         masked, real = ahead | padding[:, None, None], ~padding.unsqueeze(2)  # (n, 1, steps, steps), (n, steps, 1)
-        x = self._embed(symbols, self.positions[1:steps + 1], holistic) * real
+        x = self._embed(symbols, self.positions()[1:steps + 1], holistic) * real
         for layer, seen in zip(self.layers, memory, strict=True):
             x, contexts, weights = layer(x, real, masked, seen)
         return Written(x, contexts, weights)
@@ -159,7 +162,7 @@ class Direction(nn.Module):
         """The next step of several beams an image: fed (n, beams, steps so far) -> (n, beams, …) each, and each layer's past now."""
         padding = fed == self.embedding.padding_idx
         masked, real = padding.flatten(0, 1)[:, None, None], ~padding[:, :, -1:]  # (n * beams, 1, 1, steps), (n, beams, 1)
-        x = self._embed(fed[:, :, -1], self.positions[fed.shape[2]], holistic) * real
+        x = self._embed(fed[:, :, -1], self.positions()[fed.shape[2]], holistic) * real
         now = []
         for layer, before, seen in zip(self.layers, past, memory, strict=True):
             kept, (x, contexts, weights) = layer.step(x, real, masked, before, seen)
@@ -281,7 +284,7 @@ class HolisticDecoder(nn.Module):
         done = torch.zeros(count, 1, dtype=torch.bool, device=device)
         for _ in range(self.max_length + 1):
             written, past = direction.step(fed, holistic, memory, past)
-            log_probabilities = self.classifier(written.hidden).float().log_softmax(2)  # (n, width, classes)
+            log_probabilities = at_least_float32(self.classifier(written.hidden)).log_softmax(2)  # (n, width, classes)
             # A stable sort: behind padding all symbols are alike, and the first of them must win, as in argmax.
             totals = (scores.unsqueeze(2) + log_probabilities).flatten(1)  # (n, width * classes)
             best, which = (part[:, :width] for part in totals.sort(dim=1, descending=True, stable=True))
@@ -308,7 +311,7 @@ class HolisticDecoder(nn.Module):
         return targets[:, :-1]
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        return F.cross_entropy(logits.flatten(0, 1).float(), targets[:, 1:].flatten(), ignore_index=self.tokens.pad)
+        return F.cross_entropy(at_least_float32(logits.flatten(0, 1)), targets[:, 1:].flatten(), ignore_index=self.tokens.pad)
 
     def loss(self, decoded: Decoded, targets: Tensor) -> Tensor:
         """The mean of both directions' cross-entropies, each a mean over the positions that are not padding."""
@@ -326,7 +329,7 @@ class HolisticDecoder(nn.Module):
         return self._read(self.beam_search(memory, width))
 
     def _likeliest(self, logits: Tensor) -> Spelling:
-        log_probabilities, ids = logits.detach().float().log_softmax(2).max(2)
+        log_probabilities, ids = at_least_float32(logits.detach()).log_softmax(2).max(2)
         ends = (ids == self.tokens.end).long()
         inside = ends.cumsum(1) - ends == 0  # (n, steps): up to the first end symbol, and with it
         return Spelling(ids, log_probabilities, (log_probabilities * inside).sum(1))

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from models.charset import AttentionTokens, Charset
 from models.decoders.decoded import Decoded, Reading
 from models.decoders.symbols import encode_symbols, read_symbols
+from models.precision import at_least_float32
 
 KeysValues = tuple[Tensor, Tensor]
 
@@ -114,7 +115,7 @@ class MultiheadAttention(nn.Module):
     def weights(queries: Tensor, keys: Tensor) -> Tensor:
         """Where an attention without a mask looks, the mean over heads: (n, steps, frames), rows sum to 1."""
         scores = queries @ keys.transpose(2, 3) / queries.shape[3] ** 0.5  # (n, heads, steps, frames)
-        return scores.to(torch.promote_types(scores.dtype, torch.float32)).softmax(3).mean(1)
+        return at_least_float32(scores).softmax(3).mean(1)
 
 
 class QueryLayer(nn.Module):
@@ -303,7 +304,7 @@ class PARSeqDecoder(nn.Module):
         logits = decoded.branches.get("permutations", decoded.logits.unsqueeze(0))  # (K, n, steps, classes)
         without_end = wanted.masked_fill(wanted == self.tokens.end, self.tokens.pad)
         wanted = torch.stack([wanted if order < 2 else without_end for order in range(len(logits))])
-        return F.cross_entropy(logits.flatten(0, 2).float(), wanted.flatten(), ignore_index=self.tokens.pad)
+        return F.cross_entropy(at_least_float32(logits.flatten(0, 2)), wanted.flatten(), ignore_index=self.tokens.pad)
 
     def read(self, decoded: Decoded) -> Reading:
         """The likeliest symbol of each step, up to the first end symbol: see `read_symbols`."""

@@ -8,11 +8,14 @@ Deviation: the U-Net enlarges to the size of the map that it adds instead of by 
 takes maps of every size.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.encoders.transformer import sinusoids
+from models.precision import Table, at_least_float32
 
 
 class PositionAttention(nn.Module):
@@ -25,7 +28,7 @@ class PositionAttention(nn.Module):
         self.down = nn.ModuleList([_convolution(width, channels, (1, 2)), *(_convolution(channels, channels, 2) for _ in range(3))])
         self.up = nn.ModuleList([*(_convolution(channels, channels) for _ in range(3)), _convolution(channels, width)])
         self.project = nn.Linear(width, width)
-        self.register_buffer("positions", sinusoids(steps, width), persistent=False)
+        self.positions = Table(partial(sinusoids, steps, width))
 
     def forward(self, memory: Tensor) -> tuple[Tensor, Tensor]:
         """(n, rows * columns, width) -> glimpses (n, steps, width), weights (n, steps, rows * columns).
@@ -37,7 +40,7 @@ class PositionAttention(nn.Module):
             raise ValueError(f"expected the frames of a map of {self.rows} rows, found {frames} frames: "
                              "give all frames of the encoder, row by row")
         keys = self.keys(memory.transpose(1, 2).unflatten(2, (self.rows, -1)))  # (n, width, rows, columns)
-        queries = self.project(self.positions)  # (steps, width)
+        queries = self.project(self.positions())  # (steps, width)
         scores = queries @ keys.flatten(2) / width**0.5  # (n, steps, frames)
         return _look(scores, memory)
 
@@ -74,7 +77,7 @@ class PlainAttention(nn.Module):
 
 def _look(scores: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     """Scores (n, steps, frames) -> glimpses (n, steps, width), weights (n, steps, frames)."""
-    weights = scores.float().softmax(2)
+    weights = at_least_float32(scores).softmax(2)
     return weights.to(memory.dtype) @ memory, weights
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from models.charset import AttentionTokens
 from models.decoders.decoded import Reading
+from models.precision import at_least_float32
 
 
 def encode_symbols(texts: list[str], tokens: AttentionTokens, max_length: int) -> Tensor:
@@ -31,7 +32,7 @@ def reversed_rows(rows: Tensor, tokens: AttentionTokens) -> Tensor:
 
 def read_symbols(logits: Tensor, tokens: AttentionTokens) -> Reading:
     """The likeliest symbol of each step of (n, steps, classes), up to the first end symbol: see `spelled`."""
-    largest, best = logits.detach().float().softmax(-1).max(-1)
+    largest, best = at_least_float32(logits.detach()).softmax(-1).max(-1)
     return spelled(best, largest, tokens)
 
 

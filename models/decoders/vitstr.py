@@ -14,6 +14,7 @@ from models.charset import AttentionTokens, Charset
 from models.decoders.decoded import Decoded, Reading
 from models.decoders.parseq import parseq_tokens
 from models.decoders.symbols import encode_symbols, read_symbols
+from models.precision import at_least_float32
 
 
 def vitstr_tokens(charset: Charset, table: str) -> AttentionTokens:
@@ -60,7 +61,7 @@ class ViTSTRDecoder(nn.Module):
 
     def loss(self, decoded: Decoded, targets: Tensor) -> Tensor:
         """Cross-entropy against all of the target row but its first, mean over the positions that are not padding."""
-        return F.cross_entropy(decoded.logits.flatten(0, 1).float(), targets[:, 1:].flatten(), ignore_index=self.tokens.pad)
+        return F.cross_entropy(at_least_float32(decoded.logits.flatten(0, 1)), targets[:, 1:].flatten(), ignore_index=self.tokens.pad)
 
     def read(self, decoded: Decoded) -> Reading:
         """The likeliest symbol of each step, up to the first end symbol: see `read_symbols`."""

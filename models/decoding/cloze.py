@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from models.charset import AttentionTokens
 from models.decoders.language import LanguageModel
 from models.decoders.symbols import encode_symbols
+from models.precision import at_least_float32
 
 
 @torch.no_grad()
@@ -20,11 +21,11 @@ def pseudo_log_likelihoods(model: LanguageModel, tokens: AttentionTokens, texts:
     """
     if not texts:
         return []
-    steps, classes = len(model.positions), model.classifier.out_features
-    rows = encode_symbols(texts, tokens, steps - 1).to(model.positions.device)[:, 1:]  # (n, steps): characters, end, padding
+    steps, classes = model.steps, model.classifier.out_features
+    rows = encode_symbols(texts, tokens, steps - 1).to(model.embedding.weight.device)[:, 1:]  # (n, steps): characters, end, padding
     ends = rows == tokens.end
     counted = ends.cumsum(1) - ends.long() == 0  # up to the first end symbol
     symbols = rows.where(counted, tokens.end)  # padding may be no class; nothing looks at it
     _, logits = model(F.one_hot(symbols, classes).to(model.embedding.weight.dtype), counted.sum(1).clamp(min=2))
-    of_symbols = logits.float().log_softmax(2).gather(2, symbols.unsqueeze(2)).squeeze(2)  # (n, steps)
+    of_symbols = at_least_float32(logits).log_softmax(2).gather(2, symbols.unsqueeze(2)).squeeze(2)  # (n, steps)
     return (of_symbols * counted).sum(1).tolist()

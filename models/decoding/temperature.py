@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from models.decoders.decoded import Decoded
+from models.precision import at_least_float32
 
 
 def at_temperature(decoded: Decoded, temperature: float) -> Decoded:
@@ -24,4 +25,4 @@ def at_temperature(decoded: Decoded, temperature: float) -> Decoded:
 
 def log_probabilities(logits: Tensor, temperature: float = 1.0) -> Tensor:
     """(…, classes) -> log-softmax of logits / temperature, at least in float32: a search adds up dozens of them."""
-    return (logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature).log_softmax(-1)
+    return (at_least_float32(logits) / temperature).log_softmax(-1)

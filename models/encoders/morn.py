@@ -9,9 +9,19 @@ Ours: the network runs on the resized batches, too, and its offsets are multipli
 a (zero) gradient in every process, and the running statistics count every batch; the authors' network does not see those batches.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.precision import Table, at_least_float32
+
+
+def _pixels(height: int, width: int) -> Tensor:
+    """(height, width, 2) float64 as (x, y): the pixels' centres, in [-1, 1] from the first to the last."""
+    x, y = (torch.linspace(-1, 1, size, dtype=torch.float64) for size in (width, height))
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), -1)
 
 
 def _convolution(channels: int, out_channels: int) -> tuple[nn.Module, nn.Module]:
@@ -40,23 +50,22 @@ class MORN(nn.Module):
             *_convolution(64, 16), nn.ReLU(inplace=True),
             *_convolution(16, 1),  # (1, height/8, width/8), of either sign
         )
-        x, y = (torch.linspace(-1, 1, size, dtype=torch.float64).float() for size in (width, height))
-        self.register_buffer("pixels", torch.stack(torch.meshgrid(x, y, indexing="xy"), -1), persistent=False)  # (height, width, 2)
+        self.pixels = Table(partial(_pixels, height, width))
 
     def offsets(self, images: Tensor) -> Tensor:
-        """(n, channels, H, W) -> (n, height, width) float32: how far below each pixel its source lies; 2 is the whole image's height."""
+        """(n, channels, H, W) -> (n, height, width), at least float32: how far below each pixel its source lies; 2 is the whole image's height."""
         resized = F.interpolate(images, (self.height, self.width), mode="bilinear", align_corners=True)
-        coarse = self.network(resized).float()  # (n, 1, height/8, width/8)
+        coarse = at_least_float32(self.network(resized))  # (n, 1, height/8, width/8)
         # The larger of four neighbours where they point down, the smaller where they point up.
         coarse = F.max_pool2d(F.relu(coarse), 2, stride=1) - F.max_pool2d(F.relu(-coarse), 2, stride=1)
         # Enlarged as the authors do: F.interpolate rounds differently, and the second look amplifies that to 3e-4 in the image.
-        return F.grid_sample(coarse, self.pixels.expand(coarse.shape[0], -1, -1, -1), align_corners=True).squeeze(1)
+        return F.grid_sample(coarse, self.pixels().expand(coarse.shape[0], -1, -1, -1), align_corners=True).squeeze(1)
 
     def sampled(self, images: Tensor, offsets: Tensor) -> Tensor:
-        """(n, channels, H, W), (n, height, width) -> (n, channels, height, width) float32; where the offsets are 0 a bilinear resize."""
-        x, y = self.pixels.unbind(-1)
+        """(n, channels, H, W), (n, height, width) -> (n, channels, height, width), at least float32; where the offsets are 0 a bilinear resize."""
+        x, y = self.pixels().unbind(-1)
         grid = torch.stack([x.expand_as(offsets), y + offsets], -1)  # (n, height, width, 2)
-        return F.grid_sample(images.float(), grid, align_corners=True)  # zeros outside
+        return F.grid_sample(at_least_float32(images), grid, align_corners=True)  # zeros outside
 
     def rectified(self, images: Tensor, passes: int) -> Tensor:
         """(n, channels, H, W) -> (n, channels, height, width), the network looking `passes` times at its own result."""

@@ -8,9 +8,13 @@ base points keep a margin from the edges, and an untrained network shows the who
 Deviation: in training, a single image is normed with the running statistics where the reference stops, since one row has no variance.
 """
 
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.precision import Table, at_least_float32
 
 SEEN = (32, 64)  # height and width at which the network looks at the image
 POINTS = 20
@@ -30,7 +34,7 @@ def _basis(places: Tensor, base: Tensor) -> Tensor:
 
 
 def _spline_table(height: int, width: int) -> Tensor:
-    """(height * width, 20): what each of the points contributes to the place of every pixel, rows of the image first.
+    """(height * width, 20) float64: what each of the points contributes to the place of every pixel, rows of the image first.
 
     The spline's coefficients are the inverse of a matrix times the points, and a place is a sum of these; the two products are made one.
     """
@@ -41,7 +45,7 @@ def _spline_table(height: int, width: int) -> Tensor:
     x = torch.linspace(0, 1, width, dtype=torch.float64)
     pixels = torch.cartesian_prod(y, x).flip(1)  # (height * width, 2) as (x, y)
     # The conditions' right-hand sides are 0, so their columns of the inverse are never used.
-    return (_basis(pixels, base) @ torch.linalg.inv(matrix)[:, :POINTS]).float()
+    return _basis(pixels, base) @ torch.linalg.inv(matrix)[:, :POINTS]
 
 
 class _Norm(nn.BatchNorm1d):
@@ -74,7 +78,7 @@ class SpatialTransformer(nn.Module):
         self.localization_norm = _Norm(512)
         self.localization_points = nn.Linear(512, 2 * POINTS)
         self.reset_points()
-        self.register_buffer("table", _spline_table(height, width), persistent=False)
+        self.table = Table(partial(_spline_table, height, width))
 
     def reset_points(self) -> None:
         """Makes the network place the same first points on every image, along its upper and its lower edge."""
@@ -85,7 +89,7 @@ class SpatialTransformer(nn.Module):
     def points(self, images: Tensor) -> Tensor:
         """The points (n, 20, 2) as (x, y), in [0, 1] if inside the image, that the network sees in (n, channels, H, W)."""
         small = F.interpolate(images, SEEN, mode="bilinear", align_corners=True)
-        features = self.localization(small).flatten(1).float()  # (n, 512)
+        features = at_least_float32(self.localization(small).flatten(1))  # (n, 512)
         # Coordinates stay in float32 under autocast: bfloat16 near 1 is as coarse as half a pixel.
         with torch.autocast(images.device.type, enabled=False):
             hidden = F.relu(self.localization_norm(self.localization_hidden(features)))
@@ -95,6 +99,6 @@ class SpatialTransformer(nn.Module):
         """(n, channels, H, W) -> (n, channels, height, width). Places outside the image show its edge."""
         points = self.points(images)
         with torch.autocast(images.device.type, enabled=False):
-            places = self.table @ points  # (n, height * width, 2) as (x, y)
+            places = self.table() @ points  # (n, height * width, 2) as (x, y)
             grid = 2 * places.clamp(0, 1) - 1
-            return F.grid_sample(images.float(), grid.unflatten(1, (self.height, self.width)), align_corners=True)
+            return F.grid_sample(at_least_float32(images), grid.unflatten(1, (self.height, self.width)), align_corners=True)

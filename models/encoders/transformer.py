@@ -10,18 +10,21 @@ Deviation: the encoder's positions belong to the cells of the full map, so that 
 """
 
 import math
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.precision import Table
+
 
 def sinusoids(length: int, width: int) -> Tensor:
-    """The positions' table (length, width); sines at even, cosines at odd places. ValueError for an odd width."""
+    """The positions' table (length, width) float64; sines at even, cosines at odd places. ValueError for an odd width."""
     if width % 2:
         raise ValueError(f"expected an even width for a table of sines and cosines, found {width}")
-    frequencies = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
-    angles = torch.arange(length).unsqueeze(1) * frequencies  # (length, width / 2)
+    frequencies = torch.exp(torch.arange(0, width, 2, dtype=torch.float64) * (-math.log(10000.0) / width))
+    angles = torch.arange(length, dtype=torch.float64).unsqueeze(1) * frequencies  # (length, width / 2)
     return torch.stack([angles.sin(), angles.cos()], 2).flatten(1)
 
 
@@ -89,16 +92,18 @@ class MapEncoder(nn.Module):
         super().__init__()
         self.layers = nn.ModuleList(AttentionLayer(width, heads, feed_forward, dropout) for _ in range(layers))
         self.dropout = nn.Dropout(dropout)
-        self.register_buffer("positions", sinusoids(rows * columns, width).view(rows, columns, width), persistent=False)
+        self.rows, self.columns = rows, columns
+        self.positions = Table(partial(sinusoids, rows * columns, width))
 
     def forward(self, features: Tensor) -> Tensor:
         """(n, width, rows, columns) -> (n, rows * columns, width). ValueError for a map that is larger than the full one."""
-        (rows, columns), (all_rows, all_columns) = features.shape[2:], self.positions.shape[:2]
-        if rows != all_rows or columns > all_columns:
-            raise ValueError(f"expected a map of {all_rows} rows and at most {all_columns} columns, found {rows} and {columns}: "
+        rows, columns = features.shape[2:]
+        if rows != self.rows or columns > self.columns:
+            raise ValueError(f"expected a map of {self.rows} rows and at most {self.columns} columns, found {rows} and {columns}: "
                              "build the recognizer for images of this size, or resize them")
         frames = features.flatten(2).transpose(1, 2)  # (n, rows * columns, width)
-        frames = self.dropout(frames + self.positions[:, :columns].flatten(0, 1))
+        positions = self.positions().unflatten(0, (self.rows, self.columns))[:, :columns].flatten(0, 1)  # (rows * columns, width)
+        frames = self.dropout(frames + positions)
         for layer in self.layers:
             frames = layer(frames, frames)
         return frames

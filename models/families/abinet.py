@@ -14,9 +14,22 @@ from models.charset import Charset
 from models.decoders.abinet import ABINetDecoder
 from models.encoders.resnet45 import ResNet45
 from models.encoders.transformer import MapEncoder, MultiHeadAttention
+from models.precision import Table
 from models.recognizer import Recognizer
 
 CHARSET = Charset("abcdefghijklmnopqrstuvwxyz1234567890")  # in the order of the first authors' and SemiMTR's class ids
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet's pixels in [0, 1]
+
+
+def _imagenet_scale() -> Tensor:
+    """(1, 3, 1, 1) float64."""
+    return (0.5 / torch.tensor(DEVIATION, dtype=torch.float64)).view(1, 3, 1, 1)
+
+
+def _imagenet_shift() -> Tensor:
+    """(1, 3, 1, 1) float64."""
+    mean, deviation = (torch.tensor(values, dtype=torch.float64) for values in (MEAN, DEVIATION))
+    return ((0.5 - mean) / deviation).view(1, 3, 1, 1)
 
 
 class ImageNetNormalisation(nn.Module):
@@ -24,13 +37,11 @@ class ImageNetNormalisation(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        mean, deviation = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
-        self.register_buffer("scale", (0.5 / deviation).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("shift", ((0.5 - mean) / deviation).view(1, 3, 1, 1), persistent=False)
+        self.scale, self.shift = Table(_imagenet_scale), Table(_imagenet_shift)
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, 3, height, width) -> the same shape."""
-        return images * self.scale + self.shift
+        return images * self.scale() + self.shift()
 
 
 def _normalisation(name: str, channels: int) -> nn.Module:

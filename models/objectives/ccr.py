@@ -43,6 +43,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch, Losses
 from models.charset import AttentionTokens, CTCTokens
+from models.precision import at_least_float32
 from models.recognizer import Recognizer
 
 
@@ -145,10 +146,10 @@ class CCR(nn.Module):
         In SCR the two run for as long as each wants: the steps that both have are compared.
         """
         steps = min(target_logits.shape[1], online_logits.shape[1])
-        online = _full(online_logits[:, :steps]).log_softmax(-1)  # (n, steps, classes)
+        online = at_least_float32(online_logits[:, :steps]).log_softmax(-1)  # (n, steps, classes)
         if self.consistency == "cross_entropy":
             return -online.gather(2, reading.symbols[:, :steps].unsqueeze(2)).squeeze(2)
-        target = (_full(target_logits[:, :steps]) / self.sharpening_temperature).log_softmax(-1)
+        target = (at_least_float32(target_logits[:, :steps]) / self.sharpening_temperature).log_softmax(-1)
         return (target.exp() * (target - online)).sum(-1)  # KL(target || online)
 
     @torch.no_grad()
@@ -174,7 +175,7 @@ class GreedyReading:
 @torch.no_grad()
 def read(logits: Tensor, tokens: AttentionTokens | CTCTokens, score: str = "product") -> GreedyReading:
     """The reading of logits (n, steps, classes), scored by the `product` or the `minimum` of its probabilities."""
-    log_largest, likeliest = _full(logits).log_softmax(-1).max(-1)  # (n, steps) each
+    log_largest, likeliest = at_least_float32(logits).log_softmax(-1).max(-1)  # (n, steps) each
     if isinstance(tokens, CTCTokens):
         characters = likeliest != tokens.blank  # (n, steps)
         counted = _log_largest_of_runs(likeliest, log_largest.where(characters, 0))  # (n, steps)
@@ -224,7 +225,7 @@ def coral(source: Tensor, source_mask: Tensor, unlabeled: Tensor, unlabeled_mask
 
 def _scatter(vectors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """(n, steps, d) -> the sum over the masked vectors of (x - mean)(x - mean)^T, (d, d), and how many they are."""
-    vectors = _full(vectors).flatten(0, 1)  # (n * steps, d)
+    vectors = at_least_float32(vectors).flatten(0, 1)  # (n * steps, d)
     weights = mask.flatten().to(vectors.dtype).unsqueeze(1)  # (n * steps, 1)
     count = weights.sum()
     mean = (vectors * weights).sum(0) / count.clamp(min=1)  # (d,)
@@ -253,11 +254,6 @@ def _score(log_probabilities: Tensor, score: str) -> Tensor:
 def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """The mean of the values under the mask; 0, with zero gradients, if there are none."""
     return (values * mask).sum() / mask.sum().clamp(min=1)
-
-
-def _full(values: Tensor) -> Tensor:
-    """In float32 at least: under mixed precision probabilities and covariances are too coarse otherwise."""
-    return values.to(torch.promote_types(values.dtype, torch.float32))
 
 
 def _projection(name: str, width: int) -> nn.Module | None:

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch, Losses
 from models.objectives.distributed import gather
+from models.precision import at_least_float32
 from models.recognizer import Recognizer
 from models.sequence import BidirectionalLSTM
 
@@ -98,7 +99,7 @@ def contrast(instances: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """
     own = instances.shape[0]
     with torch.autocast(instances.device.type, enabled=False):
-        wide = instances.to(torch.promote_types(instances.dtype, torch.float32))
+        wide = at_least_float32(instances)
         u = F.normalize(wide, dim=1)  # (2 m, width), so that a product is the cosine
         everyone, start = gather(u)  # (ranks * 2 m, width)
         similarity = u @ everyone.t() / temperature  # (2 m, ranks * 2 m)

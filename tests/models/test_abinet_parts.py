@@ -12,22 +12,24 @@ from models.encoders.resnet45 import ResNet45
 from models.encoders.transformer import AttentionLayer, MapEncoder, MultiHeadAttention, sinusoids
 from models.families.abinet import ImageNetNormalisation
 
+pytestmark = pytest.mark.usefixtures("float64")
+
 
 def test_positions_are_sines_and_cosines():
     table = sinusoids(26, 512)
     for position, place in [(0, 0), (1, 0), (7, 10), (25, 510)]:
         angle = position / 10000 ** (place / 512)
-        assert table[position, place:place + 2].tolist() == pytest.approx([math.sin(angle), math.cos(angle)], abs=1e-5)
+        assert table[position, place:place + 2].tolist() == pytest.approx([math.sin(angle), math.cos(angle)], abs=1e-14)
 
 
 def test_attention_and_layer_agree_with_torchs_own():
     torch.manual_seed(0)
-    ours, theirs = AttentionLayer(16, 4, 32).double().eval(), nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).double().eval()
+    ours, theirs = AttentionLayer(16, 4, 32).eval(), nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).eval()
     taken, given = ours.attention.input_projection, ours.attention.output_projection
     theirs.self_attn.load_state_dict({"in_proj_weight": taken.weight, "in_proj_bias": taken.bias,
                                       "out_proj.weight": given.weight, "out_proj.bias": given.bias})
     theirs.linear1, theirs.linear2 = ours.feed_forward[0], ours.feed_forward[3]
-    queries, memory = torch.randn(2, 5, 16).double(), torch.randn(2, 7, 16).double()
+    queries, memory = torch.randn(2, 5, 16), torch.randn(2, 7, 16)
     visible = torch.rand(2, 1, 5, 7) < 0.7
     visible[..., 0] = True
     expected = theirs.self_attn(queries, memory, memory, attn_mask=~visible.repeat_interleave(4, 1).flatten(0, 1))[0]
@@ -64,9 +66,8 @@ def test_imagenets_normalisation():
 
 def test_position_attention_of_the_large_model():
     torch.manual_seed(0)
-    attention = PositionAttention(16, 8, 5).double().eval()
-    attention.positions = attention.positions.double()
-    memory = torch.randn(2, 256, 16).double()
+    attention = PositionAttention(16, 8, 5).eval()
+    memory = torch.randn(2, 256, 16)
     glimpses, weights = attention(memory)
     encoded, skips = memory.transpose(1, 2).view(2, 16, 8, 32), []
     for convolution in attention.down:
@@ -76,30 +77,30 @@ def test_position_attention_of_the_large_model():
     for convolution, skip in zip(attention.up, [*skips[2::-1], None]):
         encoded = convolution(nn.Upsample(scale_factor=2 if skip is not None else (1, 2))(encoded))
         encoded = encoded if skip is None else encoded + skip
-    queries = sinusoids(5, 16).double() @ attention.project.weight.t() + attention.project.bias
+    queries = sinusoids(5, 16) @ attention.project.weight.t() + attention.project.bias
     expected = (torch.einsum("sc,ncrw->nsrw", queries, encoded) / 4).flatten(2).softmax(2)
-    torch.testing.assert_close(weights.double(), expected, rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(glimpses, torch.einsum("nsf,nfc->nsc", weights.double(), memory))
+    torch.testing.assert_close(weights, expected)
+    torch.testing.assert_close(glimpses, torch.einsum("nsf,nfc->nsc", weights, memory))
 
 
 def test_plain_attention_of_the_small_model():
     torch.manual_seed(0)
-    attention, memory = PlainAttention(6, 4, 3).double(), torch.randn(2, 4, 6).double()
+    attention, memory = PlainAttention(6, 4, 3), torch.randn(2, 4, 6)
     glimpses, weights = attention(memory)
     for image in range(2):
-        scores = torch.empty(4, 3).double()
+        scores = torch.empty(4, 3)
         for frame in range(4):
             mixed = sum(attention.mix.weight[frame, step] * attention.queries.weight[step] for step in range(3)) + attention.mix.bias[frame]
             hidden = torch.tanh(mixed + attention.key.weight @ memory[image, frame] + attention.key.bias)
             scores[frame] = attention.score.weight @ hidden + attention.score.bias
-        torch.testing.assert_close(weights[image].double(), scores.softmax(0).t(), rtol=1e-5, atol=1e-7)
-        torch.testing.assert_close(glimpses[image], scores.softmax(0).t() @ memory[image], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(weights[image], scores.softmax(0).t())
+        torch.testing.assert_close(glimpses[image], scores.softmax(0).t() @ memory[image])
 
 
 @pytest.fixture(scope="module")
 def language():
     torch.manual_seed(0)
-    return LanguageModel(37, 32, steps=26, layers=3, feed_forward=64).eval()
+    return LanguageModel(37, 32, steps=26, layers=3, feed_forward=64).double().eval()
 
 
 def test_no_place_sees_its_own_character_or_what_is_behind_the_word(language):
@@ -109,7 +110,7 @@ def test_no_place_sees_its_own_character_or_what_is_behind_the_word(language):
     for changed in (0, 4, 8):
         other = words.clone()
         other[:, changed] = words[:, changed].flip(1)
-        differs = (language(other, lengths)[0] - features).abs().amax(2)[0] > 1e-6
+        differs = (language(other, lengths)[0] - features).abs().amax(2)[0] > 1e-12
         assert differs.tolist() == [place != changed for place in range(26)]
     beyond = words.clone()
     beyond[:, 9:] = 1 / 37

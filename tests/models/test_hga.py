@@ -20,8 +20,7 @@ from models.families.hga import HGA_CHARSET, hga
 from models.published.four_stage import FOUR_STAGE
 from models.published.hga import HGA
 from models.recognizer import Recognizer
-from parity import load_formula
-from parity_hga import compare
+from parity import compare, load_formula
 
 AB = Charset("ab")  # ids: a 0, b 1, start 2, end 3, padding 4, unknown 5
 WORDS = ["hello", "42", "scene", "a", "ooze", "12345", "text", "zz"]
@@ -48,10 +47,11 @@ def memories(count, *, seed=0):
 
 
 def test_reproduces_the_recorded_outputs(parity_data):
-    differences = {row.quantity: row for row in compare(parity_data / "hga_formula.pt", load_formula(parity_data))}
+    rows = compare(parity_data / "hga_formula.pt", load_formula(parity_data), draws=1)
+    assert [row for row in rows if not row.found <= row.limit] == []
+    differences = {row.quantity: row.found for row in rows if row.precision == "float64"}
     assert {"parameters", "feature_slice", "global", "tf_l2r", "tf_r2l", "tf_loss", "dec1_out", "beam5_r2l_score"} < differences.keys()
-    assert [row for row in differences.values() if not row.found <= row.limit] == []
-    assert {name: row.found for name, row in differences.items() if name.endswith("_ids")} == {
+    assert {name: found for name, found in differences.items() if name.endswith("_ids")} == {
         f"beam{width}_{direction}_ids": 0 for width in (1, 5) for direction in ("l2r", "r2l")}
 
 
@@ -64,7 +64,7 @@ def test_parameters(options, trainable, with_tables):
     with torch.device("meta"):
         recognizer = hga(HGA_CHARSET, **options)
     count = sum(parameter.numel() for parameter in recognizer.parameters())
-    tables = [direction.positions for direction in recognizer.decoder.directions]
+    tables = [direction.positions() for direction in recognizer.decoder.directions]
     assert all(table.shape == (37, 512) for table in tables)  # frozen parameters in the reference, tables here
     assert (count, count + sum(table.numel() for table in tables)) == (trainable, with_tables)
     parts = (recognizer.encoder, recognizer.decoder.holistic, recognizer.decoder.memory_projection, recognizer.decoder.classifier)
@@ -144,10 +144,10 @@ def test_teacher_forcing_is_the_formula_step_by_step(layers):
         decoded = decoder(memory, fed)
         for i, symbols in enumerate(fed.tolist()):
             hidden = plain_hidden(decoder.directions[0], symbols, holistic[i], frames[i])
-            torch.testing.assert_close(decoded.logits[i], decoder.classifier(hidden), rtol=0, atol=1e-6)
+            torch.testing.assert_close(decoded.logits[i], decoder.classifier(hidden), rtol=0, atol=1e-12)
             backwards = reversed_rows(fed[i:i + 1], decoder.tokens)[0].tolist()
             hidden = plain_hidden(decoder.directions[1], backwards, holistic[i], frames[i])
-            torch.testing.assert_close(decoded.branches["right_to_left"][i], decoder.classifier(hidden), rtol=0, atol=1e-6)
+            torch.testing.assert_close(decoded.branches["right_to_left"][i], decoder.classifier(hidden), rtol=0, atol=1e-12)
     assert not decoded.logits[0, 5:].any()  # padding gives zeros
     torch.testing.assert_close(decoded.attention.sum(2), torch.ones(2, 7).double())
     assert decoded.glimpses.shape == (2, 7, 64)
@@ -165,8 +165,8 @@ def test_beam_search_is_the_plain_one(width):
                 ids, score = plain_beam(decoder, direction, holistic[i], frames[i], width)
                 rest = [decoder.tokens.end] * (spelling.ids.shape[1] - len(ids))
                 assert spelling.ids[i].tolist() == ids + rest
-                assert spelling.scores[i].item() == pytest.approx(score, abs=1e-5)
-                assert spelling.log_probabilities[i].sum().item() == pytest.approx(score, abs=1e-5)
+                assert spelling.scores[i].item() == pytest.approx(score, abs=1e-12)
+                assert spelling.log_probabilities[i].sum().item() == pytest.approx(score, abs=1e-12)
                 found.append(ids)
                 lengths.add(len(ids))
     if width == 5:  # the images are no easy ones: some end early, some feed padding, in some the best goes on behind an end symbol
@@ -186,11 +186,11 @@ def test_rows_from_right_to_left():
 
 @pytest.mark.parametrize("directions", [1, 2])
 def test_the_loss_is_the_mean_over_real_targets_and_directions(directions):
-    recognizer = small(directions=directions)
+    recognizer = small(directions=directions).double()
     decoder, texts = recognizer.decoder, ["ab", "a", "bbaab"]
     targets = decoder.encode(texts)
     with torch.no_grad():
-        decoded = recognizer(images(3), decoder.inputs(targets))
+        decoded = recognizer(images(3).double(), decoder.inputs(targets))
         losses = []
         for logits, spelled in zip((decoded.logits, *decoded.branches.values()), (texts, [text[::-1] for text in texts]), strict=False):
             logs = logits.log_softmax(2)
@@ -198,7 +198,7 @@ def test_the_loss_is_the_mean_over_real_targets_and_directions(directions):
             terms = [-logs[i, step, symbol].item() for i, row in enumerate(ids) for step, symbol in enumerate(row)]
             assert len(terms) == 2 + 1 + 5 + 3
             losses.append(sum(terms) / len(terms))
-        assert decoder.loss(decoded, targets).item() == pytest.approx(sum(losses) / directions, rel=1e-5)
+        assert decoder.loss(decoded, targets).item() == pytest.approx(sum(losses) / directions, rel=1e-12)
 
 
 def read_both(forward, backward):
@@ -223,22 +223,24 @@ def test_the_likelier_direction_is_read():
     assert read_both([(a, 5.0), (end, 5.0), (a, 0.0)], [(b, 4.9), (end, 4.9), (a, 4.9)]).texts == ["a"]
 
 
+@pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("seed", [0, 7, 8])
 def test_greedy_decoding_is_teacher_forcing_with_its_own_symbols(seed):
     """Keys and values that are kept give what all steps at once give, also where padding is written and fed."""
     decoder = small(seed=seed, layers=2).decoder
     decoder.stops_early = False
-    memory = memories(6, seed=seed).float()
+    memory = memories(6, seed=seed)
     with torch.no_grad():
         free = decoder(memory)
         forced = decoder(memory, F.pad(free.logits.argmax(2), (1, -1), value=decoder.tokens.start))
     assert free.logits.shape == (6, 7, 6)
     for ours, theirs in ((free.logits, forced.logits), (free.glimpses, forced.glimpses), (free.attention, forced.attention)):
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
 
+@pytest.mark.usefixtures("float64")
 def test_greedy_decoding_reads_what_a_beam_of_one_does():
-    decoder, memory = small(seed=8).decoder, memories(9).float()
+    decoder, memory = small(seed=8).decoder, memories(9)
     with torch.no_grad():
         greedy, beam = decoder.read(decoder(memory)), decoder.read_beams(memory, 1)
     assert greedy.texts == beam.texts and len(set(greedy.texts)) > 1
@@ -246,8 +248,7 @@ def test_greedy_decoding_reads_what_a_beam_of_one_does():
 
 
 def test_eval_mode_stops_with_the_longest_word_and_reads_the_same():
-    recognizer = small(seed=8)
-    pictures = images(5)
+    recognizer, pictures = small(seed=8).double(), images(5).double()
     with torch.no_grad():
         stopped = recognizer(pictures)
         recognizer.decoder.stops_early = False
@@ -261,9 +262,9 @@ def test_eval_mode_stops_with_the_longest_word_and_reads_the_same():
 @pytest.mark.parametrize("read", [lambda recognizer, memory: recognizer.decoder.read(recognizer.decoder(memory)),
                                   lambda recognizer, memory: recognizer.decoder.read_beams(memory)], ids=["greedy", "beam"])
 def test_seven_images_read_the_same_together_and_alone(read):
-    recognizer = small(seed=11)
+    recognizer = small(seed=11).double()
     with torch.no_grad():
-        memory = recognizer.encode(images(7))
+        memory = recognizer.encode(images(7).double())
         together, alone = read(recognizer, memory), [read(recognizer, memory[i:i + 1]) for i in range(7)]
     assert together.texts == [reading.texts[0] for reading in alone]
     torch.testing.assert_close(together.confidences, torch.cat([reading.confidences for reading in alone]))
@@ -350,7 +351,7 @@ def test_tensors_that_do_not_fit_are_named():
 def test_a_published_file_tells_which_recognizer_it_is(overrides):
     with torch.device("meta"):
         recognizer = hga(HGA_CHARSET, **overrides)
-        state = HGA.save(recognizer) | {"decoder1.position_enc.weight": recognizer.decoder.directions[0].positions}
+        state = HGA.save(recognizer) | {"decoder1.position_enc.weight": recognizer.decoder.directions[0].positions()}
     assert HGA.matches(state) and not FOUR_STAGE.matches(state)
     found = HGA.describe(state, None)
     assert (found.name, found.charset, found.overrides) == ("hga", HGA_CHARSET, overrides)

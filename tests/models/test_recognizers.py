@@ -138,13 +138,14 @@ def test_the_state_dict_carries_the_whole_recognizer(recognizer):
         assert torch.equal(twin(images_for(recognizer, 1)).logits, recognizer(images_for(recognizer, 1)).logits)
 
 
-def test_seven_images_read_the_same_together_and_alone(recognizer):
-    batch = images_for(recognizer, 7)
+@pytest.mark.usefixtures("float64")
+def test_three_images_read_the_same_together_and_alone(recognizer):
+    recognizer, batch = copy.deepcopy(recognizer).double(), images_for(recognizer, 3)
     with torch.no_grad():
         together = recognizer.read(batch)
-        alone = [recognizer.read(batch[i:i + 1]) for i in range(7)]
+        alone = [recognizer.read(batch[i:i + 1]) for i in range(3)]
     assert together.texts == [reading.texts[0] for reading in alone]
-    torch.testing.assert_close(together.confidences, torch.cat([reading.confidences for reading in alone]), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(together.confidences, torch.cat([reading.confidences for reading in alone]), rtol=1e-6, atol=0)
 
 
 def test_another_width_is_read_or_refused_in_a_sentence(recognizer):
@@ -178,6 +179,7 @@ def test_a_training_step_never_waits_for_the_device(recognizer):
                 twin.decoder(memory)
 
 
+@pytest.mark.usefixtures("float64")
 def test_colour_becomes_luma_and_gray_is_repeated():
     colour = images(2)
     gray = build("crnn_tiny", CHARSET).eval()

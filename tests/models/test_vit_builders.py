@@ -62,6 +62,7 @@ def test_the_crnn_of_the_hub_has_33_frames():
         assert recognizer(torch.empty(2, 3, 32, 128)).logits.shape == (2, 33, 95)
 
 
+@pytest.mark.usefixtures("float64")
 def test_narrow_images_use_the_left_of_the_position_table():
     encoder = ViT(width=32, heads=2, depth=1).eval()
     narrow = encoder(images(2, width=64))
