@@ -1,6 +1,11 @@
 """What the tests share: one Ray session, and the real images where they are at hand."""
 
 import os
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,12 +19,38 @@ os.environ.setdefault("RAY_DEDUP_LOGS", "0")
 
 
 @pytest.fixture(scope="session")
-def ray_session():
-    """One small Ray for the whole suite."""
+def stores():
+    """Servers that speak S3's and Google's protocols on loopback; addresses and credentials stand in the environment, as every tool takes them."""
+    from moto.server import ThreadedMotoServer
+    s3 = ThreadedMotoServer(port=0, verbose=False)
+    s3.start()
+    host, port = s3.get_host_and_port()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        google_port = probe.getsockname()[1]
+    google = subprocess.Popen([Path(sys.executable).with_name("gcp-storage-emulator"), "start", "--host=127.0.0.1", f"--port={google_port}",
+                               "--in-memory", "--default-bucket=words"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    os.environ |= {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+                   "AWS_REGION": "us-east-1", "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{google_port}"}
+    while socket.socket().connect_ex(("127.0.0.1", google_port)):
+        assert google.poll() is None
+        time.sleep(0.1)
+    yield
+    google.kill()
+    google.wait()
+    s3.stop()
+
+
+@pytest.fixture(scope="session")
+def ray_session(stores):
+    """One small Ray for the whole suite, whose processes know the object stores."""
     import ray
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 * 1024 * 1024, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+NOT_AT_HAND = "not at hand"  # how the reason of every test begins that is skipped for want of data
 
 
 @pytest.fixture(scope="session")
@@ -27,7 +58,7 @@ def real_data() -> Path:
     """The folder of real benchmark images: $TEXTRAY_DATA, or ../shared/data beside the repository."""
     folder = Path(os.environ.get("TEXTRAY_DATA", Path(__file__).parents[2] / "shared" / "data"))
     if not folder.is_dir():
-        pytest.skip(f"the real images are not at {folder}: set TEXTRAY_DATA to the folder that holds words/")
+        pytest.skip(f"{NOT_AT_HAND}: the real images, at {folder}; set TEXTRAY_DATA to the folder that holds words/")
     return folder
 
 
@@ -36,8 +67,26 @@ def parity_data() -> Path:
     """The folder of reference inputs and outputs: $TEXTRAY_PARITY, or ../shared/parity beside the repository."""
     folder = Path(os.environ.get("TEXTRAY_PARITY", Path(__file__).parents[2] / "shared" / "parity"))
     if not folder.is_dir():
-        pytest.skip(f"the parity fixtures are not at {folder}: set TEXTRAY_PARITY to the folder that holds fixture.py")
+        pytest.skip(f"{NOT_AT_HAND}: the records of the reference implementations, at {folder}; "
+                    "set TEXTRAY_PARITY to the folder that holds fixture.py")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests (`-n 2 --dist loadgroup`), a file stays in one, and all that need Ray in the same one."""
+    with_ray = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else str(item.path)))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says loudly, at the end, what was not tested for want of data: a green run without it is only half a run."""
+    reasons = [report.longrepr[2].removeprefix("Skipped: ") for report in terminalreporter.stats.get("skipped", [])]
+    missing = Counter(reason for reason in reasons if reason.startswith(NOT_AT_HAND))
+    if missing:
+        terminalreporter.write_sep("!", f"{missing.total()} TESTS DID NOT RUN", red=True, bold=True)
+        for reason, count in missing.items():
+            terminalreporter.write_line(f"{count} tests: {reason}", red=True, bold=True)
 
 
 @pytest.fixture(scope="module")

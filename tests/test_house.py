@@ -2,6 +2,8 @@
 
 import ast
 import copy
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -62,6 +64,14 @@ def test_every_command_explains_itself_with_an_example(name, capsys):
     assert ended.value.code == 0
     assert shown.startswith(f"usage: textray {name}")
     assert f"textray {name}" in shown.split("example", 1)[1]
+
+
+def test_a_run_without_the_data_says_loudly_what_it_left_out(tmp_path):
+    environment = {**os.environ, "TEXTRAY_PARITY": str(tmp_path / "no records"), "TEXTRAY_DATA": str(tmp_path / "no images")}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/models/test_parity.py", "tests/real/test_describe_real.py"]
+    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stdout
+    assert "4 tests: not at hand: the records of the reference implementations, at " in shown
+    assert re.search(r"!+ \d+ TESTS DID NOT RUN !+", shown) and re.search(r"\d tests: not at hand: the real images, at .*no images; set TEXTRAY_DATA", shown)
 
 
 def test_an_unknown_command_names_the_nearest(capsys):

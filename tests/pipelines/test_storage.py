@@ -2,17 +2,12 @@
 
 import hashlib
 import os
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import boto3
 import cv2
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
 
 from pipelines import storage
 from pipelines.cli import run
@@ -32,20 +27,9 @@ def jpeg(seed: int) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def server():
-    """An S3-compatible server; its address and credentials stand in the environment, as every S3 tool takes them."""
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    variables = {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": "us-east-1"}
-    before = {name: os.environ.get(name) for name in variables}
-    os.environ.update(variables)
-    storage._filesystem.cache_clear()
-    yield boto3.client("s3", endpoint_url=variables["AWS_ENDPOINT_URL"], region_name="us-east-1")
-    server.stop()
-    for name, value in before.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
-    storage._filesystem.cache_clear()
+def server(stores):
+    """A client of the S3-compatible server."""
+    return boto3.client("s3", endpoint_url=os.environ["AWS_ENDPOINT_URL"], region_name="us-east-1")
 
 
 @pytest.fixture
@@ -56,33 +40,12 @@ def bucket(server, request) -> str:
     return name
 
 
-@pytest.fixture(scope="module")
-def google():
-    """A server of Google's storage; its address stands where Google's own tools look for it."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    program = str(Path(sys.executable).with_name("gcp-storage-emulator"))
-    server = subprocess.Popen([program, "start", "--host=127.0.0.1", f"--port={port}", "--in-memory", "--default-bucket=words"],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while socket.socket().connect_ex(("127.0.0.1", port)):
-        assert server.poll() is None
-        time.sleep(0.1)
-    os.environ["STORAGE_EMULATOR_HOST"] = f"http://127.0.0.1:{port}"
-    storage._filesystem.cache_clear()
-    yield
-    server.kill()
-    server.wait()
-    del os.environ["STORAGE_EMULATOR_HOST"]
-    storage._filesystem.cache_clear()
-
-
 @pytest.fixture(params=["s3", "gs"])
 def place(request) -> str:
     """An empty folder in a store of each kind."""
     if request.param == "s3":
         return f"s3://{request.getfixturevalue('bucket')}/a"
-    request.getfixturevalue("google")
+    request.getfixturevalue("stores")
     return f"gs://words/{hashlib.sha256(request.node.name.encode()).hexdigest()[:12]}"
 
 
@@ -100,12 +63,6 @@ def words(tmp_path) -> Path:
 def objects(server, bucket: str) -> dict[str, bytes]:
     found = server.list_objects_v2(Bucket=bucket).get("Contents", [])
     return {entry["Key"]: server.get_object(Bucket=bucket, Key=entry["Key"])["Body"].read() for entry in found if not entry["Key"].endswith("/")}
-
-
-def ingest_in_a_process(*arguments: str) -> subprocess.CompletedProcess:
-    """The command, in a process of its own whose tasks inherit the environment, as a user starts it."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    return subprocess.run([sys.executable, "-m", "pipelines.ingest", *arguments], env=environment, capture_output=True, text=True)
 
 
 def test_files_are_written_read_listed_moved_and_removed(place):
@@ -127,8 +84,7 @@ def test_files_are_written_read_listed_moved_and_removed(place):
 
 def test_a_corpus_in_an_object_store_is_the_same_as_on_a_disk(place, words, ray_session, tmp_path):
     here = ingest([str(words)], tmp_path / "c", SMALL)
-    done = ingest_in_a_process(str(words), "--out", f"{place}/c", "--rows-per-shard", "10", "--rows-per-group", "4")
-    assert done.returncode == 0, done.stderr
+    assert run("ingest", [str(words), "--out", f"{place}/c", "--rows-per-shard", "10", "--rows-per-group", "4"]) == 0
     there = {entry.path: storage.read_bytes(f"{place}/{entry.path}") for entry in storage.list_files(place)}
     assert there == {f"c/{path.name}": path.read_bytes() for path in (tmp_path / "c").iterdir()}
     corpus = Corpus.open(f"{place}/c")
@@ -140,8 +96,7 @@ def test_a_corpus_in_an_object_store_is_the_same_as_on_a_disk(place, words, ray_
 def test_sources_in_an_object_store_are_read_where_they_lie(place, words, ray_session, tmp_path):
     for file in words.iterdir():
         storage.write_bytes(f"{place}/words/{file.name}", file.read_bytes())
-    done = ingest_in_a_process(f"{place}/words", "--out", str(tmp_path / "there"), "--rows-per-shard", "10", "--rows-per-group", "4")
-    assert done.returncode == 0, done.stderr
+    assert run("ingest", [f"{place}/words", "--out", str(tmp_path / "there"), "--rows-per-shard", "10", "--rows-per-group", "4"]) == 0
     here = ingest([str(words)], tmp_path / "here", SMALL)
     rows = [[table.to_pylist() for table in corpus.rows_iter()] for corpus in (Corpus.open(tmp_path / "there"), here)]
     assert rows[0] == rows[1]

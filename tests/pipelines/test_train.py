@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,12 +33,27 @@ def corpora(tmp_path_factory) -> Path:
     return folder
 
 
+@contextmanager
+def working_in(folder: Path, store: str) -> Iterator[Path]:
+    """The working folder, whose runs go to the tests' MLflow store."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", store)
+        patch.chdir(folder)
+        yield folder
+
+
 @pytest.fixture
-def place(tmp_path, store, monkeypatch) -> Path:
-    """A working folder whose runs go to the tests' MLflow store."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
+def place(tmp_path, store) -> Iterator[Path]:
+    """A working folder for one test."""
+    with working_in(tmp_path, store) as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def place_of_module(tmp_path_factory, store) -> Iterator[Path]:
+    """A working folder for what several tests look at."""
+    with working_in(tmp_path_factory.mktemp("shared"), store) as folder:
+        yield folder
 
 
 def recipe(corpora: Path, place: Path, name: str = "try", objective: dict | None = None, data: dict | None = None, **training) -> dict:
@@ -68,16 +85,16 @@ def test_a_run_killed_with_sigkill_continues_with_the_same_command_and_ends_with
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "continuing the run killed in" in done.stderr
     steps = [line["step"] for line in logged(place / "runs" / "killed")]
-    again = max(i for i in range(1, len(steps)) if steps[i] <= steps[i - 1])  # where the second command went on
-    assert steps[again] in (1, 5, 9) and steps[again:] == list(range(steps[again], 11))  # behind a checkpoint
+    [again] = went_on_at(steps)  # the second command, behind a checkpoint
+    assert again in (1, 5, 9) and steps[again - 11:] == list(range(again, 11))
     assert weights(place / "runs" / "killed").keys() == weights(whole.folder).keys()
     assert all(torch.equal(a, b) for a, b in zip(weights(place / "runs" / "killed").values(), weights(whole.folder).values()))
 
 
-def kill_a_worker_at_step_5(progress: Path) -> threading.Thread:
-    """SIGKILL one training worker when the run has logged its fifth step."""
+def kill_a_worker_at(step: int, progress: Path) -> threading.Thread:
+    """SIGKILL one training worker when the run has logged this step."""
     def kill_one():
-        while not (progress.is_file() and '"step": 5' in progress.read_text()):
+        while not (progress.is_file() and f'"step": {step},' in progress.read_text()):
             time.sleep(0.05)
         found = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker|ray::_RayTrainWorker"], capture_output=True, text=True).stdout.split()
         os.kill(int(found[0]), signal.SIGKILL)
@@ -86,31 +103,35 @@ def kill_a_worker_at_step_5(progress: Path) -> threading.Thread:
     return thread
 
 
-def test_two_workers_take_the_same_number_of_steps_and_survive_the_loss_of_one(corpora, place, ray_session):
-    import ray
-    job = parse_recipe(recipe(corpora, place, "pair", {"name": "seqclr"}, steps=12, checkpoint_every=2, workers=2))
-    killer = kill_a_worker_at_step_5(place / "runs" / "pair" / "progress.jsonl")
-    outcome = train(job, quiet=True)
-    killer.join()
-    assert ray.is_initialized()
-    assert outcome.metrics["step"] == 12
-    assert [line["step"] for line in logged(outcome.folder)][-1] == 12
-    assert load_recognizer(outcome.folder).name == "crnn_tiny"
+def went_on_at(steps: list[int]) -> list[int]:
+    """The steps at which a run went on behind a checkpoint."""
+    return [step for before, step in zip(steps, steps[1:]) if step <= before]
 
 
-def test_a_run_goes_on_with_another_number_of_workers_where_the_others_stopped(corpora, place, ray_session):
-    tree = recipe(corpora, place, "shrunk", {"name": "seqclr"}, steps=8, checkpoint_every=2, workers=2, max_failures=0)
-    killer = kill_a_worker_at_step_5(place / "runs" / "shrunk" / "progress.jsonl")
+@pytest.fixture(scope="module")
+def shrunk(corpora, place_of_module, ray_session) -> Path:
+    """A pretrained run whose two workers lost one of them twice, which it survives once, and which one worker finished."""
+    tree = recipe(corpora, place_of_module, "shrunk", {"name": "seqclr"}, steps=12, checkpoint_every=2, workers=2, max_failures=1)
+    progress = place_of_module / "runs" / "shrunk" / "progress.jsonl"
+    first = kill_a_worker_at(4, progress)
+    second = threading.Thread(target=lambda: (first.join(), kill_a_worker_at(8, progress).join()), daemon=True)
+    second.start()
     with pytest.raises(TrainingFailedError):
         train(parse_recipe(tree), quiet=True)
-    killer.join()
+    second.join()
     tree["training"]["workers"] = 1
-    outcome = train(parse_recipe(tree), resume=True, quiet=True)
-    steps = [line["step"] for line in logged(outcome.folder)]
-    again = max(i for i in range(1, len(steps)) if steps[i] <= steps[i - 1])
-    newest = max((outcome.folder / "checkpoints").glob("checkpoint_*/state.pt"))
+    return train(parse_recipe(tree), resume=True, quiet=True).folder
+
+
+def test_a_run_survives_the_loss_of_a_worker_and_goes_on_with_another_number_of_them(shrunk):
+    steps = [line["step"] for line in logged(shrunk)]
+    again = went_on_at(steps)
+    assert len(again) == 2 and all(step % 2 == 1 for step in again)  # behind a checkpoint: once with both workers, once with one
+    assert steps[-1] == 12 and set(steps) == set(range(1, 13))
+    newest = max((shrunk / "checkpoints").glob("checkpoint_*/state.pt"))
     state = torch.load(newest, weights_only=True)
-    assert (state["step"], state["batches"]) == (8, 2 * (steps[again] - 1) + (9 - steps[again]))  # two a step, then one
+    assert (state["step"], state["batches"]) == (12, 2 * (again[1] - 1) + (13 - again[1]))  # two a step, then one
+    assert load_recognizer(shrunk).name == "crnn_tiny"
 
 
 def test_a_finished_run_is_refused_unless_resumed_and_a_changed_recipe_always(corpora, place, ray_session):
@@ -143,14 +164,13 @@ def test_sources_are_mixed_and_aspect_ratios_kept_from_training_to_reading(corpo
     assert len(together) == len(alone) > 0
 
 
-def test_fine_tuning_starts_from_the_pretrained_encoder_with_a_fresh_decoder(corpora, place, ray_session):
-    pretrained = train(parse_recipe(recipe(corpora, place, "before", {"name": "seqclr"}, steps=1)), quiet=True)
+def test_fine_tuning_starts_from_the_pretrained_encoder_with_a_fresh_decoder(corpora, place, shrunk):
     started = train(parse_recipe(recipe(corpora, place, "after", {"name": "supervised"}, steps=1)
-                                 | {"initialize_from": "before", "optimizer": {"learning_rate": 1e-12, "weight_decay": 0.0}}), quiet=True)
-    before, after = weights(pretrained.folder), weights(started.folder)
+                                 | {"initialize_from": str(shrunk), "optimizer": {"learning_rate": 1e-12, "weight_decay": 0.0}}), quiet=True)
+    before, after = weights(shrunk), weights(started.folder)
     convolutions = [name for name in before if name.startswith("encoder.") and before[name].ndim == 4]
     assert convolutions and all(torch.allclose(before[name], after[name], atol=1e-6) for name in convolutions)
-    assert json.loads((pretrained.model / "recognizer.json").read_text())["trained"] == ["encoder", "sequence"]
+    assert json.loads((shrunk / "model" / "recognizer.json").read_text())["trained"] == ["encoder", "sequence"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_command_with_its_sentence(corpora, place, ray_session):
