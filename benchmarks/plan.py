@@ -29,7 +29,7 @@ def write_synthetic_manifest(path: Path, rows: int) -> None:
     shards = [ShardEntry(name=f"part-words-{index:05d}.parquet", source="words", rows=SHARD, bytes=300_000_000, sha256="0" * 64,
                          row_groups=[GROUP] * (SHARD // GROUP)) for index in range(rows // SHARD)]
     manifest = Manifest(rows=rows, sources={"words": SourceCounts(rows_in=rows, kept=rows)}, shards=shards, made_by={"command": "benchmark"})
-    path.write_text(manifest.model_dump_json(by_alias=True, indent=1))
+    path.write_text(manifest.model_dump_json(by_alias=True, indent=1), encoding="utf-8")
 
 
 def peak() -> float:

@@ -75,7 +75,7 @@ def memory_of(root: int) -> tuple[int, int]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             try:
-                lines = (entry / "status").read_text().splitlines()
+                lines = (entry / "status").read_text(encoding="utf-8").splitlines()
             except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
                 continue
             fields = dict(line.split(":", 1) for line in lines if ":" in line)

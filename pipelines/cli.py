@@ -2,6 +2,7 @@
 
 import importlib
 import sys
+from io import TextIOWrapper
 
 from pipelines.errors import BadInput
 
@@ -37,6 +38,8 @@ def usage() -> str:
 def run(name: str, argv: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 bad input (one sentence on stderr), 130 interrupted."""
     module = importlib.import_module(COMMANDS[name][0])
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a label ends no command
     try:
         return module.main(argv)
     except BadInput as problem:

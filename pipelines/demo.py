@@ -152,7 +152,7 @@ def learn(folder: Path, step: Steps, material: Material) -> dict[str, Path]:
     step("fine-tune on the source's labels", "finetune", RECIPES / "demo_supervised.yaml", runs, *labeled, *supervised)
     step("fine-tune on both (CCR)", "finetune", RECIPES / "demo_ccr.yaml", runs, *both, *ccr)
     step("sweep four trials", "tune", RECIPES / "demo_sweep.yaml", "--trials", "4", runs, *both, *trial)
-    best = json.loads((folder / "runs" / "sweep" / "trials.json").read_text())[0]
+    best = json.loads((folder / "runs" / "sweep" / "trials.json").read_text(encoding="utf-8"))[0]
     return {"supervised": folder / "runs" / "supervised", "ccr": folder / "runs" / "ccr",
             "sweep, best trial": RunFolder(folder / "runs" / "sweep" / "trials" / best["name"]).path}
 
@@ -164,7 +164,7 @@ def measure(folder: Path, step: Steps, models: dict[str, Path], tests: dict[str,
         out = folder / "reports" / model.name
         step(f"evaluate {name}", "evaluate", model, *(word for test, path in tests.items() for word in ("--data", f"{test}={path}")),
              "--out", out)
-        averages[name] = json.loads((out / "evaluation.json").read_text())["average"]
+        averages[name] = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))["average"]
     return averages
 
 

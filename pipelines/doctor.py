@@ -57,7 +57,7 @@ def _gpus() -> Finding:
 def _memory() -> Finding:
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     file = Path("/proc/meminfo")
-    lines = dict(line.split(":") for line in file.read_text().splitlines()) if file.is_file() else {}
+    lines = dict(line.split(":") for line in file.read_text(encoding="utf-8").splitlines()) if file.is_file() else {}
     free = int(lines["MemAvailable"].split()[0]) * 1024 if "MemAvailable" in lines else total
     return Finding("memory", f"{free / GIB:.1f} of {total / GIB:.1f} GiB free",
                    "" if free > 4 * GIB else "training with Ray wants 4 GiB free; close something")

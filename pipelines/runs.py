@@ -73,12 +73,12 @@ class RunFolder:
     def state(self) -> RunState | None:
         """The run's state; None where there is no run yet."""
         file = self.path / "run.json"
-        return RunState(**json.loads(file.read_text())) if file.is_file() else None
+        return RunState(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
 
     def write(self, state: RunState) -> None:
         """Replace the state in one step."""
         temporary = self.path / "run.json.partial"
-        temporary.write_text(json.dumps(asdict(state), indent=1))
+        temporary.write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
         os.replace(temporary, self.path / "run.json")
 
     def claim(self, recipe: Recipe, resume: bool) -> RunState:
@@ -95,7 +95,7 @@ class RunFolder:
         if state is None and self.path.exists() and {file.name for file in self.path.iterdir()} - BEFORE_STATE:
             raise BadInput(f"expected a new folder or a run at {self.path}, found other files; choose another name=")
         self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / "lock", "w")
+        self._lock = open(self.path / "lock", "w", encoding="utf-8")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -134,7 +134,7 @@ class RunFolder:
         When a driver is killed its workers live on for a moment. Whoever continues the run waits here until they are gone.
         `wait_line` is called once if there is somebody to wait for.
         """
-        with open(self.path / "workers.lock", "w") as lock:
+        with open(self.path / "workers.lock", "w", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

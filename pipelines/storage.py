@@ -218,7 +218,7 @@ def held(folder: str, target: str) -> Iterator[None]:
     """
     try:
         os.makedirs(folder, exist_ok=True)
-        lock = open(join(folder, "lock"), "w")
+        lock = open(join(folder, "lock"), "w", encoding="utf-8")
     except OSError as problem:
         raise BadInput(f"{target}: expected a place to write to, found {problem.strerror} ({problem.filename}): choose another --out") from problem
     with lock:

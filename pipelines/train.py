@@ -187,7 +187,7 @@ def _keep_model(recipe: Recipe, checkpoint: Path, where: RunFolder) -> None:
 
 def _last_metrics(where: RunFolder) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
-    for line in where.progress.read_text().splitlines() if where.progress.is_file() else []:
+    for line in where.progress.read_text(encoding="utf-8").splitlines() if where.progress.is_file() else []:
         numbers |= json.loads(line)
     return numbers
 

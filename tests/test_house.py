@@ -43,6 +43,33 @@ def test_models_need_nothing_but_torch_and_numpy():
         assert foreign <= MAY_IMPORT["models"], f"{file} imports {foreign}"
 
 
+def opened_as_text(file: Path) -> list[ast.Call]:
+    """The calls of open, read_text and write_text that read or write text, and do not say how it is encoded."""
+    found = []
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or any(keyword.arg == "encoding" for keyword in node.keywords):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        binary = any("b" in str(each.value) for each in node.args[1:] if isinstance(each, ast.Constant))
+        method = len(node.args) == {"read_text": 0, "write_text": 1}.get(name)  # of a path; our own functions take more
+        if method or (name == "open" and isinstance(node.func, ast.Name) and not binary):
+            found.append(node)
+    return found
+
+
+def test_files_are_the_same_in_every_locale():
+    folders = (*FOLDERS, "tests", "benchmarks")
+    found = [f"{file}:{call.lineno}" for folder in folders for file in (ROOT / folder).rglob("*.py") for call in opened_as_text(file)]
+    assert found == []  # what is not said is the locale's encoding
+
+
+def test_a_label_that_the_terminal_cannot_show_ends_no_command():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    code = "from pipelines import cli, doctor; doctor.main = lambda argv: print('\u0995') or 0; raise SystemExit(cli.run('doctor'))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "?\n"), done.stderr
+
+
 def test_no_file_is_long():
     for folder in FOLDERS:
         for file in (ROOT / folder).rglob("*.py"):

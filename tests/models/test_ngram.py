@@ -70,8 +70,8 @@ def test_bad_input_is_explained(tmp_path):
         trained_on(["a"], LETTERS, order=0)
     with pytest.raises(ValueError, match="3 characters, found none among 1"):
         trained_on(["xyz"], LETTERS)
-    (tmp_path / "other.json").write_text('{"order": 3}')
-    (tmp_path / "broken.json").write_text("{")
+    (tmp_path / "other.json").write_text('{"order": 3}', encoding="utf-8")
+    (tmp_path / "broken.json").write_text("{", encoding="utf-8")
     for name in ("other.json", "broken.json"):
         with pytest.raises(ValueError, match=f"saved by Ngram.save, found something else in .*{name}"):
             Ngram.load(tmp_path / name)

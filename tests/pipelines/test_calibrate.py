@@ -99,7 +99,7 @@ def a_folder(where: Path, right: int, wrong: int) -> Path:
     where.mkdir()
     for number in range(right + wrong):
         (where / f"{number:03d}.png").write_bytes(picture(number % 255))
-    (where / "labels.tsv").write_text("".join(f"{number:03d}.png\t{'a' if number < right else 'b'}\n" for number in range(right + wrong)))
+    (where / "labels.tsv").write_text("".join(f"{number:03d}.png\t{'a' if number < right else 'b'}\n" for number in range(right + wrong)), encoding="utf-8")
     return where
 
 
@@ -130,7 +130,7 @@ def test_a_calibrated_model_reads_the_same_strings_and_keeps_its_temperature(mod
     images = torch.rand(2, 3, 32, 100)
     plain = load_recognizer(model).read(images)
     description = read_description(model)
-    (model / "recognizer.json").write_text(json.dumps(description | {"temperature": 3.0}))
+    (model / "recognizer.json").write_text(json.dumps(description | {"temperature": 3.0}), encoding="utf-8")
     recognizer = load_recognizer(model)
     softer = recognizer.read(images)
     assert softer.texts == plain.texts and (softer.confidences < plain.confidences).all()
@@ -140,13 +140,13 @@ def test_a_calibrated_model_reads_the_same_strings_and_keeps_its_temperature(mod
 def test_a_model_from_before_there_were_temperatures_has_none(model):
     description = read_description(model)
     del description["temperature"]
-    (model / "recognizer.json").write_text(json.dumps(description))
+    (model / "recognizer.json").write_text(json.dumps(description), encoding="utf-8")
     assert load_recognizer(model).temperature == 1.0
 
 
 @pytest.mark.parametrize("temperature", [0, -1.5, "warm", None, math.inf, math.nan])
 def test_a_temperature_that_is_none_is_refused(model, temperature):
-    (model / "recognizer.json").write_text(json.dumps(read_description(model) | {"temperature": temperature}))
+    (model / "recognizer.json").write_text(json.dumps(read_description(model) | {"temperature": temperature}), encoding="utf-8")
     with pytest.raises(BadInput, match="temperature: expected a number above 0"):
         load_recognizer(model)
 

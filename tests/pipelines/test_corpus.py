@@ -82,7 +82,7 @@ def test_rejected_rows_are_read_back_with_their_reason(tmp_path):
 
 def test_the_manifest_holds_counts_hashes_and_row_groups(tmp_path):
     corpus = make_corpus(tmp_path / "c")
-    manifest = json.loads((tmp_path / "c" / "corpus.json").read_text())
+    manifest = json.loads((tmp_path / "c" / "corpus.json").read_text(encoding="utf-8"))
     shard = (tmp_path / "c" / "part-words-00000.parquet").read_bytes()
     assert manifest["shards"] == [{"name": "part-words-00000.parquet", "source": "words", "rows": 5,
                                    "bytes": len(shard), "sha256": hashlib.sha256(shard).hexdigest(),
@@ -143,9 +143,9 @@ def test_counts_that_do_not_add_up_are_refused(tmp_path):
 
 @pytest.mark.parametrize("damage, message", [
     (lambda folder: (folder / "corpus.json").unlink(), "found no corpus.json: make one with `textray ingest"),
-    (lambda folder: (folder / "corpus.json").write_text("{}"),
+    (lambda folder: (folder / "corpus.json").write_text("{}", encoding="utf-8"),
      "expected a corpus manifest, found Field required at rows"),
-    (lambda folder: (folder / "corpus.json").write_text("[1"), "expected a corpus manifest, found Invalid JSON"),
+    (lambda folder: (folder / "corpus.json").write_text("[1", encoding="utf-8"), "expected a corpus manifest, found Invalid JSON"),
     (lambda folder: (folder / "part-words-00000.parquet").unlink(),
      "part-words-00000.parquet with .* found no such file"),
     (lambda folder: (folder / "part-words-00000.parquet").write_bytes(b"PAR1"), "found 4 bytes"),
@@ -162,6 +162,6 @@ def test_a_missing_folder_and_a_later_schema_are_refused(tmp_path):
         Corpus.open(tmp_path / "nowhere")
     make_corpus(tmp_path / "c")
     manifest = (tmp_path / "c" / "corpus.json")
-    manifest.write_text(manifest.read_text().replace('"schema_version": 2', '"schema_version": 3'))
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace('"schema_version": 2', '"schema_version": 3'), encoding="utf-8")
     with pytest.raises(BadInput, match="expected a corpus of schema version 2, found 3"):
         Corpus.open(tmp_path / "c")

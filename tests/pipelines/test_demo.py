@@ -10,7 +10,7 @@ from pipelines.render import main as render
 
 
 def test_the_vocabulary_holds_each_word_in_three_spellings(tmp_path):
-    lines = write_vocabulary(tmp_path / "words.txt").read_text().split("\n")[:-1]
+    lines = write_vocabulary(tmp_path / "words.txt").read_text(encoding="utf-8").split("\n")[:-1]
     assert len(lines) == 6000 == len(set(lines))
     assert lines[:3] == ["the", "The", "THE"]
     assert all(3 <= len(line) <= 8 for line in lines)

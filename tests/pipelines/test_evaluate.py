@@ -134,15 +134,15 @@ def test_the_command_prints_a_table_and_writes_every_number(model, tmp_path, cap
     assert "1 of its rows were left out when it was ingested" in svt and "published" not in signs
     assert str(out) in printed
 
-    numbers = json.loads((out / "evaluation.json").read_text())
+    numbers = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     assert [row["words"] for row in numbers["sets"]] == [2, 1, 3] and numbers["average"]["words"] == 6
     assert 0 <= numbers["average"]["ece"] <= 1 and len(numbers["average"]["reliability"]) == 15 and "ece" in numbers["computed_as"]
-    assert "ECE %" in header and "Confidence against accuracy" in (out / "evaluation.html").read_text()
+    assert "ECE %" in header and "Confidence against accuracy" in (out / "evaluation.html").read_text(encoding="utf-8")
     assert numbers["recognizer"]["name"] == "crnn_tiny" and numbers["rule"] == "36"
-    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(line["set"], line["key"], line["label"]) for line in lines][:3] == \
         [("SVT", "SVT/0", "AB"), ("SVT", "SVT/1", "c-d"), ("signs", "signs/0", "AB")]
-    page = (out / "evaluation.html").read_text()
+    page = (out / "evaluation.html").read_text(encoding="utf-8")
     assert page.count("<img") == sum(not line["correct"] for line in lines)
     assert sorted(file.name for file in out.iterdir()) == ["evaluation.html", "evaluation.json", "predictions.jsonl"]
 
@@ -153,7 +153,7 @@ def test_foreign_formats_are_read_where_they_lie(model, tmp_path, capsys):
         folder.mkdir(parents=True)
         for level, _ in rows:
             (folder / f"{level}.png").write_bytes(picture(level))
-        (folder / "labels.tsv").write_text("".join(f"{level}.png\t{text}\n" for level, text in rows) + "gone.png\tD\n")
+        (folder / "labels.tsv").write_text("".join(f"{level}.png\t{text}\n" for level, text in rows) + "gone.png\tD\n", encoding="utf-8")
     before = sorted(tmp_path.rglob("*"))
     out = tmp_path / "out"
     tree = tmp_path / "tree"
@@ -161,7 +161,7 @@ def test_foreign_formats_are_read_where_they_lie(model, tmp_path, capsys):
     rows = capsys.readouterr().out.splitlines()[1:5]
     assert [row.split()[:2] for row in rows] == [["shop", "2"], ["street", "3"], ["both", "5"], ["average", "10"]]
     assert all("unreadable, counted as wrong" in row for row in rows[:3])
-    assert "both/street/gone.png" in (out / "evaluation.html").read_text()
+    assert "both/street/gone.png" in (out / "evaluation.html").read_text(encoding="utf-8")
     assert [path for path in sorted(tmp_path.rglob("*")) if out not in (path, path.parent)] == before
 
 
@@ -195,8 +195,8 @@ def test_a_set_without_labels_is_explained(model, tmp_path):
 def run(model: Path, corpus: Path, out: Path, *options: str) -> tuple[dict, list[dict]]:
     """What `textray evaluate` writes: its numbers, and a line for each word."""
     assert evaluate.main([str(model), "--data", str(corpus), "--out", str(out), *options]) == 0
-    lines = (out / "predictions.jsonl").read_text().splitlines()
-    return json.loads((out / "evaluation.json").read_text()), [json.loads(line) for line in lines]
+    lines = (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()
+    return json.loads((out / "evaluation.json").read_text(encoding="utf-8")), [json.loads(line) for line in lines]
 
 
 NOISE = [cv2.imencode(".png", image)[1].tobytes() for image in np.random.default_rng(1).integers(0, 256, (4, 32, 100, 3), np.uint8)]
@@ -206,7 +206,7 @@ NOISE = [cv2.imencode(".png", image)[1].tobytes() for image in np.random.default
     (["--beam", "4"], "beam of 4"), (["--beam", "4", "--ngram", "WORDS", "--ngram-weight", "0.5"], "beam of 4, 5-gram words.txt x 0.5"),
     (["--beam", "4", "--ngram", "MODEL"], "beam of 4, 2-gram model.json x 0.3")])
 def test_a_beam_reads_a_set_and_the_notes_say_so(model, tmp_path, options, note):
-    (tmp_path / "words.txt").write_text("some words, a line\nand another line\n")
+    (tmp_path / "words.txt").write_text("some words, a line\nand another line\n", encoding="utf-8")
     trained_on(["some", "words"], Charset.named("36"), 2).save(tmp_path / "model.json")
     options = [option.replace("WORDS", str(tmp_path / "words.txt")).replace("MODEL", str(tmp_path / "model.json")) for option in options]
     corpus = make_corpus(tmp_path / "corpus", {"signs": [(image, "word") for image in NOISE]})
@@ -249,7 +249,7 @@ def test_mixed_precision_reads_in_bfloat16_and_is_noted(model, tmp_path, monkeyp
     ("full", "lexicon of its 3 different labels"), ("2", "lexicon of 2: the true word and others of its labels"),
     ("50", "lexicon of 3: the true word and others of its labels"), ("FILE", "lexicon words.txt of 2 words")])
 def test_with_a_lexicon_its_words_are_read_and_no_others(model, tmp_path, lexicon, note):
-    (tmp_path / "words.txt").write_text("other\nwords\n\ntwo words\n")
+    (tmp_path / "words.txt").write_text("other\nwords\n\ntwo words\n", encoding="utf-8")
     corpus = make_corpus(tmp_path / "corpus", {"signs": [(NOISE[0], "One!"), (NOISE[1], "TWO"), (NOISE[2], "three"), (NOISE[3], None)]})
     options = ["--lexicon", lexicon.replace("FILE", str(tmp_path / "words.txt"))]
     numbers, lines = run(model, corpus, tmp_path / "out", *options)

@@ -139,7 +139,7 @@ def test_texts_that_do_not_fit_a_line_are_written_as_json(tmp_path, capsys, text
     corpus = make_corpus(tmp_path / "c", {"s": [("s/1", picture(1), "plain"), ("s/2", picture(2), text)]})
     assert run("export", [corpus.path, "--format", "folder", "--out", str(tmp_path / "out")]) == 0
     assert "in images and labels.jsonl (some texts hold tabs or line breaks)" in capsys.readouterr().out
-    assert json.loads((tmp_path / "out/labels.jsonl").read_text().splitlines()[0]) == {
+    assert json.loads((tmp_path / "out/labels.jsonl").read_text(encoding="utf-8").splitlines()[0]) == {
         "file_name": "images/000000/000000001.jpg", "text": "plain", "key": "s/1"}
     assert [row.text for row in rows_of(only(tmp_path / "out"))] == ["plain", text]
 
@@ -167,7 +167,7 @@ def test_only_an_earlier_export_is_ever_replaced(corpus, tmp_path):
     export(corpus.path, out, "folder", ["crops"], overwrite=True)
     assert sorted(path.name for path in out.iterdir()) == ["export.json", "images", "labels.tsv"]
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/thesis.tex").write_text("years of work")
+    (tmp_path / "mine/thesis.tex").write_text("years of work", encoding="utf-8")
     with pytest.raises(BadInput, match="expected a free name or an earlier export .*, found something else"):
         export(corpus.path, tmp_path / "mine", "lmdb", overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["corpus", "mine", "out"]

@@ -113,7 +113,7 @@ def cut(file):
 @pytest.mark.parametrize("write, sentence", [
     (torchscript, "found a TorchScript program"),
     (cut, "found one that PyTorch cannot read"),
-    (lambda file: file.write_text("hello"), "found a file of another kind"),
+    (lambda file: file.write_text("hello", encoding="utf-8"), "found a file of another kind"),
     (lambda file: file.write_bytes(b""), "found a file of another kind"),
     (lambda file: None, "found no file at"),
     (lambda file: torch.save({"weights": 3}, file), "found the keys weights"),
@@ -141,7 +141,7 @@ def test_what_was_imported_is_ready_to_evaluate(checkpoint, tmp_path, capsys):
     words = tmp_path / "words"
     words.mkdir()
     cv2.imwrite(str(words / "1.png"), np.random.default_rng(0).integers(0, 256, (32, 100, 3), np.uint8))
-    (words / "labels.tsv").write_text("1.png\tword\n")
+    (words / "labels.tsv").write_text("1.png\tword\n", encoding="utf-8")
     assert cli.main(["import-weights", str(checkpoint), "--out", str(tmp_path / "model")]) == 0
     assert cli.main(["evaluate", str(tmp_path / "model"), "--data", f"words={words}", "--out", str(tmp_path / "report")]) == 0
     assert "words" in capsys.readouterr().out

@@ -228,7 +228,7 @@ def test_a_failed_replacement_leaves_the_old_corpus(ray_session, tmp_path, sourc
 
 
 @pytest.mark.parametrize("prepare, out, message", [
-    (lambda folder: (folder / "c").write_text("notes"), "c", "found a file: choose another --out"),
+    (lambda folder: (folder / "c").write_text("notes", encoding="utf-8"), "c", "found a file: choose another --out"),
     (lambda folder: make_folder(folder / "c", {"mine.jpg": b""}), "c", "found a folder with other files"),
     (lambda folder: None, "in/words/c", "found one that overlaps with"),
     (lambda folder: None, "in", "found one that overlaps with"),
@@ -267,7 +267,7 @@ def test_the_command_prints_the_account_and_where_the_corpus_is(ray_session, tmp
         "words   25    25       25           0            0         0", "all     29    29       28           0            0         0"]
     assert f"{tmp_path / 'c'}: 29 images in 2 shards" in printed.out
     assert "ingest: 29 of 29 images (100 %)" in printed.err
-    made_by = json.loads((tmp_path / "c/corpus.json").read_text())["made_by"]
+    made_by = json.loads((tmp_path / "c/corpus.json").read_text(encoding="utf-8"))["made_by"]
     assert made_by["sources"] == sources and made_by["options"]["min_side"] == 8
 
 

@@ -16,7 +16,7 @@ def tree(**changes) -> dict:
 @pytest.fixture
 def file(tmp_path):
     path = tmp_path / "recipe.yaml"
-    path.write_text(yaml.safe_dump(tree()))
+    path.write_text(yaml.safe_dump(tree()), encoding="utf-8")
     return path
 
 
@@ -43,7 +43,7 @@ def test_overrides_reach_any_depth_and_numbers_may_be_written_as_on_paper(file):
 
 def test_a_recipe_written_out_is_the_same_recipe(file, tmp_path):
     recipe = load_recipe(file, ["seed=3"])
-    (tmp_path / "again.yaml").write_text(recipe.to_yaml())
+    (tmp_path / "again.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
     again = load_recipe(tmp_path / "again.yaml")
     assert again == recipe
     assert again.digest == recipe.digest
@@ -68,7 +68,7 @@ def test_a_mistake_is_one_sentence(changes, sentence):
 def test_a_missing_file_a_broken_file_and_a_broken_override_are_refused(file, tmp_path):
     with pytest.raises(BadInput, match="expected a recipe file, found nothing at"):
         load_recipe(tmp_path / "none.yaml")
-    (tmp_path / "broken.yaml").write_text("a: [1")
+    (tmp_path / "broken.yaml").write_text("a: [1", encoding="utf-8")
     with pytest.raises(BadInput, match="is not YAML"):
         load_recipe(tmp_path / "broken.yaml")
     with pytest.raises(BadInput, match="expected key=value"):

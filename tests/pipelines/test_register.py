@@ -71,7 +71,7 @@ def words_folder(folder: Path, labels: list[str]) -> Path:
     folder.mkdir()
     for index, _ in enumerate(labels):
         (folder / f"{index}.png").write_bytes(IMAGES[index])
-    (folder / "labels.tsv").write_text("".join(f"{index}.png\t{label}\n" for index, label in enumerate(labels)))
+    (folder / "labels.tsv").write_text("".join(f"{index}.png\t{label}\n" for index, label in enumerate(labels)), encoding="utf-8")
     return folder
 
 
@@ -92,7 +92,7 @@ def test_the_served_model_reads_what_the_recognizer_reads(model, served):
 
 
 def test_it_names_its_requirements_at_the_installed_versions(served):
-    lines = (served / "requirements.txt").read_text().split()
+    lines = (served / "requirements.txt").read_text(encoding="utf-8").split()
     assert lines == registry.serving_requirements()
     assert f"torch=={torch.__version__.partition('+')[0]}" in lines and not any("+" in line for line in lines)
     files = sorted(str(path.relative_to(served)) for path in (served / "artifacts").rglob("*.*"))
@@ -267,7 +267,7 @@ def server(served, tmp_path):
             except (urllib.error.URLError, ConnectionError):
                 time.sleep(0.2)
         else:
-            pytest.fail((tmp_path / "server.log").read_text())
+            pytest.fail((tmp_path / "server.log").read_text(encoding="utf-8"))
         yield port
     finally:
         os.killpg(process.pid, 15)

@@ -125,7 +125,7 @@ def test_a_face_does_not_draw_what_it_has_no_glyph_for():
 def test_an_all_capitals_face_is_never_used_for_small_letters(tmp_path):
     fonts = fonts_folder(tmp_path / "fonts", "AmaticSC-Bold", "Roboto-Bold")
     words = tmp_path / "words.txt"
-    words.write_text("Hotel\nBAR\n")
+    words.write_text("Hotel\nBAR\n", encoding="utf-8")
     draw = synthesizer("scene", "62", words=str(words), fonts=str(fonts))
     used = {(draw._face(Random(index), word)[0].name, word.text) for index in range(50)
             for word in [draw.words.draw(Random(index))]}
@@ -210,9 +210,9 @@ def test_the_corpus_says_what_it_holds(tmp_path, capsys):
 
 def test_the_manifest_names_the_word_file_by_content_not_by_place(tmp_path):
     words = tmp_path / "words.txt"
-    words.write_text("BUS\n12\ntoo_long\n")
+    words.write_text("BUS\n12\ntoo_long\n", encoding="utf-8")
     render_corpus(tmp_path / "corpus", 5, Settings(charset="36", max_length=4, words=str(words)), source="buses")
-    text = (tmp_path / "corpus" / "corpus.json").read_text()
+    text = (tmp_path / "corpus" / "corpus.json").read_text(encoding="utf-8")
     assert str(tmp_path) not in text
     assert json.loads(text)["made_by"]["words"]["left_out"] == 1 and json.loads(text)["sources"]["buses"]["kept"] == 5
 
@@ -227,7 +227,7 @@ def test_a_contact_sheet_shows_the_first_pictures(tmp_path):
 
 
 def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
-    (tmp_path / "empty.txt").write_text("\n \n")
+    (tmp_path / "empty.txt").write_text("\n \n", encoding="utf-8")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "greek.txt").write_text("Ωμέγα\n", "utf-8")
     (tmp_path / "no fonts").mkdir()
@@ -235,7 +235,7 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(tmp_path, capsys):
     (tmp_path / "bad fonts" / "a.ttf").write_bytes(b"not a font")
     capitals = fonts_folder(tmp_path / "capitals", "AmaticSC-Bold")
     (tmp_path / "taken").mkdir()
-    (tmp_path / "taken" / "file").write_text("mine")  # no corpus, so never ours to remove
+    (tmp_path / "taken" / "file").write_text("mine", encoding="utf-8")  # no corpus, so never ours to remove
     before = sorted(tmp_path.rglob("*"))
     out = ["--out", str(tmp_path / "corpus"), "-n", "5"]
     for arguments, sentence in [

@@ -37,17 +37,17 @@ def test_a_killed_run_continues_a_failed_one_only_if_asked(tmp_path):
 def test_a_run_killed_before_its_state_was_written_starts_anew(tmp_path):
     (tmp_path / "try").mkdir()
     (tmp_path / "try" / "lock").touch()
-    (tmp_path / "try" / "recipe.yaml").write_text("name: tr")
+    (tmp_path / "try" / "recipe.yaml").write_text("name: tr", encoding="utf-8")
     with RunFolder(tmp_path / "try").claimed(recipe(), resume=False) as state:
         assert state.status == "running" and state.handle is None
 
 
 def test_other_files_and_other_recipes_are_left_alone(tmp_path):
     (tmp_path / "try").mkdir()
-    (tmp_path / "try" / "thesis.tex").write_text("precious")
+    (tmp_path / "try" / "thesis.tex").write_text("precious", encoding="utf-8")
     with pytest.raises(BadInput, match="expected a new folder or a run at .*, found other files; choose another name="):
         RunFolder(tmp_path / "try").claim(recipe(), resume=True)
-    assert (tmp_path / "try" / "thesis.tex").read_text() == "precious"
+    assert (tmp_path / "try" / "thesis.tex").read_text(encoding="utf-8") == "precious"
     folder = RunFolder(tmp_path / "other")
     with folder.claimed(recipe(), resume=False) as state:
         folder.write(state)
@@ -63,4 +63,4 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
                 f"RunFolder({str(tmp_path / 'try')!r}).claim(parse_recipe({recipe().model_dump(mode='json')!r}), True)")
         ended = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
         assert "the run 'try' in" in ended.stderr and "is being trained by another process" in ended.stderr
-    assert json.loads((tmp_path / "try" / "run.json").read_text())["status"] == "running"
+    assert json.loads((tmp_path / "try" / "run.json").read_text(encoding="utf-8"))["status"] == "running"

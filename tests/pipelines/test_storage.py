@@ -56,7 +56,7 @@ def words(tmp_path) -> Path:
     folder.mkdir()
     for number in range(25):
         (folder / f"{number:02}.jpg").write_bytes(jpeg(number))
-    (folder / "labels.tsv").write_text("".join(f"{number:02}.jpg\tw{number}\n" for number in range(25)))
+    (folder / "labels.tsv").write_text("".join(f"{number:02}.jpg\tw{number}\n" for number in range(25)), encoding="utf-8")
     return folder
 
 

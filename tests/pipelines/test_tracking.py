@@ -42,8 +42,8 @@ def test_a_run_records_what_decides_its_outcome(store, client):
     assert run.data.tags["kind"] == "finetune" and run.data.tags["corpus.labeled"] == "ab" * 32
     assert run.data.tags["version.torch"] == __import__("torch").__version__
     files = artifacts(client, handle.run)
-    assert files["recipe.yaml"].read_text() == "name: first\n"
-    assert re.search(r"^numpy==\d", files["versions.txt"].read_text(), re.MULTILINE)
+    assert files["recipe.yaml"].read_text(encoding="utf-8") == "name: first\n"
+    assert re.search(r"^numpy==\d", files["versions.txt"].read_text(encoding="utf-8"), re.MULTILINE)
 
 
 def test_a_run_names_its_commit_or_says_that_none_is_known(store, client, monkeypatch, tmp_path):
@@ -60,7 +60,7 @@ def test_artifacts_lie_beside_the_store_whatever_the_working_folder(store, clien
     monkeypatch.chdir(tmp_path)
     handle = start_run("elsewhere", "a: 1\n", uri=store)
     location = Path(store.removeprefix("sqlite:///")).parent / "mlartifacts"
-    assert (location / handle.run / "artifacts" / "recipe.yaml").read_text() == "a: 1\n"
+    assert (location / handle.run / "artifacts" / "recipe.yaml").read_text(encoding="utf-8") == "a: 1\n"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -98,7 +98,7 @@ def test_a_run_is_finished_and_opened_again_through_a_pickled_handle(store, clie
 
 def test_files_become_artifacts_and_unknown_runs_are_none(store, client, tmp_path):
     handle = start_run("files", uri=store)
-    (tmp_path / "report.html").write_text("<p>")
+    (tmp_path / "report.html").write_text("<p>", encoding="utf-8")
     add_file(handle, tmp_path, "reports")
     assert [file.path for file in client.list_artifacts(handle.run, "reports")] == ["reports/report.html"]
     assert find_run(handle.run, store).info.run_name == "files"

@@ -68,17 +68,17 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def logged(folder: Path) -> list[dict]:
-    return [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+    return [json.loads(line) for line in (folder / "progress.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
 def test_a_run_killed_with_sigkill_continues_with_the_same_command_and_ends_with_the_same_bits(corpora, place, ray_session):
     whole = train(parse_recipe(recipe(corpora, place, "whole", steps=10, checkpoint_every=4)), quiet=True)
-    (place / "killed.yaml").write_text(yaml.safe_dump(recipe(corpora, place, "killed", steps=10, checkpoint_every=4)))
+    (place / "killed.yaml").write_text(yaml.safe_dump(recipe(corpora, place, "killed", steps=10, checkpoint_every=4)), encoding="utf-8")
     command = [sys.executable, "-m", "pipelines.finetune", "killed.yaml"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     progress = place / "runs" / "killed" / "progress.jsonl"
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True) as process:
-        while not (progress.is_file() and '"step": 6' in progress.read_text()):
+        while not (progress.is_file() and '"step": 6' in progress.read_text(encoding="utf-8")):
             assert process.poll() is None, "the run ended before it could be killed"
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
@@ -94,7 +94,7 @@ def test_a_run_killed_with_sigkill_continues_with_the_same_command_and_ends_with
 def kill_a_worker_at(step: int, progress: Path) -> threading.Thread:
     """SIGKILL one training worker when the run has logged this step."""
     def kill_one():
-        while not (progress.is_file() and f'"step": {step},' in progress.read_text()):
+        while not (progress.is_file() and f'"step": {step},' in progress.read_text(encoding="utf-8")):
             time.sleep(0.05)
         found = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker|ray::_RayTrainWorker"], capture_output=True, text=True).stdout.split()
         os.kill(int(found[0]), signal.SIGKILL)
@@ -170,7 +170,7 @@ def test_fine_tuning_starts_from_the_pretrained_encoder_with_a_fresh_decoder(cor
     before, after = weights(shrunk), weights(started.folder)
     convolutions = [name for name in before if name.startswith("encoder.") and before[name].ndim == 4]
     assert convolutions and all(torch.allclose(before[name], after[name], atol=1e-6) for name in convolutions)
-    assert json.loads((shrunk / "model" / "recognizer.json").read_text())["trained"] == ["encoder", "sequence"]
+    assert json.loads((shrunk / "model" / "recognizer.json").read_text(encoding="utf-8"))["trained"] == ["encoder", "sequence"]
 
 
 def test_a_loss_that_is_not_finite_ends_the_command_with_its_sentence(corpora, place, ray_session):

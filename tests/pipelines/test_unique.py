@@ -32,7 +32,7 @@ def folder_of(place: Path, images: list[tuple[bytes, str]]) -> str:
     place.mkdir(parents=True)
     for number, (data, _) in enumerate(images):
         (place / f"{number:02}.jpg").write_bytes(data)
-    (place / "labels.tsv").write_text("".join(f"{number:02}.jpg\t{text}\n" for number, (_, text) in enumerate(images)))
+    (place / "labels.tsv").write_text("".join(f"{number:02}.jpg\t{text}\n" for number, (_, text) in enumerate(images)), encoding="utf-8")
     return str(place)
 
 

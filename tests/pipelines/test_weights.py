@@ -21,7 +21,7 @@ def recognizer():
 
 def describe(folder: Path, **changes) -> None:
     file = folder / "recognizer.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
 
 
 def test_what_was_saved_reads_the_same(recognizer, tmp_path):
@@ -71,8 +71,8 @@ def test_the_weights_hold_no_code(recognizer, tmp_path):
     (lambda folder: (folder / "weights.pt").write_bytes(b"cut short"), "sha256 differs"),
     (lambda folder: (folder / "weights.pt").unlink(), "beside recognizer.json, found no such file"),
     (lambda folder: (folder / "recognizer.json").unlink(), "writing was interrupted"),
-    (lambda folder: (folder / "recognizer.json").write_text("[]"), "not the description of a recognizer"),
-    (lambda folder: (folder / "recognizer.json").write_text("{"), "not the description of a recognizer"),
+    (lambda folder: (folder / "recognizer.json").write_text("[]", encoding="utf-8"), "not the description of a recognizer"),
+    (lambda folder: (folder / "recognizer.json").write_text("{", encoding="utf-8"), "not the description of a recognizer"),
     (lambda folder: describe(folder, name="crnn_tny"), "did you mean crnn_tiny"),
     (lambda folder: describe(folder, overrides={"depth": 3}), "found 'depth'"),
     (lambda folder: describe(folder, charset="abc1234"), r"is \(7, \d+\) instead of \(8, \d+\)"),

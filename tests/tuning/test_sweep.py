@@ -39,19 +39,19 @@ def recipe(place: Path, name: str, **training) -> dict:
 
 
 def test_a_sweep_killed_with_sigkill_goes_on_and_ends_with_a_report_and_a_recipe(place):
-    (place / "search.yaml").write_text(yaml.safe_dump(recipe(place, "search")))
+    (place / "search.yaml").write_text(yaml.safe_dump(recipe(place, "search")), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}"}
     command = [sys.executable, "-m", "tuning.sweep", "search.yaml", "--trials", "2", "--concurrency", "1"]
     trials = place / "runs" / "search" / "trials"
     with subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as process:
-        while not any('"finished"' in file.read_text() for file in trials.glob("*/run.json")) or len(list(trials.glob("*/progress.jsonl"))) < 2:
+        while not any('"finished"' in file.read_text(encoding="utf-8") for file in trials.glob("*/run.json")) or len(list(trials.glob("*/progress.jsonl"))) < 2:
             assert process.poll() is None, "the sweep ended before it could be killed"
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
     done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
-    results = json.loads((place / "runs" / "search" / "trials.json").read_text())
+    results = json.loads((place / "runs" / "search" / "trials.json").read_text(encoding="utf-8"))
     assert len(results) == 2 == len({result["name"] for result in results})
     defaults = {"confidence_threshold": 0.5, "ema_decay": 0.999, "consistency_weight": 1.0}
     assert sum(result["values"] == defaults for result in results) == 1  # the recipe itself is among the trials
@@ -67,7 +67,7 @@ def test_a_sweep_killed_with_sigkill_goes_on_and_ends_with_a_report_and_a_recipe
     best = load_recipe(place / "runs" / "search" / "best.yaml")
     assert best.name == "search_best"
     assert {name: best.objective[name] for name in results[0]["values"]} == results[0]["values"]
-    assert "Parallel coordinates" in (place / "runs" / "search" / "report.html").read_text()
+    assert "Parallel coordinates" in (place / "runs" / "search" / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_sweep_that_cannot_be_is_refused_before_it_starts(place, ray_session, monkeypatch):

@@ -22,7 +22,7 @@ def trial(number: int, accuracy: float | None, **fields) -> TrialResult:
 
 def test_the_page_shows_every_trial_and_the_best_recipe(tmp_path):
     trials = [trial(3, 0.61, model="m"), trial(1, 0.4, stopped=True), trial(2, None, error="lost <worker>")]
-    page = write_report(tmp_path / "report.html", RECIPE, AXES, trials).read_text()
+    page = write_report(tmp_path / "report.html", RECIPE, AXES, trials).read_text(encoding="utf-8")
     rows = re.findall(r"<tr><td class=number>\d</td><td>(trial-\d)</td>.*?<td class=number>([\d.%]*)</td><td>(.*?)</td></tr>", page)
     assert rows == [("trial-3", "61.00%", "finished"), ("trial-1", "40.00%", "stopped early"), ("trial-2", "", "failed: lost &lt;worker&gt;")]
     assert "Best: trial-3 with 61.00%" in page
