@@ -72,6 +72,7 @@ def parity_data() -> Path:
     return folder
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests (`-n 2 --dist loadgroup`), a file stays in one, and all that need Ray in the same one."""
     with_ray = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}

@@ -5,10 +5,15 @@ The output is made of tiles of 2 x 2. With d the 4 x 4 pixels of the input that 
     tile = A^T [sum over channels of (G g G^T) * (B^T d B)] A                                                     (their equation 8)
 which is one matrix product for each of the 16 elements: 4 multiply-adds a pixel and pair of channels instead of 9.
 
-Used where it is faster: to read in mixed precision, on a CPU, many channels. Training and GPUs use PyTorch's convolution (cuDNN has this
-algorithm itself), and so does float32, in which results are compared with the reference implementations. There its result would be as near
-to the true one as the direct sum's; in bfloat16 its error is two to three times as large.
+Used where it is faster: to read in mixed precision, many channels, on a CPU that multiplies vectors of bfloat16 (AVX-512 BF16) and not matrices
+(AMX). What it saves are products, and what it adds are sums: measured without AMX, nothing is gained on any layer where products are 2.2 times
+as fast (docs/performance.md), and AMX multiplies 8 times as fast. The choice follows from what the processor can do and not from a measurement
+at first use, after which two runs on one machine could read differently. Training and GPUs use PyTorch's convolution (cuDNN has this algorithm
+itself), and so does float32, in which results are compared with the reference implementations. There its result would be as near to the true
+one as the direct sum's; in bfloat16 its error is two to three times as large.
 """
+
+from functools import cache
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +22,13 @@ from torch import Tensor, nn
 G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 FEWEST_CHANNELS = 256  # with fewer the sums around the products take what the products save
 BYTES_AT_ONCE = 16 << 20  # of transformed tiles: larger pieces leave the caches
+
+
+@cache
+def saves_time() -> bool:
+    """Whether this processor multiplies bfloat16 in vectors and not in matrices. False where PyTorch does not tell."""
+    capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return bool(capabilities.get("avx512_bf16")) and not capabilities.get("amx_bf16")
 
 
 class Convolution3x3(nn.Conv2d):
@@ -33,7 +45,7 @@ class Convolution3x3(nn.Conv2d):
         # A graph keeps the convolution, for others to make faster; so do tensors without values, by which costs are counted.
         traced = torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor
         return (torch.is_autocast_enabled("cpu") and not (traced or torch.is_grad_enabled()) and x.device.type == "cpu" and x.shape[2] > 1
-                and self.stride == (1, 1) and min(self.in_channels, self.out_channels) >= FEWEST_CHANNELS)
+                and self.stride == (1, 1) and min(self.in_channels, self.out_channels) >= FEWEST_CHANNELS and saves_time())
 
 
 def convolve(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

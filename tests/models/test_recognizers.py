@@ -142,7 +142,10 @@ def test_the_state_dict_carries_the_whole_recognizer(recognizer):
 def test_three_images_read_the_same_together_and_alone(recognizer):
     recognizer, batch = copy.deepcopy(recognizer).double(), images_for(recognizer, 3)
     with torch.no_grad():
-        together = recognizer.read(batch)
+        decoded = recognizer(batch)
+        targets = recognizer.decoder.encode(WORDS[:3])
+        assert decoded.logits.dtype == recognizer.decoder.loss(recognizer(batch, recognizer.decoder.inputs(targets)), targets).dtype == torch.float64
+        together = recognizer.decoder.read(decoded)
         alone = [recognizer.read(batch[i:i + 1]) for i in range(3)]
     assert together.texts == [reading.texts[0] for reading in alone]
     torch.testing.assert_close(together.confidences, torch.cat([reading.confidences for reading in alone]), rtol=1e-6, atol=0)

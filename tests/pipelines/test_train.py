@@ -91,13 +91,28 @@ def test_a_run_killed_with_sigkill_continues_with_the_same_command_and_ends_with
     assert all(torch.equal(a, b) for a, b in zip(weights(place / "runs" / "killed").values(), weights(whole.folder).values()))
 
 
+def children(parent: int) -> Iterator[tuple[int, str]]:
+    """Process numbers and names of the processes that a process started."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((folder / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]) == parent:
+                yield int(folder.name), (folder / "cmdline").read_text(encoding="utf-8")
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            pass
+
+
+def training_workers() -> list[int]:
+    """Process numbers of the training workers of the tests' own Ray, not of another on this machine."""
+    raylets = [process for process, name in children(os.getpid()) if "raylet" in name]
+    return [process for raylet in raylets for process, name in children(raylet) if "RayTrainWorker" in name]
+
+
 def kill_a_worker_at(step: int, progress: Path) -> threading.Thread:
     """SIGKILL one training worker when the run has logged this step."""
     def kill_one():
         while not (progress.is_file() and f'"step": {step},' in progress.read_text(encoding="utf-8")):
             time.sleep(0.05)
-        found = subprocess.run(["pgrep", "-f", "ray::RayTrainWorker|ray::_RayTrainWorker"], capture_output=True, text=True).stdout.split()
-        os.kill(int(found[0]), signal.SIGKILL)
+        os.kill(training_workers()[0], signal.SIGKILL)
     thread = threading.Thread(target=kill_one, daemon=True)
     thread.start()
     return thread
