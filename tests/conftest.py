@@ -43,7 +43,7 @@ def stores():
 
 @pytest.fixture(scope="session")
 def ray_session(stores):
-    """One small Ray for the whole suite, whose processes know the object stores."""
+    """One small Ray for all tests of a process, whose own processes know the object stores."""
     import ray
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 * 1024 * 1024, log_to_driver=False)
     yield
@@ -70,14 +70,6 @@ def parity_data() -> Path:
         pytest.skip(f"{NOT_AT_HAND}: the records of the reference implementations, at {folder}; "
                     "set TEXTRAY_PARITY to the folder that holds fixture.py")
     return folder
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where several processes share the tests (`-n 2 --dist loadgroup`), a file stays in one, and all that need Ray in the same one."""
-    with_ray = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in with_ray else str(item.path)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
