@@ -51,8 +51,10 @@ def in_float64() -> Iterator[None]:
     torch.set_default_dtype(torch.float64)
     with (mock.patch.object(torch, "FloatTensor", torch.DoubleTensor), mock.patch.object(torch, "float", torch.float64),
           mock.patch.object(Tensor, "float", Tensor.double)):
-        yield
-    torch.set_default_dtype(torch.float32)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(torch.float32)
 
 
 def one_shot(recognizer: Recognizer) -> None:

@@ -5,7 +5,6 @@ refinements (logits_ar_refine1); of the permutations, with or without a number, 
 perms_0_ce). What cannot be told so is a row that fails.
 """
 
-import math
 import re
 from collections.abc import Iterator
 from types import ModuleType

@@ -3,6 +3,7 @@
     python benchmarks/recognizers.py                                    crnn, trba, abinet, moran, parseq on this machine's CPU
     python benchmarks/recognizers.py --peer ~/deep-text-recognition-benchmark --recognizers crnn trba
     python benchmarks/recognizers.py --device cuda --batch 256 --peer ~/deep-text-recognition-benchmark
+    python benchmarks/recognizers.py --operations --recognizers crnn trba          where the time of a bf16 training step goes
 
 --peer takes a checkout of the four-stage benchmark's original code (model.py and modules/), which runs crnn and trba with its own training
 step on the same images, labels and optimizer. Contestants take turns (A B A B …), each time in a process of its own; the table shows
@@ -138,6 +139,34 @@ def _weightless(name: str):
         return build(name, Charset.named("36"))
 
 
+KINDS = {"convolutions": "convolution", "LSTM": "rnn", "normalisation": "norm", "pooling": "pool", "matrix products": "mm"}  # by their names
+
+
+def operations(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """The shares of a bf16 training step's time by kinds of operations, the optimizer's among the others."""
+    torch.set_num_threads(options.threads)
+    recognizer = _weightless(name)
+    images = torch.rand(options.batch, 3, recognizer.height, recognizer.width, device=options.device) * 2 - 1
+    module, loss, _ = our_work(name, "bf16", images, options.device)
+    optimizer = torch.optim.Adadelta(module.parameters())
+
+    def step() -> None:
+        optimizer.zero_grad()
+        loss().backward()
+        optimizer.step()
+
+    step()
+    with torch.profiler.profile() as profile:
+        step()
+    shares = dict.fromkeys([*KINDS, "others"], 0.0)
+    events = profile.key_averages()
+    time_of = (lambda event: event.self_device_time_total) if options.device == "cuda" else (lambda event: event.self_cpu_time_total)
+    for event in events:
+        kind = next((kind for kind, part in KINDS.items() if part in event.key), "others")
+        shares[kind] += time_of(event) / sum(map(time_of, events))
+    return shares
+
+
 def in_process(name: str, way: str, arguments: list[str]) -> dict[str, float]:
     """`measure` in a process of its own."""
     done = subprocess.run([sys.executable, __file__, *arguments, "--one", name, way], capture_output=True, text=True)
@@ -157,10 +186,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="(default: as many as cores)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement, at least three calls (default: 5)")
+    parser.add_argument("--operations", action="store_true", help="say where the time of a training step goes, and measure nothing else")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.one:
         print(json.dumps(measure(*options.one, options)))
+        return
+    if options.operations:
+        print(f"| recognizer | {' | '.join([*KINDS, 'others'])} |\n|---|{'---|' * (len(KINDS) + 1)}")
+        for name in options.recognizers:
+            print(f"| {name} | {' | '.join(f'{share:.0%}' for share in operations(name, options).values())} |", flush=True)
         return
     if options.peer and not Path(options.peer, "model.py").is_file():
         parser.error(f"--peer: expected a checkout of the original code with model.py, found none in {options.peer}")

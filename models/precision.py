@@ -16,24 +16,38 @@ def at_least_float32(values: Tensor) -> Tensor:
 
 
 class Table(nn.Module):
-    """Numbers that follow from sizes alone, such as a spline's or a table of positions.
+    """Numbers or marks that follow from sizes alone, such as a spline's, the positions of a sequence, or who may look at whom.
 
-    They are made in float64 and rounded once, to the precision of the module that they are part of, float32 at least. They follow it to its
-    device and into float64, where they are made anew, and they are not in its state dict.
+    They are made on the CPU, numbers in float64, and rounded once, to the precision of the module that they are part of. They follow it to its
+    device and into another precision, for which they are made anew, and they are not in its state dict.
     """
 
-    def __init__(self, make: Callable[[], Tensor]) -> None:
-        """`make` computes the table, float64 and on the CPU."""
+    def __init__(self, make: Callable[[], Tensor], *, coordinates: bool = False) -> None:
+        """
+        Args:
+            make: gives the table.
+            coordinates: keep float32 in modules of a coarser precision: half of bfloat16's numbers near 1 are further than a pixel apart.
+        """
         super().__init__()
-        self.make = make
-        self.register_buffer("values", at_least_float32(make().to(torch.get_default_dtype())), persistent=False)
+        self.make, self.coordinates = make, coordinates
+        self.register_buffer("values", self._made(torch.empty(0)), persistent=False)
+
+    def _made(self, like: Tensor) -> Tensor:
+        """The table on the device of `like`, and in its precision."""
+        with torch.device("cpu"):
+            values = self.make()
+        if values.is_floating_point():
+            values = values.to(torch.promote_types(like.dtype, torch.float32) if self.coordinates else like.dtype)
+        return values.to(like.device)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Table":
-        """What `to`, `cuda`, `double` and `to_empty` call: fn says the device and the precision."""
+        """What `to`, `cuda`, `double`, `to_empty` and `share_memory` call: fn says the device and the precision."""
         super()._apply(fn, recurse)
-        like = at_least_float32(self.values)
-        with torch.device("cpu"):
-            self.values = self.make().to(like.device, like.dtype)
+        made = self._made(self.values)
+        if made.dtype != self.values.dtype:
+            self.values = made
+        elif not made.is_meta:
+            self.values.copy_(made)  # where fn put it
         return self
 
     def forward(self) -> Tensor:

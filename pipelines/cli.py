@@ -1,6 +1,9 @@
 """The command `textray`: a table of commands, each a module with `main(argv) -> int` that is imported only when it is asked for."""
 
+import codecs
 import importlib
+import locale
+import os
 import sys
 from io import TextIOWrapper
 
@@ -37,9 +40,9 @@ def usage() -> str:
 
 def run(name: str, argv: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 bad input (one sentence on stderr), 130 interrupted."""
+    if argv is None:
+        _in_utf8()
     module = importlib.import_module(COMMANDS[name][0])
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # a terminal that cannot show a label ends no command
     try:
         return module.main(argv)
     except BadInput as problem:
@@ -53,8 +56,21 @@ def run(name: str, argv: list[str] | None = None) -> int:
         return 141
 
 
+def _in_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale has another encoding: a file's name is then the same in every locale, and its processes'.
+
+    What a terminal that says it can show less cannot show becomes a question mark, and ends no command.
+    """
+    if not sys.flags.utf8_mode and codecs.lookup(locale.getencoding()).name != "utf-8":
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, "PYTHONUTF8": "1"})
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.isatty():
+        sys.stdout.reconfigure(errors="replace")
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the command `textray`."""
+    if argv is None:
+        _in_utf8()
     arguments = sys.argv[1:] if argv is None else argv
     if not arguments or arguments[0] in ("-h", "--help"):
         print(usage(), end="")

@@ -16,6 +16,7 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # the servers of the tests
 
 
 @pytest.fixture(scope="session")
@@ -30,12 +31,17 @@ def stores():
         google_port = probe.getsockname()[1]
     google = subprocess.Popen([Path(sys.executable).with_name("gcp-storage-emulator"), "start", "--host=127.0.0.1", f"--port={google_port}",
                                "--in-memory", "--default-bucket=words"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    os.environ |= {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
-                   "AWS_REGION": "us-east-1", "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{google_port}"}
-    while socket.socket().connect_ex(("127.0.0.1", google_port)):
-        assert google.poll() is None
-        time.sleep(0.1)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test",
+                            "AWS_REGION": "us-east-1", "STORAGE_EMULATOR_HOST": f"http://127.0.0.1:{google_port}",
+                            "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}.items():  # not those of whoever runs the tests
+            patch.setenv(name, value)
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_DEFAULT_PROFILE"):
+            patch.delenv(name, raising=False)
+        while socket.socket().connect_ex(("127.0.0.1", google_port)):
+            assert google.poll() is None
+            time.sleep(0.1)
+        yield
     google.kill()
     google.wait()
     s3.stop()

@@ -63,11 +63,19 @@ def test_files_are_the_same_in_every_locale():
     assert found == []  # what is not said is the locale's encoding
 
 
-def test_a_label_that_the_terminal_cannot_show_ends_no_command():
-    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
-    code = "from pipelines import cli, doctor; doctor.main = lambda argv: print('\u0995') or 0; raise SystemExit(cli.run('doctor'))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "?\n"), done.stderr
+def test_a_command_reads_and_writes_utf8_in_every_locale(tmp_path):
+    (tmp_path / "café.jpg").write_bytes(b"picture")
+    (tmp_path / "labels.tsv").write_text("café.jpg\tক\n", encoding="utf-8")
+    (tmp_path / "command.py").write_text("""
+from pipelines import cli, doctor
+from pipelines.sources import open_sources
+doctor.main = lambda argv: print(*[row for source in open_sources(["."]) for piece in source.pieces(9) for row in piece.read()])
+raise SystemExit(cli.run("doctor"))
+""", encoding="utf-8")
+    environment = os.environ | {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "command.py"], cwd=tmp_path, env=environment, capture_output=True)
+    [shown] = done.stdout.decode("utf-8").splitlines()
+    assert "café.jpg" in shown and "text='ক'" in shown and "problem=None" in shown, done.stderr
 
 
 def test_no_file_is_long():
@@ -94,11 +102,14 @@ def test_every_command_explains_itself_with_an_example(name, capsys):
 
 
 def test_a_run_without_the_data_says_loudly_what_it_left_out(tmp_path):
-    environment = {**os.environ, "TEXTRAY_PARITY": str(tmp_path / "no records"), "TEXTRAY_DATA": str(tmp_path / "no images")}
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/models/test_parity.py", "tests/real/test_describe_real.py"]
-    shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True).stdout
-    assert "4 tests: not at hand: the records of the reference implementations, at " in shown
-    assert re.search(r"!+ \d+ TESTS DID NOT RUN !+", shown) and re.search(r"\d tests: not at hand: the real images, at .*no images; set TEXTRAY_DATA", shown)
+    (tmp_path / "test_both.py").write_text("def test_parity(parity_data): pass\ndef test_one(real_data): pass\ndef test_two(real_data): pass\n",
+                                           encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tests"), "TEXTRAY_PARITY": "/nowhere/parity", "TEXTRAY_DATA": "/nowhere/data"}
+    command = [sys.executable, "-m", "pytest", "-p", "conftest", "-p", "no:cacheprovider", "test_both.py"]
+    shown = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True).stdout
+    assert re.search(r"!+ 3 TESTS DID NOT RUN !+\n", shown), shown
+    assert "1 tests: not at hand: the records of the reference implementations, at /nowhere/parity; set TEXTRAY_PARITY to the folder" in shown
+    assert "2 tests: not at hand: the real images, at /nowhere/data; set TEXTRAY_DATA to the folder that holds words/" in shown
 
 
 def test_an_unknown_command_names_the_nearest(capsys):

@@ -17,6 +17,11 @@ from models.encoders.transformer import AttentionLayer, sinusoids
 from models.precision import Table
 
 
+def _elsewhere(steps: int) -> Tensor:
+    """(place that asks, place asked) bool: all but itself."""
+    return ~torch.eye(steps, dtype=torch.bool)
+
+
 class LanguageModel(nn.Module):
     """Words as probabilities of symbols in, corrected words out."""
 
@@ -29,7 +34,7 @@ class LanguageModel(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.steps = steps
         self.positions = Table(partial(sinusoids, steps, width))
-        self.register_buffer("elsewhere", ~torch.eye(steps, dtype=torch.bool), persistent=False)  # (place that asks, place asked)
+        self.elsewhere = Table(partial(_elsewhere, steps))
 
     def forward(self, probabilities: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """(n, steps, classes), (n,) -> features (n, steps, width), logits (n, steps, classes).
@@ -44,7 +49,7 @@ class LanguageModel(nn.Module):
         positions = self.positions()  # (steps, width)
         memory = self.dropout(self.embedding(probabilities.detach()) + positions)  # (n, steps, width)
         inside = torch.arange(expected[0], device=lengths.device) < lengths.unsqueeze(1)  # (n, steps)
-        visible = (self.elsewhere & inside.unsqueeze(1)).unsqueeze(1)  # (n, 1, steps, steps)
+        visible = (self.elsewhere() & inside.unsqueeze(1)).unsqueeze(1)  # (n, 1, steps, steps)
         features = positions.unsqueeze(0)  # the same for all images
         for layer in self.layers:
             features = layer(features, memory, visible)  # (n, steps, width)

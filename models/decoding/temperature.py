@@ -6,7 +6,6 @@ reading, stay; T > 1 makes a recognizer less sure of them.
 
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from models.decoders.decoded import Decoded

@@ -50,7 +50,7 @@ class MORN(nn.Module):
             *_convolution(64, 16), nn.ReLU(inplace=True),
             *_convolution(16, 1),  # (1, height/8, width/8), of either sign
         )
-        self.pixels = Table(partial(_pixels, height, width))
+        self.pixels = Table(partial(_pixels, height, width), coordinates=True)
 
     def offsets(self, images: Tensor) -> Tensor:
         """(n, channels, H, W) -> (n, height, width), at least float32: how far below each pixel its source lies; 2 is the whole image's height."""

@@ -73,7 +73,7 @@ class ThinPlateSpline(nn.Module):
         self.localization_hidden = nn.Linear(512, 256)
         self.localization_points = nn.Linear(256, 2 * fiducials)
         self.reset_points()
-        self.table = Table(partial(spline_table, fiducials, height, width))
+        self.table = Table(partial(spline_table, fiducials, height, width), coordinates=True)
 
     def reset_points(self) -> None:
         """Makes the network place the same first points on every image."""

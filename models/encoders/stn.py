@@ -78,7 +78,7 @@ class SpatialTransformer(nn.Module):
         self.localization_norm = _Norm(512)
         self.localization_points = nn.Linear(512, 2 * POINTS)
         self.reset_points()
-        self.table = Table(partial(_spline_table, height, width))
+        self.table = Table(partial(_spline_table, height, width), coordinates=True)
 
     def reset_points(self) -> None:
         """Makes the network place the same first points on every image, along its upper and its lower edge."""

@@ -10,10 +10,13 @@ last one behind the blocks.
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.precision import Table
 
 PATCH = 4  # pixels, each way
 WINDOW = (7, 11)  # rows and columns of tokens that a local block sees, the token itself in their middle
@@ -99,12 +102,12 @@ class Stage(nn.Module):
         super().__init__()
         self.local_blocks = local_blocks
         self.blocks = nn.ModuleList(Block(width, heads, rate) for rate in drop_paths)
-        self.register_buffer("window", neighbours(rows, columns) if local_blocks else None, persistent=False)
+        self.window = Table(partial(neighbours, rows, columns)) if local_blocks else None
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(n, rows * columns, width) -> the same."""
         for number, block in enumerate(self.blocks):
-            tokens = block(tokens, self.window if number < self.local_blocks else None)
+            tokens = block(tokens, self.window() if number < self.local_blocks else None)
         return tokens
 
 

@@ -107,12 +107,17 @@ def training_workers() -> list[int]:
     return [process for raylet in raylets for process, name in children(raylet) if "RayTrainWorker" in name]
 
 
-def kill_a_worker_at(step: int, progress: Path) -> threading.Thread:
-    """SIGKILL one training worker when the run has logged this step."""
+def kill_a_worker_at(step: int, progress: Path, *, after: threading.Thread | None = None) -> threading.Thread:
+    """SIGKILL one training worker when the run has logged this step, and other killers are done. Gives up after two minutes."""
     def kill_one():
-        while not (progress.is_file() and f'"step": {step},' in progress.read_text(encoding="utf-8")):
+        if after is not None:
+            after.join()
+        until = time.monotonic() + 120
+        while time.monotonic() < until:
+            if progress.is_file() and f'"step": {step},' in progress.read_text(encoding="utf-8") and (workers := training_workers()):
+                os.kill(workers[0], signal.SIGKILL)
+                return
             time.sleep(0.05)
-        os.kill(training_workers()[0], signal.SIGKILL)
     thread = threading.Thread(target=kill_one, daemon=True)
     thread.start()
     return thread
@@ -128,12 +133,10 @@ def shrunk(corpora, place_of_module, ray_session) -> Path:
     """A pretrained run whose two workers lost one of them twice, which it survives once, and which one worker finished."""
     tree = recipe(corpora, place_of_module, "shrunk", {"name": "seqclr"}, steps=12, checkpoint_every=2, workers=2, max_failures=1)
     progress = place_of_module / "runs" / "shrunk" / "progress.jsonl"
-    first = kill_a_worker_at(4, progress)
-    second = threading.Thread(target=lambda: (first.join(), kill_a_worker_at(8, progress).join()), daemon=True)
-    second.start()
+    first = kill_a_worker_at(5, progress)  # between two checkpoints: some step is trained again
+    kill_a_worker_at(9, progress, after=first)
     with pytest.raises(TrainingFailedError):
         train(parse_recipe(tree), quiet=True)
-    second.join()
     tree["training"]["workers"] = 1
     return train(parse_recipe(tree), resume=True, quiet=True).folder
 
