@@ -31,7 +31,7 @@ from models.recognizer import Recognizer
 from rounding import CERTAINTY, Rounding, perturbed
 
 # Whose records begin with a name are compared by its own file; all others are of the four-stage family. Such a file has
-#   rebuild(recorded, formula) -> the recognizer with the recorded weights, in eval mode, and
+#   rebuild(recorded, formula) -> the recognizer with the recorded weights, in float64 and eval mode, and
 #   pairs(recognizer, recorded) -> {quantity: (ours, recorded)} for all that the record holds; what it cannot tell is None instead of a pair.
 _FAMILIES = {"moran": "parity_moran", "hga": "parity_hga", "abinet": "parity_abinet", "vitstr": "parity_vit", "parseq": "parity_vit"}
 FLOAT64_LIMIT = 1e-9  # absolute where the recorded values are at most 1, otherwise relative to the largest
@@ -131,8 +131,8 @@ def compare(file: Path, formula: ModuleType, draws: int = 2) -> list[Difference]
     recorded = torch.load(file, map_location="cpu", weights_only=True)
     model, is_exact = file.name.split("_formula")[0], file.stem.endswith("64")
     family = importlib.import_module(next((module for name, module in _FAMILIES.items() if file.name.startswith(name)), "parity_four_stage"))
-    single = family.rebuild(recorded, formula)
-    exact = copy.deepcopy(single).double()
+    exact = family.rebuild(recorded, formula)
+    single = copy.deepcopy(exact).float()
     in_float64 = in_precision(recorded, torch.float64)
     found, truth = family.pairs(single, in_precision(recorded, torch.float32)), family.pairs(copy.deepcopy(exact), in_float64)
     unknown = [Difference(model, quantity, "", math.nan, 0.0) for quantity, pair in truth.items() if pair is None]

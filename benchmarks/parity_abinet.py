@@ -29,7 +29,7 @@ def _full_length_without_end(recorded: dict) -> bool:
 
 
 def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
-    """The recognizer that a record describes, with its weights, read through the published layout. ValueError if it does not fit."""
+    """The recognizer that a record describes, with its weights, read through the published layout, in float64 and eval mode. ValueError if it does not fit."""
     config, images = recorded["config"], recorded["input"]
     state = {name: formula.formula_param(name, shape) for name, shape in recorded["param_shapes"].items()} | recorded["buffers"]
     described = ABINET.describe(state, Charset(config["charset"]) if "charset" in config else None)
@@ -41,7 +41,7 @@ def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
     classes = recognizer.decoder.tokens.classes
     if config.get("num_classes", classes) != classes:
         raise ValueError(f"expected {config['num_classes']} classes, as the config says, found {classes} in the tensors: mend the record")
-    recognizer.load_state_dict(ABINET.load(recognizer, state))
+    recognizer.double().load_state_dict(ABINET.load(recognizer, state))
     return recognizer.eval()
 
 

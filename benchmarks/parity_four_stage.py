@@ -11,7 +11,7 @@ from models.recognizers import build
 
 
 def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
-    """The recognizer that a record describes, with the recorded weights, read through the published layout, in eval mode."""
+    """The recognizer that a record describes, with the recorded weights, read through the published layout, in float64 and eval mode."""
     images = recorded["input"]
     state = {name: formula.formula_param(name, shape) for name, shape in recorded["param_shapes"].items()}
     description = FOUR_STAGE.describe(state, None)
@@ -19,7 +19,7 @@ def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
     first_points = "Transformation.LocalizationNetwork.localization_fc2.bias"  # the formula leaves it as initialised
     if first_points in state:
         state[first_points] = FOUR_STAGE.save(recognizer)[first_points]
-    recognizer.load_state_dict(FOUR_STAGE.load(recognizer, state | recorded["buffers"]))
+    recognizer.double().load_state_dict(FOUR_STAGE.load(recognizer, state | recorded["buffers"]))
     return recognizer.eval()
 
 

@@ -14,7 +14,7 @@ from models.recognizer import Recognizer
 
 
 def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
-    """The recognizer that a record describes, with the recorded weights, read through the published layout."""
+    """The recognizer that a record describes, with the recorded weights, read through the published layout, in float64 and eval mode."""
     config, shapes, images = recorded["config"], recorded["param_shapes"], recorded["input"]
     charset = HGA_CHARSET if config["n_vocab"] == len(HGA_CHARSET) else Charset(Charset.named("94").characters[:config["n_vocab"]])
     recognizer = hga(
@@ -25,7 +25,7 @@ def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
     for name in state:
         if name.endswith("tgt_word_emb.weight"):  # the formula's exception: padding is fed as zeros
             state[name][recognizer.decoder.tokens.pad] = 0
-    recognizer.load_state_dict(HGA.load(recognizer, state | recorded["buffers"]))
+    recognizer.double().load_state_dict(HGA.load(recognizer, state | recorded["buffers"]))
     return recognizer.eval()
 
 

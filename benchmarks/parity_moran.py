@@ -14,7 +14,7 @@ from models.recognizer import Recognizer
 
 
 def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
-    """The recognizer that a record describes, with the recorded weights, read through the published layout, in eval mode.
+    """The recognizer that a record describes, with the recorded weights, read through the published layout, in float64 and eval mode.
 
     It never stops early: the records hold every step.
     """
@@ -24,7 +24,7 @@ def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
                        height=images.shape[2], width=images.shape[3], target_height=config["targetH"], target_width=config["targetW"],
                        bidirectional=config["BidirDecoder"], max_length=steps - 1)
     state = {name: formula.formula_param(name, shape) for name, shape in recorded["param_shapes"].items()}
-    recognizer.load_state_dict(MORAN.load(recognizer, state | recorded["buffers"]))
+    recognizer.double().load_state_dict(MORAN.load(recognizer, state | recorded["buffers"]))
     recognizer.decoder.stops_early = False
     return recognizer.eval()
 

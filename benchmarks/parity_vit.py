@@ -41,11 +41,11 @@ def _build(recorded: dict, state: State) -> Recognizer:
 
 
 def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
-    """The recognizer that a record describes, with the recorded weights, read through the published layout, in eval mode."""
+    """The recognizer that a record describes, with the recorded weights, read through the published layout, in float64 and eval mode."""
     state = unwrapped({name: formula.formula_param(name, shape) for name, shape in recorded["param_shapes"].items()})
     recognizer = _build(recorded, state)
     layout = PARSEQ if "pos_queries" in state else VITSTR
-    recognizer.load_state_dict(layout.load(recognizer, state))  # neither has buffers
+    recognizer.double().load_state_dict(layout.load(recognizer, state))  # neither has buffers
     return recognizer.eval()
 
 
