@@ -16,7 +16,9 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
-os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # the servers of the tests
+for proxy in ("http_proxy", "https_proxy", "all_proxy"):  # the servers of the tests are on loopback
+    for name in (proxy, proxy.upper()):
+        os.environ.pop(name, None)
 
 
 @pytest.fixture(scope="session")

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 G = torch.tensor([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
-FEWEST_CHANNELS = 256  # with fewer the sums around the products take what the products save
+FEWEST_CHANNELS = 512  # with fewer the sums around the products take what the products save
 BYTES_AT_ONCE = 16 << 20  # of transformed tiles: larger pieces leave the caches
 
 
