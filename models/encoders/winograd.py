@@ -6,8 +6,8 @@ The output is made of tiles of 2 x 2. With d the 4 x 4 pixels of the input that 
 which is one matrix product for each of the 16 elements: 4 multiply-adds a pixel and pair of channels instead of 9.
 
 Used where it is faster: to read in mixed precision, many channels, on a CPU that multiplies vectors of bfloat16 (AVX-512 BF16) and not matrices
-(AMX). What it saves are products, and what it adds are sums: measured without AMX, nothing is gained on any layer where products are 2.2 times
-as fast (docs/performance.md), and AMX multiplies 8 times as fast. The choice follows from what the processor can do and not from a measurement
+(AMX). What it saves are products, and what it adds are sums: measured without AMX, it gains nothing where products are about twice as fast
+(benchmarks/winograd.py), and AMX makes them more than that. The choice follows from what the processor can do and not from a measurement
 at first use, after which two runs on one machine could read differently. Training and GPUs use PyTorch's convolution (cuDNN has this algorithm
 itself), and so does float32, in which results are compared with the reference implementations. There its result would be as near to the true
 one as the direct sum's; in bfloat16 its error is two to three times as large.
