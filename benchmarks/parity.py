@@ -123,11 +123,13 @@ def _limits(family: ModuleType, exact: Recognizer, recorded: dict, truth: Pairs,
     return limits
 
 
-def compare(file: Path, formula: ModuleType, draws: int = 2) -> list[Difference]:
+def compare(file: Path, formula: ModuleType | None = None, draws: int = 2) -> list[Difference]:
     """Every quantity that one record holds, in both precisions. What a family cannot tell is a row that fails.
 
+    formula: of the recorded weights; by default the fixture.py beside the record.
     draws: from how many changed copies of the recognizer limits are derived, 1 to 4.
     """
+    formula = load_formula(file.parent) if formula is None else formula
     recorded = torch.load(file, map_location="cpu", weights_only=True)
     model, is_exact = file.name.split("_formula")[0], file.stem.endswith("64")
     family = importlib.import_module(next((module for name, module in _FAMILIES.items() if file.name.startswith(name)), "parity_four_stage"))
@@ -170,8 +172,7 @@ def main(argv: list[str] | None = None) -> int:
               "name the folder that holds them", file=sys.stderr)
         return 2
     torch.set_num_threads(1)
-    formula = load_formula(folder)
-    rows = [row for file in files for row in compare(file, formula)]
+    rows = [row for file in files for row in compare(file)]
     print("| model | quantity | in float64 | limit | in float32 | limit |")
     print("|---|---|---|---|---|---|")
     for (model, quantity), pair in groupby(rows, lambda row: (row.model, row.quantity)):

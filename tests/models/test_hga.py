@@ -20,7 +20,7 @@ from models.families.hga import HGA_CHARSET, hga
 from models.published.four_stage import FOUR_STAGE
 from models.published.hga import HGA
 from models.recognizer import Recognizer
-from parity import compare, load_formula
+from parity import compare
 
 AB = Charset("ab")  # ids: a 0, b 1, start 2, end 3, padding 4, unknown 5
 WORDS = ["hello", "42", "scene", "a", "ooze", "12345", "text", "zz"]
@@ -47,7 +47,7 @@ def memories(count, *, seed=0):
 
 
 def test_reproduces_the_recorded_outputs(parity_data):
-    rows = compare(parity_data / "hga_formula.pt", load_formula(parity_data), draws=1)
+    rows = compare(parity_data / "hga_formula.pt", draws=1)
     assert [row for row in rows if not row.found <= row.limit] == []
     differences = {row.quantity: row.found for row in rows if row.precision == "float64"}
     assert {"parameters", "feature_slice", "global", "tf_l2r", "tf_r2l", "tf_loss", "dec1_out", "beam5_r2l_score"} < differences.keys()

@@ -55,7 +55,7 @@ def images(count, *, channels=1, height=64, width=200, seed=0):
 
 
 def test_reproduces_the_recorded_outputs(parity_data):
-    rows = compare(parity_data / "moran_formula.pt", load_formula(parity_data))
+    rows = compare(parity_data / "moran_formula.pt")
     assert {row.quantity for row in rows} >= {"rectified_test", "rectified_train_path", "feature_slice", "greedy_l2r", "greedy_r2l",
                                               "tf_l2r", "tf_r2l", "tf_loss", "fractional pickup"}
     assert [row for row in rows if not row.found <= row.limit] == []

@@ -7,12 +7,11 @@ import torch
 
 import parity
 import parity_four_stage
-from parity import load_formula
 
 
 @pytest.mark.parametrize("record", ["crnn_formula.pt", "trba_formula64.pt"])
 def test_reproduces_the_recorded_outputs_and_gradients(parity_data, record):
-    rows = parity.compare(parity_data / record, load_formula(parity_data))
+    rows = parity.compare(parity_data / record)
     for precision in ("float64", "float32"):
         quantities = {row.quantity for row in rows if row.precision == precision}
         assert {"features", "training loss"} < quantities
@@ -33,7 +32,7 @@ def test_a_wrong_weight_is_noticed(parity_data, monkeypatch):
         return recognizer
 
     monkeypatch.setattr(parity_four_stage, "rebuild", spoiled)
-    wrong = {row.quantity for row in parity.compare(parity_data / "crnn_formula.pt", load_formula(parity_data)) if row.found > row.limit}
+    wrong = {row.quantity for row in parity.compare(parity_data / "crnn_formula.pt") if row.found > row.limit}
     assert {"logits", "training loss"} <= wrong and "features" not in wrong
 
 
