@@ -7,8 +7,9 @@ FOLDER holds `fixture.py` (the formula that the recorded weights follow) and rec
 
 Every recognizer runs in float64 and in float32. Against a float64 record the first must be equal to 1e-9: both compute the same function.
 For the second, and for float32 records, the limit is what float32 can give: rounding.py derives it from float64 runs of our recognizer with
-weights that are changed as rounding would change them. Whole numbers must be equal, but for those that such a change turns. A reference that multiplies two float32
-tables for its spline is further off than our limits, which are those of one table: such a model needs a record in float64.
+weights that are changed as rounding would change them. Whole numbers must be equal, but for those that such a change turns. A reference
+that multiplies two float32 tables for its spline is further off than our limits, which are those of one table: such a model needs a record
+in float64.
 The table ends with the largest share of a limit.
 """
 
@@ -19,6 +20,7 @@ import importlib.util
 import math
 import re
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -77,6 +79,20 @@ def difference(quantity: str, ours: Tensor, theirs: Tensor) -> float:
     if _is_relative(quantity):
         gap = gap / theirs.clamp(min=1e-4 * theirs.max())
     return gap.max().item() if gap.numel() else 0.0
+
+
+def training_pairs(recognizer: Recognizer, published_name: Callable[[Recognizer, str], str], loss: Tensor,
+                   recorded: dict) -> dict[str, tuple[Tensor, Tensor]]:
+    """The loss of a training step, if it was recorded, and every gradient's norm, ours and recorded; the gradients are taken here."""
+    loss.backward()
+    expected = recorded["output"]
+    norms = expected["train_grad_norm"]
+    ours = torch.stack([parameter.grad.norm() for parameter in recognizer.parameters()])
+    theirs = [float(norms[published_name(recognizer, name)]) for name, _ in recognizer.named_parameters()]
+    found = {f"gradient norms of {len(theirs)} parameters": (ours, torch.tensor(theirs, dtype=torch.float64))}
+    if "train_loss" in expected:
+        found["training loss"] = (loss.detach(), torch.as_tensor(expected["train_loss"], dtype=torch.float64))
+    return found
 
 
 def in_precision(recorded: dict, precision: torch.dtype) -> dict:

@@ -16,6 +16,7 @@ from models.decoders.decoded import Decoded
 from models.families.abinet import abinet
 from models.published.abinet import ABINET
 from models.recognizer import Recognizer
+from parity import training_pairs
 
 _BRANCHES = {"align": "fusion", "lang": "language"}  # a record's names, ours
 
@@ -108,15 +109,9 @@ def _training(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor,
     for module in recognizer.modules():
         if isinstance(module, nn.Dropout):
             module.eval()
-    decoder, expected = recognizer.decoder, recorded["output"]
+    decoder = recognizer.decoder
     loss = decoder.loss(recognizer(recorded["input"]), decoder.encode(recorded["labels"]))
-    loss.backward()
-    norms = expected["train_grad_norm"]
-    norms = [(parameter.grad.norm(), torch.as_tensor(norms[ABINET.published_name(recognizer, name)], dtype=torch.float64))
-             for name, parameter in recognizer.named_parameters()]
-    ours, theirs = zip(*norms, strict=True)
-    return {"training loss": (loss.detach(), torch.as_tensor(expected["train_loss"])),
-            f"gradient norms of {len(norms)} parameters": (torch.stack(ours), torch.stack(theirs))}
+    return training_pairs(recognizer, ABINET.published_name, loss, recorded)
 
 
 def pairs(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor, Tensor] | None]:

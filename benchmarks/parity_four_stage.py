@@ -8,6 +8,7 @@ from torch import Tensor
 from models.published.four_stage import FOUR_STAGE
 from models.recognizer import Recognizer
 from models.recognizers import build
+from parity import training_pairs
 
 
 def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
@@ -48,13 +49,7 @@ def _training(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor,
     recognizer.train()
     targets = recognizer.decoder.encode(recorded["labels"])
     loss = recognizer.decoder.loss(recognizer(recorded["input"], recognizer.decoder.inputs(targets)), targets)
-    loss.backward()
-    norms = recorded["output"]["train_grad_norm"]
-    pairs = [(parameter.grad.norm(), torch.as_tensor(norms[FOUR_STAGE.published_name(recognizer, name)], dtype=torch.float64))
-             for name, parameter in recognizer.named_parameters()]
-    ours, theirs = zip(*pairs, strict=True)
-    return {"training loss": (loss.detach(), recorded["output"]["train_loss"]),
-            f"gradient norms of {len(norms)} parameters": (torch.stack(ours), torch.stack(theirs))}
+    return training_pairs(recognizer, FOUR_STAGE.published_name, loss, recorded)
 
 
 def pairs(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor, Tensor]]:

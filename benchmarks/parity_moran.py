@@ -11,6 +11,7 @@ from models.decoders.symbols import reversed_rows
 from models.families.moran import moran
 from models.published.moran import MORAN
 from models.recognizer import Recognizer
+from parity import training_pairs
 
 
 def rebuild(recorded: dict, formula: ModuleType) -> Recognizer:
@@ -64,18 +65,11 @@ def _pickup(example: dict, precision: torch.dtype) -> tuple[Tensor, Tensor]:
 
 def _training(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor, Tensor]]:
     """The loss and every gradient norm in training mode, without chance: always rectified, no fractional pickup."""
-    expected = recorded["output"]
     recognizer.train()
     recognizer.rectifier.rectified_share, recognizer.decoder.fractional_pickup = 1.0, False
     targets = recognizer.decoder.encode(recorded["labels"])
     loss = recognizer.decoder.loss(recognizer(recorded["input"], recognizer.decoder.inputs(targets)), targets)
-    loss.backward()
-    norms = expected["train_grad_norm"]
-    norms = [(parameter.grad.norm(), torch.as_tensor(norms[MORAN.published_name(recognizer, name)], dtype=torch.float64))
-             for name, parameter in recognizer.named_parameters()]
-    ours, theirs = zip(*norms, strict=True)
-    return {"train_loss": (loss.detach(), expected["train_loss"]),
-            f"gradient norms of {len(norms)} parameters": (torch.stack(ours), torch.stack(theirs))}
+    return training_pairs(recognizer, MORAN.published_name, loss, recorded)
 
 
 def pairs(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor, Tensor] | None]:

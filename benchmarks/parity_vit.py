@@ -20,6 +20,7 @@ from models.encoders.vit import ViT
 from models.published.layout import State, unwrapped
 from models.published.parseq_hub import PARSEQ, VITSTR
 from models.recognizer import Recognizer
+from parity import training_pairs
 
 
 def _build(recorded: dict, state: State) -> Recognizer:
@@ -132,14 +133,10 @@ def _vitstr(recognizer: Recognizer, recorded: dict, name: str, theirs: Tensor) -
     return (decoder.loss(decoded, targets), theirs) if {"ce", "loss"} & set(words) else None
 
 
-def _training(recognizer: Recognizer, recorded: dict, norms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Every gradient's norm, for ViTSTR, whose loss draws nothing."""
+def _training(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor, Tensor]]:
+    """The loss and every gradient's norm, for ViTSTR, whose loss draws nothing."""
     targets = recognizer.decoder.encode(recorded["labels"])
-    recognizer.decoder.loss(recognizer(recorded["input"]), targets).backward()
-    norms = [(parameter.grad.norm(), torch.as_tensor(norms[VITSTR.published_name(recognizer, name)], dtype=torch.float64))
-             for name, parameter in recognizer.named_parameters()]
-    ours, theirs = zip(*norms, strict=True)
-    return torch.stack(ours), torch.stack(theirs)
+    return training_pairs(recognizer, VITSTR.published_name, recognizer.decoder.loss(recognizer(recorded["input"]), targets), recorded)
 
 
 def pairs(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor, Tensor] | None]:
@@ -158,5 +155,5 @@ def pairs(recognizer: Recognizer, recorded: dict) -> dict[str, tuple[Tensor, Ten
             pair = parseq.quantity(name, theirs) if parseq is not None else _vitstr(recognizer, recorded, name, theirs)
             found[name] = pair if pair is not None and pair[0].shape == pair[1].shape else None
     if norms is not None:
-        found[f"gradient norms of {len(norms)} parameters"] = _training(recognizer, recorded, norms) if parseq is None else None
+        found |= _training(recognizer, recorded) if parseq is None else {"gradient norms": None}
     return found

@@ -87,7 +87,7 @@ def test_another_record_is_rebuilt_from_its_configuration(parity_data, tmp_path)
     file = tmp_path / "moran_small_formula64.pt"
     torch.save(record, file)
     rows = compare(file, formula)
-    assert {row.quantity for row in rows} == {"greedy_l2r", "tf_lengths", "feature_slice", "train_loss",
+    assert {row.quantity for row in rows} == {"greedy_l2r", "tf_lengths", "feature_slice", "training loss",
                                               f"gradient norms of {len(trained)} parameters"}
     assert [row for row in rows if not row.found <= row.limit] == []
     torch.save(record | {"output": record["output"] | {"beam": loss.detach()}}, file)
