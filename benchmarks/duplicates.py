@@ -24,9 +24,9 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from changes import CHANGES  # noqa: E402
+from pipelines.corpus.images import decode_gray  # noqa: E402
 from pipelines.duplicates import HashFile, find  # noqa: E402
 from pipelines.hashes import Hashed, hash_rows, hash_set, hashed, label_hash, write_hashes  # noqa: E402
-from pipelines.images import decode_gray  # noqa: E402
 from pipelines.similarity import SIGNATURE_BYTES  # noqa: E402
 from pipelines.wordsets import open_sets  # noqa: E402
 

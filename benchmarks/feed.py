@@ -33,9 +33,9 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from pipelines.cluster import start_ray
-from pipelines.corpus import Corpus
+from pipelines.corpus.images import Shape, decode_image
+from pipelines.corpus.reader import Corpus
 from pipelines.feed import batches, ray_blocks, threads_beside
-from pipelines.images import Shape, decode_image
 from pipelines.render import Settings, render_corpus
 from pipelines.stream import Selection, Share, open_stream
 

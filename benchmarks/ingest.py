@@ -16,7 +16,7 @@ import cv2
 import lmdb
 import numpy as np
 
-from pipelines.images import decode_gray, hash_thumbnail, perceptual_hashes
+from pipelines.corpus.images import decode_gray, hash_thumbnail, perceptual_hashes
 from pipelines.intake import Chunk, Options, write_chunk
 from pipelines.sources import Source, open_sources
 

@@ -17,8 +17,8 @@ from models.charset import Charset
 from models.encoders.morn import MORN
 from models.recognizer import Recognizer
 from models.recognizers import RECOGNIZERS, build
-from pipelines.corpus import Corpus
-from pipelines.images import decode_image
+from pipelines.corpus.images import decode_image
+from pipelines.corpus.reader import Corpus
 from pipelines.reading import as_input, shape_of
 
 WORDS = 8

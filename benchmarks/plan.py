@@ -17,7 +17,8 @@ import time
 from itertools import islice
 from pathlib import Path
 
-from pipelines.corpus import Corpus, Manifest, ShardEntry, SourceCounts
+from pipelines.corpus.manifest import Manifest, ShardEntry, SourceCounts
+from pipelines.corpus.reader import Corpus
 from pipelines.plan import Mix, Plan, lanes_for
 from pipelines.stream import Ingredient, Selection, Share, Stream, usable_rows
 

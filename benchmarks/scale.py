@@ -23,7 +23,7 @@ from pathlib import Path
 
 import lmdb
 
-from pipelines.corpus import Corpus
+from pipelines.corpus.reader import Corpus
 
 ROWS_PER_LMDB = 500_000
 FEED = """

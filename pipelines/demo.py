@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 
 from pipelines import cli
-from pipelines.corpus import Corpus
+from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.runs import RunFolder
 

@@ -4,13 +4,13 @@ import argparse
 import json
 import sys
 import textwrap
-from collections.abc import Sequence
 
-from pipelines.characters import visible
-from pipelines.corpus import Corpus, Manifest
-from pipelines.corpus_page import write_page
+from pipelines.corpus.account import counted, counts_table, table
+from pipelines.corpus.characters import visible
+from pipelines.corpus.reader import Corpus
+from pipelines.corpus.tally import QUANTILES, RANGES, describe, summarize
 from pipelines.errors import BadInput
-from pipelines.tally import QUANTILES, RANGES, Tally, counted, sum_counts, sum_tallies, tally
+from pipelines.reports.corpus import write_page
 from pipelines.wordsets import open_sets
 
 DESCRIPTION = """Print what a corpus holds: rows per source, rejects and why, label lengths, image sizes, characters, and what
@@ -59,46 +59,6 @@ def _benchmarks(corpus: Corpus, given: list[str]) -> list[str]:
             raise
         return []
     return named
-
-
-def describe(corpus: Corpus) -> dict:
-    """Counts from the manifest, and lengths, sizes and characters from one pass over the rows, without the images."""
-    return summarize(corpus, tally(corpus))
-
-
-def summarize(corpus: Corpus, tallies: dict[str, Tally]) -> dict:
-    """The numbers of a corpus, ready for JSON; `tallies` are those of its sources."""
-    counts = corpus.manifest.sources
-    return {
-        "path": corpus.path, "rows": corpus.rows,
-        "shards": len(corpus.manifest.shards), "row_groups": len(corpus.row_groups),
-        "bytes": sum(shard.bytes for shard in corpus.manifest.shards),
-        "sha256": corpus.sha256, "made_by": corpus.manifest.made_by,
-        "sources": {name: counts[name].model_dump(by_alias=True) | tallies[name].summary() for name in counts},
-        "total": sum_counts(counts.values()).model_dump(by_alias=True) | sum_tallies(tallies.values()).summary(),
-    }
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Text columns: the first flush left, the others flush right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    aligned = [[row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-               for row in (head, *rows)]
-    return "\n".join("  ".join(row).rstrip() for row in aligned)
-
-
-def counts_table(manifest: Manifest) -> str:
-    """Rows per source, and below them the reasons of what was rejected."""
-    total = sum_counts(manifest.sources.values())
-    named = [*manifest.sources.items(), ("all", total)] if len(manifest.sources) > 1 else list(manifest.sources.items())
-    columns = ("rows_in", "kept", "labeled", "duplicates", "quarantined", "filtered")
-    rows = [(name, *(f"{getattr(counts, column):,}" for column in columns)) for name, counts in named]
-    text = table(("source", "in", "kept", "labeled", "duplicates", "quarantined", "filtered"), rows)
-    if total.reasons:
-        reasons = [(name, reason, f"{count:,}")
-                   for name, counts in manifest.sources.items() for reason, count in counts.reasons.items()]
-        text += "\n\n" + table(("rejected", "reason", "rows"), reasons) + "\neach with its key in quarantine.parquet"
-    return text
 
 
 def _text(corpus: Corpus, summary: dict) -> str:

@@ -21,10 +21,10 @@ import ray.data
 from ray.data.grouped_data import GroupedData
 
 from pipelines.cluster import start_ray
+from pipelines.corpus.storage import is_remote
 from pipelines.hashes import GUARD_HASHES, Rows, as_rows, read_hashes
 from pipelines.matches import EDGE, NEAR, PAIR, candidates, earliest, same_bytes, to_kept, verify
 from pipelines.similarity import SIGNATURE_BYTES, band_keys, sketches
-from pipelines.storage import is_remote
 
 RESULT = pa.schema([
     pa.field("source", pa.string(), nullable=False),

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from models.recognizer import Recognizer
-from pipelines import report
 from pipelines.errors import BadInput
 from pipelines.metrics import BINS, Score, Word
 from pipelines.protocols import RULES, size_note
 from pipelines.reading import evaluating, read_stream
+from pipelines.reports import html
 from pipelines.searches import Found, Search, add_options, searches
 from pipelines.weights import find_model, load_recognizer, read_description
 
@@ -193,23 +193,23 @@ def as_text(lines: list[tuple[str, ...]], header: tuple[str, ...] = HEADER) -> s
 
 def as_page(model: str, rule: str, results: list[Result], shown: int = 24) -> str:
     """The page: the table, how it was computed, and each set's worst mistakes as pictures."""
-    pieces = [report.paragraph(f"Model {model}. Labels and predictions are compared by the rule {rule!r}."),
-              report.table(HEADER, rows(results), numbers=range(1, len(HEADER) - 1), sums=1),
-              report.table(("number", "computed as"), VARIANTS.items()),
-              report.heading("Confidence against accuracy"),
-              report.table(("confidence", "words", "accuracy %", "mean confidence %"), _reliability(total(results)), numbers=range(1, 4))]
+    pieces = [html.paragraph(f"Model {model}. Labels and predictions are compared by the rule {rule!r}."),
+              html.table(HEADER, rows(results), numbers=range(1, len(HEADER) - 1), sums=1),
+              html.table(("number", "computed as"), VARIANTS.items()),
+              html.heading("Confidence against accuracy"),
+              html.table(("confidence", "words", "accuracy %", "mean confidence %"), _reliability(total(results)), numbers=range(1, 4))]
     for result in results:
         name, evaluation = result.words.name, result.evaluation
         wrong = len(evaluation.words) - evaluation.score.correct
         worst = evaluation.worst[:shown]
-        pieces += [report.heading(f"{name}: the worst {len(worst)} of {wrong:,} mistakes"),
-                   report.paragraph("Ordered by confidence x distance: surest and furthest off first."),
-                   report.pictures(_picture(mistake) for mistake in worst)]
+        pieces += [html.heading(f"{name}: the worst {len(worst)} of {wrong:,} mistakes"),
+                   html.paragraph("Ordered by confidence x distance: surest and furthest off first."),
+                   html.pictures(_picture(mistake) for mistake in worst)]
         if evaluation.unreadable:
-            pieces += [report.heading(f"{name}: images that cannot be decoded"),
-                       report.table(("key", "label", "problem"), [(word.key, word.label, word.problem)
+            pieces += [html.heading(f"{name}: images that cannot be decoded"),
+                       html.table(("key", "label", "problem"), [(word.key, word.label, word.problem)
                                                                  for word in evaluation.unreadable[:200]])]
-    return report.page(f"Evaluation of {model}", *pieces)
+    return html.page(f"Evaluation of {model}", *pieces)
 
 
 def _reliability(score: Score) -> list[tuple[str, ...]]:
@@ -218,11 +218,11 @@ def _reliability(score: Score) -> list[tuple[str, ...]]:
              f"{100 * each.confidence:.2f}") for number, each in enumerate(score.bins) if each.words]
 
 
-def _picture(mistake: Mistake) -> report.Picture:
+def _picture(mistake: Mistake) -> html.Picture:
     word = mistake.word
     lines = [("label", word.label), ("read", word.prediction), ("confidence", f"{word.confidence:.3f}"),
              ("key", word.key)]
-    return report.Picture(mistake.image, lines, frozenset({"read"}))
+    return html.Picture(mistake.image, lines, frozenset({"read"}))
 
 
 def write_results(folder: Path, model: str, rule: str, results: list[Result], about: dict[str, object]) -> None:
@@ -236,9 +236,9 @@ def write_results(folder: Path, model: str, rule: str, results: list[Result], ab
                          "confidence": round(word.confidence, 6), "correct": word.correct, "distance": word.distance,
                          "problem": word.problem}, ensure_ascii=False) + "\n"
              for result in results for word in result.evaluation.words]
-    report.write_text(folder / "predictions.jsonl", "".join(lines))
-    report.write_text(folder / "evaluation.html", as_page(model, rule, results))
-    report.write_text(folder / "evaluation.json", json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
+    html.write_text(folder / "predictions.jsonl", "".join(lines))
+    html.write_text(folder / "evaluation.html", as_page(model, rule, results))
+    html.write_text(folder / "evaluation.json", json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
 
 
 def parse_gates(arguments: list[str], names: list[str]) -> dict[str, float]:

@@ -14,9 +14,9 @@ from pathlib import Path
 import lmdb
 import pyarrow.compute as pc
 
-from pipelines import storage
-from pipelines.corpus import Corpus
-from pipelines.describe import counted
+from pipelines.corpus import storage
+from pipelines.corpus.account import counted
+from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.export_formats import BREAKS_LINES, FolderWriter, Item, LmdbWriter, TarWriter, Writer
 from pipelines.progress import Progress, clock

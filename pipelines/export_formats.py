@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 import lmdb
 
-from pipelines.images import image_format
+from pipelines.corpus.images import image_format
 from pipelines.sources.files import IMAGE_SUFFIXES
 from pipelines.sources.labels import file_of_text
 

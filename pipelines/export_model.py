@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from models.decoders.decoded import Decoded, Reading
 from models.recognizer import Recognizer
+from pipelines.corpus.images import Shape, decode_image
 from pipelines.errors import BadInput
-from pipelines.images import Shape, decode_image
 from pipelines.onnx_reader import READINGS, Symbols
 from pipelines.reading import as_input, evaluating, shape_of
 from pipelines.weights import find_model, load_recognizer, read_description

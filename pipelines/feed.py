@@ -18,8 +18,8 @@ import torch
 
 from models.batch import Part
 from models.charset import Charset
+from pipelines.corpus.images import Shape, decode_into
 from pipelines.errors import BadInput
-from pipelines.images import Shape, decode_into
 from pipelines.stream import Share, Stream
 
 

@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
+from pipelines.corpus.images import decode_gray, image_problem
+from pipelines.corpus.storage import is_remote, open_file
 from pipelines.errors import BadInput
-from pipelines.images import decode_gray, image_problem
 from pipelines.similarity import SIGNATURE_BYTES, Signature, signature
-from pipelines.storage import is_remote, open_file
 from pipelines.wordsets import open_sets
 
 HASHES = pa.schema([

@@ -18,9 +18,10 @@ from pathlib import Path, PurePath, PurePosixPath
 import cv2
 import pyarrow as pa
 
-from pipelines import storage
-from pipelines.corpus import SCHEMA_VERSION, Corpus
-from pipelines.describe import counted, counts_table
+from pipelines.corpus import storage
+from pipelines.corpus.account import counted, counts_table
+from pipelines.corpus.manifest import SCHEMA_VERSION
+from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.hashes import hash_set
 from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, room_for, write_chunk

@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel
 
-from pipelines import storage
-from pipelines.corpus import QUARANTINE_SCHEMA, ROWS_PER_GROUP, Rejected, ShardEntry, ShardWriter, SourceCounts, rejected_table, shard_name
+from pipelines.corpus import storage
+from pipelines.corpus.images import decode_gray, hash_thumbnail, image_problem, perceptual_hashes
+from pipelines.corpus.manifest import ShardEntry, SourceCounts
+from pipelines.corpus.quarantine import QUARANTINE_SCHEMA, Rejected, rejected_table
+from pipelines.corpus.shards import ROWS_PER_GROUP, ShardWriter, shard_name
 from pipelines.errors import BadInput
 from pipelines.hashes import Hashed, hash_rows, hashed, write_hashes
-from pipelines.images import decode_gray, hash_thumbnail, image_problem, perceptual_hashes
 from pipelines.sources import Piece, Row, Source
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.decoders.decoded import Reading
 from models.recognizer import Recognizer
-from pipelines.images import Shape, decode_image, image_problem
+from pipelines.corpus.images import Shape, decode_image, image_problem
 
 Item = TypeVar("Item")
 DECODERS = 4  # threads; OpenCV releases the interpreter's lock

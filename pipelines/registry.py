@@ -21,7 +21,7 @@ CHAMPION = "champion"
 SIGNATURE = ModelSignature(Schema([ColSpec(DataType.binary, "image")]),
                            Schema([ColSpec(DataType.string, "text"), ColSpec(DataType.double, "confidence")]))
 SERVING_REQUIREMENTS = ("mlflow", "torch", "numpy", "opencv-python-headless", "pandas")
-SERVING_SOURCES = ("__init__.py", "errors.py", "images.py", "reading.py", "served.py", "weights.py")  # and models/
+SERVING_SOURCES = ("__init__.py", "errors.py", "corpus/__init__.py", "corpus/images.py", "reading.py", "served.py", "weights.py")  # and models/
 
 
 def serving_requirements() -> list[str]:
@@ -39,8 +39,8 @@ def serving_sources() -> Iterator[list[Path]]:
     with tempfile.TemporaryDirectory() as temporary:
         models, pipelines = Path(temporary, "models"), Path(temporary, "pipelines")
         shutil.copytree(here.parent / "models", models, ignore=shutil.ignore_patterns("__pycache__"))
-        pipelines.mkdir()
         for name in SERVING_SOURCES:
+            (pipelines / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(here / name, pipelines / name)
         yield [models, pipelines]
 

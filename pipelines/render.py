@@ -20,7 +20,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from pipelines.corpus import ROWS_PER_GROUP, Corpus
+from pipelines.corpus.reader import Corpus
+from pipelines.corpus.shards import ROWS_PER_GROUP
 from pipelines.errors import BadInput
 from pipelines.intake import Chunk, ChunkResult, Options, plan_chunks, write_chunk
 from pipelines.progress import Progress

@@ -10,7 +10,7 @@ import torch
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipelines.images import image_format
+from pipelines.corpus.images import image_format
 from pipelines.reading import read_stream
 from pipelines.weights import load_recognizer
 

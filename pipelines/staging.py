@@ -23,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipelines import storage
-from pipelines.corpus import MANIFEST, QUARANTINE, SourceCounts, write_manifest, write_quarantine
+from pipelines.corpus import storage
+from pipelines.corpus.manifest import MANIFEST, SourceCounts, write_manifest
+from pipelines.corpus.quarantine import QUARANTINE, write_quarantine
 from pipelines.errors import BadInput
 from pipelines.intake import Chunk, ChunkResult
 

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.charset import Charset
-from pipelines.corpus import Corpus, RowGroup
+from pipelines.corpus.reader import Corpus, RowGroup
 from pipelines.errors import BadInput
 from pipelines.plan import Mix, Plan, Window, lanes_for
 

@@ -21,12 +21,12 @@ from ray.train.torch import TorchTrainer
 
 from pipelines import tracking
 from pipelines.cluster import start_ray
-from pipelines.corpus import Corpus
+from pipelines.corpus.reader import Corpus
+from pipelines.corpus.storage import absolute
 from pipelines.errors import BadInput
 from pipelines.reading import shape_of
 from pipelines.recipe import Recipe, load_recipe
 from pipelines.runs import RunFolder
-from pipelines.storage import absolute
 from pipelines.stream import Selection, Stream, open_stream
 from pipelines.weights import find_model, save_recognizer
 from pipelines.worker import Job, build_objective, trained_parts, work

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipelines import storage
-from pipelines.corpus import Rejected, ShardWriter, shard_name
+from pipelines.corpus import storage
+from pipelines.corpus.quarantine import Rejected
+from pipelines.corpus.shards import ShardWriter, shard_name
 from pipelines.duplicates import HashFile, find
 from pipelines.intake import ChunkResult, Options, RejectedWriter, room_for
 from pipelines.progress import Progress

@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from pipelines.corpus import MANIFEST, Corpus
+from pipelines.corpus.manifest import MANIFEST
+from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.sources import Source, open_sources
 

@@ -21,7 +21,7 @@ from models.batch import Batch
 from models.objectives import OBJECTIVES
 from models.recognizer import Recognizer
 from models.recognizers import build
-from pipelines.corpus import Corpus
+from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.evaluate import evaluate_recognizer
 from pipelines.feed import batches, ray_blocks, threads_beside

@@ -10,7 +10,7 @@ import matplotlib
 from scipy.stats import spearmanr
 
 from pipelines.recipe import Recipe
-from pipelines.report import figure, heading, page, paragraph, table, write_text
+from pipelines.reports.html import figure, heading, page, paragraph, table, write_text
 from tuning.space import Axis, with_values
 
 matplotlib.use("svg")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-from pipelines import storage
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.sources.files import BRACES, Place, is_image_name, look, printable
 from pipelines.sources.folder import folder_format, open_folder

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from pipelines import storage
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.sources.annotations import IGNORED, Region, malformed, region
 

@@ -7,7 +7,7 @@ centre, so a box from 10 to 30 is 20 pixels wide. What a region has beyond the p
 import cv2
 import numpy as np
 
-from pipelines.images import MOST_PIXELS, announced_size, has_alpha, image_format, image_problem
+from pipelines.corpus.images import MOST_PIXELS, announced_size, has_alpha, image_format, image_problem
 
 LOSSLESS = ("PNG", "BMP", "TIFF", "GIF")
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
 
-from pipelines import storage
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.sources.files import IMAGE_SUFFIXES, Place, Stamp, is_image_name, list_folder, printable, without_suffix
 from pipelines.sources.labels import LABEL_FILES, LIST_SUFFIXES, read_labels, text_of_file

@@ -14,7 +14,7 @@ from itertools import islice
 
 import lmdb
 
-from pipelines import storage
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.sources.files import Place
 from pipelines.sources.row import ReadOptions, Row, Span, spans

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as types
 
-from pipelines import storage
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.sources.files import Place, set_of_files, stems
 from pipelines.sources.labels import TEXT_NAMES as LABEL_NAMES

@@ -4,7 +4,7 @@ import posixpath
 import re
 from typing import NamedTuple
 
-from pipelines import storage
+from pipelines.corpus import storage
 from pipelines.sources.annotations import LINES, text_format
 from pipelines.sources.annotations_json import json_format
 from pipelines.sources.annotations_mat import mat_format

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pipelines import storage
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.sources.annotations import Region, ctw1500_xml, read_text_file
 from pipelines.sources.annotations_json import read_json

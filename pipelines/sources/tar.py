@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from pipelines import storage
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.sources.files import Place, is_hidden, is_image_name, printable, set_of_files, stems
 from pipelines.sources.labels import text_of_file

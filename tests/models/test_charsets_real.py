@@ -9,7 +9,7 @@ from torch import nn
 
 from models.charset import Charset, attention_tokens, ctc_tokens
 from models.recognizers import build
-from pipelines.images import decode_image
+from pipelines.corpus.images import decode_image
 from pipelines.reading import as_input, shape_of
 from pipelines.recipe import load_recipe, parse_recipe
 from pipelines.sources import Row, open_sources

@@ -9,19 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.corpus import (
-    QUARANTINE,
-    SCHEMA,
-    Corpus,
-    Rejected,
-    RowGroup,
-    ShardWriter,
-    SourceCounts,
-    rejected_table,
-    shard_name,
-    write_manifest,
-    write_quarantine,
-)
+from pipelines.corpus.manifest import SourceCounts, write_manifest
+from pipelines.corpus.quarantine import QUARANTINE, Rejected, rejected_table, write_quarantine
+from pipelines.corpus.reader import Corpus, RowGroup
+from pipelines.corpus.shards import SCHEMA, ShardWriter, shard_name
 from pipelines.errors import BadInput
 
 

@@ -9,13 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines import corpus_samples
-from pipelines.characters import isolated, script, visible
 from pipelines.cli import run
-from pipelines.corpus import Corpus, Rejected, ShardWriter, SourceCounts, rejected_table, write_manifest, write_quarantine
-from pipelines.corpus_samples import ContactSheets, find_rows, gather_rejects
-from pipelines.histogram import Axis, histogram
-from pipelines.tally import tally
+from pipelines.corpus.characters import script, visible
+from pipelines.corpus.manifest import SourceCounts, write_manifest
+from pipelines.corpus.quarantine import Rejected, rejected_table, write_quarantine
+from pipelines.corpus.reader import Corpus
+from pipelines.corpus.shards import ShardWriter
+from pipelines.corpus.tally import tally
+from pipelines.reports import samples
+from pipelines.reports.histogram import Axis, histogram
+from pipelines.reports.html import isolated
+from pipelines.reports.samples import ContactSheets, find_rows, gather_rejects
 
 HOSTILE = "<script>alert(1)</script>"
 TURNED = "a\u202eb"  # a right-to-left override, which would turn the rest of the page
@@ -219,8 +223,8 @@ def test_empty_sections_say_none(tmp_path):
 def test_the_images_of_a_large_corpus_are_sampled_and_the_page_says_so(tmp_path, monkeypatch):
     rows = {"a": [(str(number), png(number), 40, 20) for number in range(40)], "b": [("x", png(3), 40, 20)] * 4}
     corpus = write_corpus(tmp_path / "c", rows, [])
-    monkeypatch.setattr(corpus_samples, "IMAGES_FOR", 22)
-    monkeypatch.setattr(corpus_samples, "GROUPS_OF_A_SOURCE", 1)
+    monkeypatch.setattr(samples, "IMAGES_FOR", 22)
+    monkeypatch.setattr(samples, "GROUPS_OF_A_SOURCE", 1)
     assert run("describe", [str(corpus), "--html", str(tmp_path / "p.html")]) == 0
     page = Page((tmp_path / "p.html").read_text(encoding="utf-8"))
     assert "File sizes are from a sample of 11 of the 22 row groups; everything else from all rows." in page.section("sizes")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.corpus import Corpus
+from pipelines.corpus.reader import Corpus
 from pipelines.demo import Steps, main, write_pictures, write_vocabulary
 from pipelines.errors import BadInput
 from pipelines.ingest import main as ingest

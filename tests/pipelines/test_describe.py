@@ -9,11 +9,13 @@ import pyarrow as pa
 import pytest
 
 from models.charset import Charset
-from pipelines.characters import count_outside, rows_outside
 from pipelines.cli import run
-from pipelines.corpus import Corpus, Rejected, ShardWriter, SourceCounts, rejected_table, write_manifest, write_quarantine
-from pipelines.describe import describe
-from pipelines.tally import aspects, quantiles
+from pipelines.corpus.characters import count_outside, rows_outside
+from pipelines.corpus.manifest import SourceCounts, write_manifest
+from pipelines.corpus.quarantine import Rejected, rejected_table, write_quarantine
+from pipelines.corpus.reader import Corpus
+from pipelines.corpus.shards import ShardWriter
+from pipelines.corpus.tally import aspects, describe, quantiles
 
 
 @pytest.fixture

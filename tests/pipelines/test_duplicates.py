@@ -9,10 +9,10 @@ import pytest
 
 from changes import CHANGES, encoded
 from pipelines import duplicates, matches
+from pipelines.corpus.images import decode_gray
 from pipelines.duplicates import HashFile, find
 from pipelines.errors import BadInput
 from pipelines.hashes import GUARD_HASHES, Hashed, as_rows, hash_rows, hash_set, hashed, label_hash, read_hashes, write_hashes
-from pipelines.images import decode_gray
 from pipelines.render import Settings
 from pipelines.similarity import SAME, band_keys, similarities
 

@@ -15,7 +15,9 @@ from models.decoding.ngram import trained_on
 from models.recognizer import Recognizer
 from models.recognizers import build
 from pipelines import evaluate
-from pipelines.corpus import Rejected, ShardWriter, SourceCounts, rejected_table, write_manifest, write_quarantine
+from pipelines.corpus.manifest import SourceCounts, write_manifest
+from pipelines.corpus.quarantine import Rejected, rejected_table, write_quarantine
+from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
 from pipelines.evaluate import evaluate_recognizer
 from pipelines.reading import as_input

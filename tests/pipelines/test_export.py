@@ -14,7 +14,10 @@ import pytest
 from foreign import make_lmdb, only, rows_of
 from pipelines import export_formats
 from pipelines.cli import run
-from pipelines.corpus import Corpus, ShardWriter, SourceCounts, write_manifest, write_quarantine
+from pipelines.corpus.manifest import SourceCounts, write_manifest
+from pipelines.corpus.quarantine import write_quarantine
+from pipelines.corpus.reader import Corpus
+from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
 from pipelines.export import export
 from pipelines.export_formats import ending, sample_key

@@ -16,9 +16,9 @@ from models.decoders.decoded import Decoded
 from models.recognizer import Recognizer
 from models.recognizers import RECOGNIZERS, build
 from pipelines import cli, export_model
+from pipelines.corpus.images import Shape
 from pipelines.errors import BadInput
 from pipelines.export_model import FORMATS, in_batches, noise, pictures_of, way_of_reading
-from pipelines.images import Shape
 from pipelines.onnx_reader import READINGS, OnnxReader, Symbols
 from pipelines.reading import as_input, shape_of
 from pipelines.weights import read_description, save_recognizer

@@ -9,10 +9,13 @@ import torch
 
 from models.charset import Charset
 from pipelines import plan as plans
-from pipelines.corpus import Corpus, ShardWriter, SourceCounts, write_manifest, write_quarantine
+from pipelines.corpus.images import Shape
+from pipelines.corpus.manifest import SourceCounts, write_manifest
+from pipelines.corpus.quarantine import write_quarantine
+from pipelines.corpus.reader import Corpus
+from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
 from pipelines.feed import batches, ray_blocks, threads_beside
-from pipelines.images import Shape
 from pipelines.stream import Selection, Share, Stream, local_blocks, open_stream, usable_rows
 from pipelines.window_source import Rest
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from pipelines.images import (
+from pipelines.corpus.images import (
     Shape,
     decode_gray,
     decode_image,

@@ -11,9 +11,10 @@ import pyarrow as pa
 import pytest
 
 from pipelines.cli import run
-from pipelines.corpus import Corpus, ShardWriter
+from pipelines.corpus.images import decode_gray, perceptual_hash
+from pipelines.corpus.reader import Corpus
+from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
-from pipelines.images import decode_gray, perceptual_hash
 from pipelines.ingest import ingest
 from pipelines.intake import Chunk, Options, filter_reason, inspect, write_chunk
 from pipelines.progress import Progress

@@ -11,9 +11,9 @@ import pytest
 
 from models.charset import Charset
 from pipelines import cli
-from pipelines.corpus import Corpus
+from pipelines.corpus.images import decode_gray, perceptual_hash
+from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
-from pipelines.images import decode_gray, perceptual_hash
 from pipelines.intake import filter_reason, plan_chunks
 from pipelines.render import EVERYTHING, Settings, SyntheticWords, contact_sheet, drawn_by_ray, drawn_here, render_corpus, rows_per_shard
 from pipelines.synthesis import STYLES, render_word, synthesizer

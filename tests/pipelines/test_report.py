@@ -7,7 +7,7 @@ from html.parser import HTMLParser
 import cv2
 import numpy as np
 
-from pipelines.report import Markup, Picture, embedded, figure, fitted, heading, page, paragraph, pictures, subheading, table, write_text
+from pipelines.reports.html import Markup, Picture, embedded, figure, fitted, heading, page, paragraph, pictures, subheading, table, write_text
 
 
 def png(height: int, width: int) -> bytes:

@@ -143,7 +143,7 @@ def store(tmp_path, monkeypatch):
     """A folder of this machine that answers as s3://bucket."""
     from pyarrow import fs
 
-    from pipelines import storage
+    from pipelines.corpus import storage
     (tmp_path / "store/bucket").mkdir(parents=True)
     system = fs.SubTreeFileSystem(str(tmp_path / "store"), fs.LocalFileSystem())
     monkeypatch.setattr(storage, "_filesystem", lambda scheme, bucket: system)

@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines import storage
 from pipelines.cli import run
-from pipelines.corpus import Corpus
+from pipelines.corpus import storage
+from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.ingest import ingest
 from pipelines.intake import Options
@@ -139,7 +139,7 @@ def test_a_corpus_whose_making_was_killed_is_finished_by_the_same_command(server
         elif moment == "before tidying up":
             patch.setattr(StoreStaging, "remove", killing(StoreStaging.remove, 1))  # the first call makes room
         else:
-            patch.setattr("pipelines.storage.move", killing(storage.move, 0 if moment == "before the shards move" else 1))
+            patch.setattr("pipelines.corpus.storage.move", killing(storage.move, 0 if moment == "before the shards move" else 1))
         with pytest.raises(Killed):
             ingest([str(words)], target, SMALL)
     with monkeypatch.context() as patch:

@@ -166,7 +166,7 @@ def test_a_finished_run_is_refused_unless_resumed_and_a_changed_recipe_always(co
 
 
 def test_sources_are_mixed_and_aspect_ratios_kept_from_training_to_reading(corpora, place, ray_session):
-    from pipelines.corpus import Corpus
+    from pipelines.corpus.reader import Corpus
     from pipelines.evaluate import evaluate_recognizer
     tree = recipe(corpora, place, "kept", {"name": "supervised"}, steps=2, data={"labeled": {
         "corpus": [str(corpora / "source"), str(corpora / "target")], "weights": {"plain": 0.25, "street": 0.75}, "batch_size": 8}})

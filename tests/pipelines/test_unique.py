@@ -8,7 +8,7 @@ import pytest
 
 from pipelines import ingest as command
 from pipelines.cli import run
-from pipelines.corpus import Corpus
+from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.ingest import ingest
 from pipelines.intake import Options

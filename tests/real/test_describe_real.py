@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from pipelines.cli import run
-from pipelines.describe import describe
+from pipelines.corpus.tally import describe
 from pipelines.ingest import ingest
 
 

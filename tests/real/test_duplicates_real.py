@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from changes import CHANGES
+from pipelines.corpus.images import decode_gray
 from pipelines.duplicates import HashFile, find
 from pipelines.hashes import Hashed, hash_rows, hash_set, hashed, label_hash, write_hashes
-from pipelines.images import decode_gray
 from pipelines.wordsets import open_sets
 
 EVERY = 9  # of the training images copies are made

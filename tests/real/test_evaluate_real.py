@@ -5,8 +5,8 @@ import torch
 
 from models.charset import Charset
 from models.recognizers import build
+from pipelines.corpus.images import Shape, decode_image
 from pipelines.evaluate import evaluate_set
-from pipelines.images import Shape, decode_image
 from pipelines.protocols import compared_36, size_note
 from pipelines.wordsets import open_sets
 

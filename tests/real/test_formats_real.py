@@ -6,7 +6,7 @@ import lmdb
 import pandas
 import pytest
 
-from pipelines.corpus import Corpus
+from pipelines.corpus.reader import Corpus
 from pipelines.export import export
 from pipelines.ingest import ingest
 from pipelines.intake import Options

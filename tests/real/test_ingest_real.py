@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipelines.describe import describe
+from pipelines.corpus.tally import describe
 from pipelines.ingest import ingest
 
 WORDS = {

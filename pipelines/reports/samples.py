@@ -14,11 +14,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pipelines.corpus import QUARANTINE, QUARANTINE_SCHEMA, Corpus, RowGroup
+from pipelines.corpus.quarantine import QUARANTINE, QUARANTINE_SCHEMA
+from pipelines.corpus.reader import Corpus, RowGroup
+from pipelines.corpus.storage import join, open_file
 from pipelines.errors import BadInput
 from pipelines.progress import Progress
-from pipelines.report import Thumbnail, fitted
-from pipelines.storage import join, open_file
+from pipelines.reports.html import Thumbnail, fitted
 from pipelines.wordsets import open_sets
 
 IMAGES_FOR = 2_000_000  # rows; of the images of a larger corpus only a sample of row groups is read

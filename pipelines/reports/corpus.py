@@ -6,14 +6,16 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
 
-from pipelines.characters import CHARSETS, code_point, isolated, script, visible
-from pipelines.corpus import Corpus, SourceCounts
-from pipelines.corpus_samples import MEMBERS_SHOWN, Cluster, ContactSheets, Rejects, Shown, benchmark_pictures, gather_rejects
-from pipelines.histogram import STYLE as HISTOGRAM_STYLE
-from pipelines.histogram import Axis, histogram
-from pipelines.report import Markup, heading, page, paragraph, subheading, table
-from pipelines.storage import write_bytes
-from pipelines.tally import Tally, counted, quantiles, sum_counts, sum_tallies, tally
+from pipelines.corpus.account import counted, sum_counts
+from pipelines.corpus.characters import CHARSETS, code_point, script, visible
+from pipelines.corpus.manifest import SourceCounts
+from pipelines.corpus.reader import Corpus
+from pipelines.corpus.storage import write_bytes
+from pipelines.corpus.tally import Tally, quantiles, sum_tallies, tally
+from pipelines.reports.histogram import STYLE as HISTOGRAM_STYLE
+from pipelines.reports.histogram import Axis, histogram
+from pipelines.reports.html import Markup, heading, isolated, page, paragraph, subheading, table
+from pipelines.reports.samples import MEMBERS_SHOWN, Cluster, ContactSheets, Rejects, Shown, benchmark_pictures, gather_rejects
 
 CHIPS = 60  # characters shown of a script
 CHIPS_OUTSIDE = 16  # of what a charset lacks

@@ -3,13 +3,11 @@
 import unicodedata
 from collections import Counter
 from functools import lru_cache
-from html import escape
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from models.charset import Charset
-from pipelines.report import Markup
 
 CHARSETS = ("36", "62", "94")
 DOTTED_CIRCLE = "\u25cc"  # what a mark stands on when it is shown alone (Unicode standard, section 2.11)
@@ -44,27 +42,6 @@ def visible(character: str) -> str:
 def code_point(character: str) -> str:
     """U+0041."""
     return f"U+{ord(character):04X}"
-
-
-def isolated(text: str) -> Markup:
-    """Text from data in HTML: it cannot turn the direction of its surroundings, and invisible characters are seen.
-
-    Letters of scripts written from right to left keep their order within. Controls, direction marks and unusual spaces
-    appear as their code points, a mark without a letter stands on a dotted circle.
-    """
-    parts, before = [], ""
-    for character in text:
-        category = unicodedata.category(character)
-        if category[0] == "M":
-            parts.append(("" if before else DOTTED_CIRCLE) + character)
-            continue
-        shapes = character in JOINERS and before
-        if character == " " or shapes or (character.isprintable() and not character.isspace()):
-            parts.append(escape(character))
-        else:
-            parts.append(f'<span class="code">{code_point(character)}</span>')
-        before = character if category[0] == "L" or shapes else ""
-    return Markup(f'<bdi class="label">{"".join(parts)}</bdi>')
 
 
 @lru_cache(maxsize=None)  # at most every character of Unicode

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipelines.characters import CHARSETS, count_outside, in_order, rows_outside, size
-from pipelines.corpus import Corpus, RowGroup, SourceCounts
+from pipelines.corpus.account import sum_counts
+from pipelines.corpus.characters import CHARSETS, count_outside, in_order, rows_outside, size
+from pipelines.corpus.reader import Corpus, RowGroup
 from pipelines.progress import Progress
 
 QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
@@ -95,14 +96,6 @@ def aspects(width: np.ndarray, height: np.ndarray) -> np.ndarray:
     return np.round(np.round(ratio * unit) / unit, 6)
 
 
-def sum_counts(counts: Iterable[SourceCounts]) -> SourceCounts:
-    """The counts of all sources together."""
-    total = SourceCounts()
-    for one in counts:
-        total.add(one)
-    return total
-
-
 def sum_tallies(tallies: Iterable[Tally]) -> Tally:
     """The tally of all sources together."""
     total = Tally()
@@ -134,6 +127,19 @@ def quantiles(histogram: Counter, shares: Sequence[str] = tuple(QUANTILES)) -> d
     return found
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 shard`, `2 shards`."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+def describe(corpus: Corpus) -> dict:
+    """Counts from the manifest, and lengths, sizes and characters from one pass over the rows, without the images."""
+    return summarize(corpus, tally(corpus))
+
+
+def summarize(corpus: Corpus, tallies: dict[str, Tally]) -> dict:
+    """The numbers of a corpus, ready for JSON; `tallies` are those of its sources."""
+    counts = corpus.manifest.sources
+    return {
+        "path": corpus.path, "rows": corpus.rows,
+        "shards": len(corpus.manifest.shards), "row_groups": len(corpus.row_groups),
+        "bytes": sum(shard.bytes for shard in corpus.manifest.shards),
+        "sha256": corpus.sha256, "made_by": corpus.manifest.made_by,
+        "sources": {name: counts[name].model_dump(by_alias=True) | tallies[name].summary() for name in counts},
+        "total": sum_counts(counts.values()).model_dump(by_alias=True) | sum_tallies(tallies.values()).summary(),
+    }

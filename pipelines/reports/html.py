@@ -6,6 +6,7 @@ data is escaped here.
 
 import base64
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -15,7 +16,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from pipelines.images import decode_gray, has_alpha
+from pipelines.corpus.characters import DOTTED_CIRCLE, JOINERS, code_point
+from pipelines.corpus.images import decode_gray, has_alpha
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --wrong: #c33; }
@@ -158,3 +160,24 @@ def write_text(file: str | Path, text: str) -> Path:
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, file)
     return file
+
+
+def isolated(text: str) -> Markup:
+    """Text from data in HTML: it cannot turn the direction of its surroundings, and invisible characters are seen.
+
+    Letters of scripts written from right to left keep their order within. Controls, direction marks and unusual spaces
+    appear as their code points, a mark without a letter stands on a dotted circle.
+    """
+    parts, before = [], ""
+    for character in text:
+        category = unicodedata.category(character)
+        if category[0] == "M":
+            parts.append(("" if before else DOTTED_CIRCLE) + character)
+            continue
+        shapes = character in JOINERS and before
+        if character == " " or shapes or (character.isprintable() and not character.isspace()):
+            parts.append(escape(character))
+        else:
+            parts.append(f'<span class="code">{code_point(character)}</span>')
+        before = character if category[0] == "L" or shapes else ""
+    return Markup(f'<bdi class="label">{"".join(parts)}</bdi>')

@@ -1,0 +1,132 @@
+"""The shards: Parquet files with the images as they came, written whole or not at all."""
+
+import hashlib
+import os
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipelines.corpus import storage
+from pipelines.corpus.manifest import ShardEntry
+
+ROWS_PER_GROUP = 1000
+
+SCHEMA = pa.schema([
+    pa.field("key", pa.string(), nullable=False),  # stable and unique in the corpus: SOURCE/000000001 or SOURCE/path
+    pa.field("image", pa.binary(), nullable=False),  # the original encoded bytes
+    pa.field("text", pa.string()),  # null: unlabeled
+    pa.field("source", pa.string(), nullable=False),
+    pa.field("width", pa.int32(), nullable=False),  # pixels, as decoded (after EXIF orientation)
+    pa.field("height", pa.int32(), nullable=False),
+    pa.field("phash", pa.uint64(), nullable=False),  # pipelines.corpus.images.perceptual_hash
+    pa.field("confidence", pa.float32()),  # of a pseudo-label
+    pa.field("labeler", pa.string()),  # the model that wrote a pseudo-label
+])
+
+# Encoded images do not compress, and statistics on them would store whole images in the footer.
+PARQUET_OPTIONS = dict(
+    compression={name: "NONE" if name in ("image", "phash") else "ZSTD" for name in SCHEMA.names},
+    use_dictionary=["source", "labeler"],
+    write_statistics=[name for name in SCHEMA.names if name != "image"],
+)
+
+
+def shard_name(source: str, index: int) -> str:
+    """The file name of a source's shard. Different sources give different names, whatever characters they hold."""
+    safe = re.sub(r"[^A-Za-z0-9._-]", "_", source)[:80]
+    if safe != source:
+        safe += "-" + hashlib.sha256(source.encode()).hexdigest()[:8]
+    return f"part-{safe}-{index:05d}.parquet"
+
+
+class _HashingFile:
+    """A local file that is written once, front to back, and hashed on the way."""
+
+    def __init__(self, path: str):
+        self._file = open(path, "wb")
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: bytes) -> int:
+        if self._file.closed:  # after `close` nothing counts: a ParquetWriter that was given up still writes its footer
+            return len(data)
+        self.sha256.update(data)
+        self.size += len(data)
+        return self._file.write(data)
+
+    def tell(self) -> int:
+        return self.size
+
+    def flush(self) -> None:
+        if not self._file.closed:
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Bring the bytes to the disk, so that after a power cut the renamed file is whole."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class ShardWriter:
+    """Writes one shard, under a temporary name until it is whole.
+
+        with ShardWriter(folder, source="SVT", index=0) as writer:
+            writer.write(key="SVT/000000001", image=data, text="LIVING", width=96, height=32, phash=17)
+        entry = writer.entry
+
+    Holds one row group in memory. An exception inside the block leaves no file behind; a killed process leaves only
+    a name ending in `.tmp`.
+    """
+
+    def __init__(self, folder: str | os.PathLike, source: str, index: int, rows_per_group: int = ROWS_PER_GROUP):
+        self.source = source
+        self.name = shard_name(source, index)
+        self.entry: ShardEntry | None = None  # set when the block ends
+        self._written = storage.written(storage.join(os.fspath(folder), self.name))
+        self._rows_per_group = rows_per_group
+        self._row_groups: list[int] = []
+        self._columns: dict[str, list] = {name: [] for name in SCHEMA.names}
+
+    def __enter__(self) -> "ShardWriter":
+        self._file = _HashingFile(self._written.__enter__())
+        self._parquet = pq.ParquetWriter(pa.PythonFile(self._file, mode="w"), SCHEMA, **PARQUET_OPTIONS)
+        return self
+
+    def write(self, *, key: str, image: bytes, text: str | None, width: int, height: int, phash: int,
+              confidence: float | None = None, labeler: str | None = None) -> None:
+        """Append one row; `image` is the encoded file, `width` and `height` are pixels."""
+        row = (key, image, text, self.source, width, height, phash, confidence, labeler)
+        for column, value in zip(self._columns.values(), row, strict=True):
+            column.append(value)
+        if len(self._columns["key"]) == self._rows_per_group:
+            self._flush()
+
+    def _flush(self) -> None:
+        rows = len(self._columns["key"])
+        if rows:
+            self._parquet.write_table(pa.table(self._columns, schema=SCHEMA), row_group_size=rows)
+            self._row_groups.append(rows)
+            self._columns = {name: [] for name in SCHEMA.names}
+
+    def __exit__(self, kind, value, traceback) -> None:
+        try:
+            if kind is None:
+                self._flush()
+                self._parquet.close()
+                self._file.sync()
+            self._file.close()  # on a full disk this fails too
+        except BaseException as problem:
+            self._written.__exit__(type(problem), problem, problem.__traceback__)
+            raise
+        self._written.__exit__(kind, value, traceback)
+        if kind is None:
+            self.entry = ShardEntry(name=self.name, source=self.source, rows=sum(self._row_groups), bytes=self._file.size,
+                                    sha256=self._file.sha256.hexdigest(), row_groups=self._row_groups)
