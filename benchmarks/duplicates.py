@@ -25,10 +25,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from changes import CHANGES  # noqa: E402
 from pipelines.corpus.images import decode_gray  # noqa: E402
-from pipelines.duplicates import HashFile, find  # noqa: E402
-from pipelines.hashes import Hashed, hash_rows, hash_set, hashed, label_hash, write_hashes  # noqa: E402
-from pipelines.similarity import SIGNATURE_BYTES  # noqa: E402
-from pipelines.wordsets import open_sets  # noqa: E402
+from pipelines.ingestion.duplicates.hashes import Hashed, hash_rows, hashed, label_hash, write_hashes
+from pipelines.ingestion.duplicates.search import HashFile, find  # noqa: E402
+from pipelines.ingestion.duplicates.similarity import SIGNATURE_BYTES  # noqa: E402
+from pipelines.ingestion.guard import hash_set  # noqa: E402
+from pipelines.ingestion.wordsets import open_sets  # noqa: E402
 
 SETS = ("words/train/IIIT5K", "words/train/IC15", "words/train/SVT", "words/wires", "scripts/bengali", "scripts/greek",
         "scripts/plates_cn", "handwriting/lectaurep", "handwriting/testaments_train")

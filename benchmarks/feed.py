@@ -36,8 +36,8 @@ from pipelines.cluster import start_ray
 from pipelines.corpus.images import Shape, decode_image
 from pipelines.corpus.reader import Corpus
 from pipelines.feed import batches, ray_blocks, threads_beside
-from pipelines.render import Settings, render_corpus
 from pipelines.stream import Selection, Share, open_stream
+from pipelines.synthesis.corpus import Settings, render_corpus
 
 HEIGHT, WIDTH, BATCH, CONSUMERS = 32, 128, 256, 2
 SHAPE = Shape(HEIGHT, WIDTH)

@@ -17,8 +17,9 @@ import lmdb
 import numpy as np
 
 from pipelines.corpus.images import decode_gray, hash_thumbnail, perceptual_hashes
-from pipelines.intake import Chunk, Options, write_chunk
-from pipelines.sources import Source, open_sources
+from pipelines.ingestion.chunks import Chunk, Options, write_chunk
+from pipelines.ingestion.sources.opening import open_sources
+from pipelines.ingestion.sources.row import Source
 
 DRAWN = 8000
 REPEATS = 7

@@ -18,10 +18,11 @@ import cv2
 from PIL import Image, ImageDraw, ImageFont
 
 from models.charset import Charset
-from pipelines.intake import Chunk
-from pipelines.render import Settings, SyntheticWords, drawn_here
-from pipelines.sources.row import Span
-from pipelines.synthesis import STYLES, synthesizer
+from pipelines.ingestion.chunks import Chunk
+from pipelines.ingestion.sources.row import Span
+from pipelines.synthesis.corpus import Settings, SyntheticWords, drawn_here
+from pipelines.synthesis.styles import STYLES
+from pipelines.synthesis.synthesizer import synthesizer
 from pipelines.synthesis.words import Words
 
 TARGET = 1000  # images per second and core

@@ -12,9 +12,9 @@ from statistics import mean, stdev
 import torch
 
 from pipelines.evaluate import evaluate_set, total
+from pipelines.ingestion.wordsets import open_sets
 from pipelines.protocols import size_note
 from pipelines.weights import load_recognizer
-from pipelines.wordsets import open_sets
 
 
 def accuracies(run: str, runs: str, sets: list) -> list[float]:

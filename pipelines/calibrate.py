@@ -24,11 +24,11 @@ from models.decoding.temperature import at_temperature
 from models.recognizer import Recognizer
 from pipelines.errors import BadInput
 from pipelines.evaluate import add_reading_arguments, as_text, device_named, with_progress
+from pipelines.ingestion.wordsets import WordSet, open_sets
 from pipelines.metrics import calibration_error, reliability
 from pipelines.protocols import RULES
 from pipelines.reading import evaluating, read_stream
 from pipelines.weights import DESCRIPTION, find_model, load_recognizer, save_temperature
-from pipelines.wordsets import WordSet, open_sets
 
 TEMPERATURES = tuple(2 ** (step / 8) for step in range(-16, 25))  # 1/4 to 8, in steps of 9 %
 CERTAIN = 1e-6  # no confidence is nearer to 0 and 1 than this: a wrong word that was certain must not cost infinitely much

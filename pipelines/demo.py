@@ -173,7 +173,7 @@ def read_five(step: Steps, tests: dict[str, Path]) -> None:
     import mlflow
     import pandas
 
-    from pipelines.sources import open_sources
+    from pipelines.ingestion.sources.opening import open_sources
     from pipelines.tracking import tracking_uri
     step.heading(f"read five images with models:/{MODEL}@champion")
     mlflow.set_tracking_uri(tracking_uri())

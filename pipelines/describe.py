@@ -10,8 +10,8 @@ from pipelines.corpus.characters import visible
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.tally import QUANTILES, RANGES, describe, summarize
 from pipelines.errors import BadInput
+from pipelines.ingestion.wordsets import open_sets
 from pipelines.reports.corpus import write_page
-from pipelines.wordsets import open_sets
 
 DESCRIPTION = """Print what a corpus holds: rows per source, rejects and why, label lengths, image sizes, characters, and what
 the charsets 36, 62 and 94 cannot spell. --html writes a page to look at: images of every source, histograms, rejects,

@@ -23,7 +23,7 @@ from pipelines.searches import Found, Search, add_options, searches
 from pipelines.weights import find_model, load_recognizer, read_description
 
 if TYPE_CHECKING:
-    from pipelines.wordsets import WordSet
+    from pipelines.ingestion.wordsets import WordSet
 
 VARIANTS = {
     "accuracy": "exact match of the compared strings",
@@ -294,7 +294,7 @@ def add_reading_arguments(arguments: argparse.ArgumentParser) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `textray evaluate`."""
-    from pipelines.wordsets import open_sets  # reads every format; validation during training needs none of that
+    from pipelines.ingestion.wordsets import open_sets  # reads every format; validation during training needs none of that
     options = parser().parse_args(argv)
     if options.batch_size < 1:
         raise BadInput(f"--batch-size: expected at least 1, found {options.batch_size}")

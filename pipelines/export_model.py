@@ -29,10 +29,10 @@ from models.decoders.decoded import Decoded, Reading
 from models.recognizer import Recognizer
 from pipelines.corpus.images import Shape, decode_image
 from pipelines.errors import BadInput
+from pipelines.ingestion.wordsets import open_sets
 from pipelines.onnx_reader import READINGS, Symbols
 from pipelines.reading import as_input, evaluating, shape_of
 from pipelines.weights import find_model, load_recognizer, read_description
-from pipelines.wordsets import open_sets
 
 BATCHES = (1, 3, 8)  # sizes in which a file is compared with its model
 TRACED = 5  # images in the batch that is traced: a number that no layer has, so that nothing is mistaken for the batch

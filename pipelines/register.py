@@ -13,11 +13,11 @@ from models.recognizer import Recognizer
 from pipelines import registry
 from pipelines.errors import BadInput
 from pipelines.evaluate import as_text, evaluate_set, rows, total
+from pipelines.ingestion.wordsets import WordSet, open_sets
 from pipelines.metrics import Score
 from pipelines.runs import RunFolder
 from pipelines.tracking import find_run, prepare_store, tracking_uri
 from pipelines.weights import find_model, load_recognizer, read_description
-from pipelines.wordsets import WordSet, open_sets
 
 
 @dataclass(frozen=True)

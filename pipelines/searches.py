@@ -24,7 +24,7 @@ from pipelines.errors import BadInput
 from pipelines.weights import find_model, load_recognizer
 
 if TYPE_CHECKING:
-    from pipelines.wordsets import WordSet
+    from pipelines.ingestion.wordsets import WordSet
 
 Item = tuple[str, bytes | None, str | None]  # key, encoded image, text
 Search = Callable[[Tensor, list[Item]], Reading]

@@ -68,7 +68,7 @@ def test_a_command_reads_and_writes_utf8_in_every_locale(tmp_path):
     (tmp_path / "labels.tsv").write_text("café.jpg\tক\n", encoding="utf-8")
     (tmp_path / "command.py").write_text("""
 from pipelines import cli, doctor
-from pipelines.sources import open_sources
+from pipelines.ingestion.sources.opening import open_sources
 doctor.main = lambda argv: print(*[row for source in open_sources(["."]) for piece in source.pieces(9) for row in piece.read()])
 raise SystemExit(cli.run("doctor"))
 """, encoding="utf-8")

@@ -18,9 +18,9 @@ from pipelines.corpus.quarantine import QUARANTINE, QUARANTINE_SCHEMA
 from pipelines.corpus.reader import Corpus, RowGroup
 from pipelines.corpus.storage import join, open_file
 from pipelines.errors import BadInput
+from pipelines.ingestion.wordsets import open_sets
 from pipelines.progress import Progress
 from pipelines.reports.html import Thumbnail, fitted
-from pipelines.wordsets import open_sets
 
 IMAGES_FOR = 2_000_000  # rows; of the images of a larger corpus only a sample of row groups is read
 GROUPS_OF_A_SOURCE = 20  # at least, in that sample

@@ -10,9 +10,10 @@ from torch import nn
 from models.charset import Charset, attention_tokens, ctc_tokens
 from models.recognizers import build
 from pipelines.corpus.images import decode_image
+from pipelines.ingestion.sources.opening import open_sources
+from pipelines.ingestion.sources.row import Row
 from pipelines.reading import as_input, shape_of
 from pipelines.recipe import load_recipe, parse_recipe
-from pipelines.sources import Row, open_sources
 from pipelines.weights import load_recognizer, save_recognizer
 
 

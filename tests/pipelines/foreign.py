@@ -4,7 +4,8 @@ from pathlib import Path
 
 import lmdb
 
-from pipelines.sources import ReadOptions, Row, Source, open_sources
+from pipelines.ingestion.sources.opening import open_sources
+from pipelines.ingestion.sources.row import ReadOptions, Row, Source
 
 
 def make_lmdb(folder: Path, images: dict[int, bytes], labels: dict[int, bytes] | None = None,

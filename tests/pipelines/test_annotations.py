@@ -8,9 +8,9 @@ import pytest
 from scipy.io import savemat
 
 from pipelines.errors import BadInput
-from pipelines.sources.annotations import ctw1500_xml, read_text_file, text_format
-from pipelines.sources.annotations_json import json_format, read_json
-from pipelines.sources.annotations_mat import mat_format, read_synthtext, totaltext_mat
+from pipelines.ingestion.sources.annotations import ctw1500_xml, read_text_file, text_format
+from pipelines.ingestion.sources.annotations_json import json_format, read_json
+from pipelines.ingestion.sources.annotations_mat import mat_format, read_synthtext, totaltext_mat
 
 BOX = [[38, 43], [920, 43], [920, 215], [38, 215]]
 POLYGON = [131, 58, 208, 49, 279, 56, 346, 76, 412, 101, 473, 141, 530, 192,

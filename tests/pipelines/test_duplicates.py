@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from changes import CHANGES, encoded
-from pipelines import duplicates, matches
 from pipelines.corpus.images import decode_gray
-from pipelines.duplicates import HashFile, find
 from pipelines.errors import BadInput
-from pipelines.hashes import GUARD_HASHES, Hashed, as_rows, hash_rows, hash_set, hashed, label_hash, read_hashes, write_hashes
-from pipelines.render import Settings
-from pipelines.similarity import SAME, band_keys, similarities
+from pipelines.ingestion.duplicates import matches
+from pipelines.ingestion.duplicates.hashes import GUARD_HASHES, Hashed, as_rows, hash_rows, hashed, label_hash, read_hashes, write_hashes
+from pipelines.ingestion.duplicates.search import HashFile, find, near_entries
+from pipelines.ingestion.duplicates.similarity import SAME, band_keys, similarities
+from pipelines.ingestion.guard import hash_set
+from pipelines.synthesis.corpus import Settings
 
 WORDS = 100
 
@@ -176,7 +177,7 @@ def test_twenty_thousand_copies_of_one_picture_are_compared_with_few(words, imag
     count, again = 20_000, [row(CHANGES[change](images[5])).signature for change in CHANGES]
     chosen = [again[number % len(again)] for number in range(count)]
     rows = as_rows(hash_rows([Hashed(b"%d" % number, None, one) for number, one in enumerate(chosen)]))
-    entries = duplicates.near_entries(rows, slice(0, count), np.arange(count))
+    entries = near_entries(rows, slice(0, count), np.arange(count))
     pairs = matches.candidates(entries, among=True)
     assert len(pairs) <= matches.TRIES * count
     assert set(range(len(again), count)) <= set(pairs["later"].tolist())  # each has an earlier one to be compared with

@@ -12,17 +12,17 @@ import numpy as np
 import pytest
 
 from foreign import make_lmdb, only, rows_of
-from pipelines import export_formats
 from pipelines.cli import run
 from pipelines.corpus.manifest import SourceCounts, write_manifest
 from pipelines.corpus.quarantine import write_quarantine
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
-from pipelines.export import export
-from pipelines.export_formats import ending, sample_key
-from pipelines.ingest import ingest
-from pipelines.intake import Options
+from pipelines.exporting import formats
+from pipelines.exporting.copy import export
+from pipelines.exporting.formats import ending, sample_key
+from pipelines.ingestion.chunks import Options
+from pipelines.ingestion.pipeline import ingest
 
 FORMATS = ("lmdb", "webdataset", "folder")
 
@@ -101,8 +101,8 @@ def test_an_lmdb_counts_from_one_in_the_order_of_the_corpus(corpus, tmp_path):
 
 
 def test_an_lmdb_grows_and_is_committed_in_parts(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr(export_formats, "FIRST_MAP", 1 << 14)
-    monkeypatch.setattr(export_formats, "COMMIT_ROWS", 4)
+    monkeypatch.setattr(formats, "FIRST_MAP", 1 << 14)
+    monkeypatch.setattr(formats, "COMMIT_ROWS", 4)
     export(corpus.path, tmp_path / "out", "lmdb")
     assert [(row.image, row.text) for row in rows_of(only(tmp_path / "out"))] == pairs_of(corpus)
 
@@ -183,7 +183,7 @@ def test_a_full_disk_ends_it_cleanly_and_leaves_the_old_export(corpus, tmp_path,
     def full(self):
         raise problem
 
-    monkeypatch.setattr(export_formats.LmdbWriter, "close", full)
+    monkeypatch.setattr(formats.LmdbWriter, "close", full)
     with pytest.raises(BadInput, match="expected room to write it, found the disk full: free some space and run"):
         export(corpus.path, tmp_path / "out", "lmdb", overwrite=True)
     assert len(rows_of(only(tmp_path / "out"))) == 15

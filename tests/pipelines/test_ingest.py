@@ -15,11 +15,12 @@ from pipelines.corpus.images import decode_gray, perceptual_hash
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
-from pipelines.ingest import ingest
-from pipelines.intake import Chunk, Options, filter_reason, inspect, write_chunk
+from pipelines.ingestion.chunks import Chunk, Options, filter_reason, inspect, write_chunk
+from pipelines.ingestion.pipeline import ingest
+from pipelines.ingestion.sources.opening import open_sources
+from pipelines.ingestion.sources.row import ReadOptions, Row
+from pipelines.ingestion.staging import LocalStaging
 from pipelines.progress import Progress
-from pipelines.sources import ReadOptions, Row, open_sources
-from pipelines.staging import LocalStaging
 
 
 def jpeg(seed: int, width: int = 60, height: int = 20) -> bytes:
@@ -188,7 +189,7 @@ def test_a_kill_while_a_corpus_is_replaced_loses_neither(ray_session, tmp_path, 
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.staging.os.rename", rename)
+        patch.setattr("pipelines.ingestion.staging.os.rename", rename)
         with pytest.raises(Killed):
             ingest(sources, tmp_path / "c", SMALL, overwrite=True)
     ingest(sources, tmp_path / "c", SMALL, overwrite=True)
@@ -243,7 +244,7 @@ def test_a_place_that_is_taken_is_refused_and_left_alone(tmp_path, sources, prep
 
 
 def test_two_at_once_do_not_write_the_same_corpus(tmp_path, sources):
-    from pipelines.staging import open_staging
+    from pipelines.ingestion.staging import open_staging
     with open_staging(tmp_path / "c"), pytest.raises(BadInput, match="found another process at work"):
         ingest(sources, tmp_path / "c")
 

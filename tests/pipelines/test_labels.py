@@ -4,8 +4,8 @@ import pytest
 
 from foreign import make_folder, only, rows_of
 from pipelines.errors import BadInput
-from pipelines.sources import Row
-from pipelines.sources.labels import file_of_text, text_of_file
+from pipelines.ingestion.sources.labels import file_of_text, text_of_file
+from pipelines.ingestion.sources.row import Row
 
 
 def test_a_tsv_keeps_everything_after_the_first_tab(tmp_path):

@@ -9,9 +9,8 @@ import pytest
 
 from foreign import make_folder, only, rows_of
 from pipelines.errors import BadInput
-from pipelines.sources import Row
-from pipelines.sources.parquet import choose_columns
-from pipelines.sources.row import ReadOptions
+from pipelines.ingestion.sources.parquet import choose_columns
+from pipelines.ingestion.sources.row import ReadOptions, Row
 
 
 def write(path, columns: dict, **options):

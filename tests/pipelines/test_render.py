@@ -14,11 +14,13 @@ from pipelines import cli
 from pipelines.corpus.images import decode_gray, perceptual_hash
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
-from pipelines.intake import filter_reason, plan_chunks
-from pipelines.render import EVERYTHING, Settings, SyntheticWords, contact_sheet, drawn_by_ray, drawn_here, render_corpus, rows_per_shard
-from pipelines.synthesis import STYLES, render_word, synthesizer
+from pipelines.ingestion.chunks import filter_reason, plan_chunks
+from pipelines.synthesis.corpus import EVERYTHING, Settings, SyntheticWords, drawn_by_ray, drawn_here, render_corpus, rows_per_shard
 from pipelines.synthesis.fonts import PACKAGED, Face, packaged_faces
 from pipelines.synthesis.shares import Shares
+from pipelines.synthesis.sheet import contact_sheet
+from pipelines.synthesis.styles import STYLES
+from pipelines.synthesis.synthesizer import render_word, synthesizer
 from pipelines.synthesis.words import Words
 
 ASCII = Charset.named("94").characters
@@ -157,8 +159,8 @@ def test_shards_are_the_same_under_ray_and_without(tmp_path, ray_session):
 
 
 def test_a_broken_off_corpus_is_continued_by_the_same_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("pipelines.render.rows_per_shard", lambda count: 20)
-    monkeypatch.setattr("pipelines.render.drawn_by_ray", drawn_here)
+    monkeypatch.setattr("pipelines.synthesis.corpus.rows_per_shard", lambda count: 20)
+    monkeypatch.setattr("pipelines.synthesis.corpus.drawn_by_ray", drawn_here)
     settings = Settings("plain")
     whole = render_corpus(tmp_path / "whole", 60, settings)
     drawn = []
@@ -171,7 +173,7 @@ def test_a_broken_off_corpus_is_continued_by_the_same_command(tmp_path, monkeypa
             yield result
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("pipelines.render.drawn_by_ray", break_off)
+        patched.setattr("pipelines.synthesis.corpus.drawn_by_ray", break_off)
         render_corpus(tmp_path / "corpus", 60, settings)
     assert not (tmp_path / "corpus").exists()
     corpus = render_corpus(tmp_path / "corpus", 60, settings)

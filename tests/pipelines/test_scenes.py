@@ -13,9 +13,9 @@ from PIL import Image
 from scipy.io import savemat
 
 from pipelines.errors import BadInput
-from pipelines.sources.crops import BadRegion, crop_region, decode_scene, upright
-from pipelines.sources.row import Row
-from pipelines.sources.scenes import matches, open_scenes
+from pipelines.ingestion.sources.crops import BadRegion, crop_region, decode_scene, upright
+from pipelines.ingestion.sources.row import Row
+from pipelines.ingestion.sources.scenes import matches, open_scenes
 
 
 def ramp(height: int = 160, width: int = 240) -> np.ndarray:

@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from foreign import make_folder, make_lmdb, only, rows_of
-from pipelines import sources
 from pipelines.errors import BadInput
-from pipelines.sources import Row, open_sources
+from pipelines.ingestion.sources import opening
+from pipelines.ingestion.sources.opening import open_sources
+from pipelines.ingestion.sources.row import Row
 
 
 def test_an_lmdb_yields_its_images_and_labels_in_order(tmp_path):
@@ -54,10 +55,10 @@ def test_a_tree_yields_one_source_for_each_leaf(tmp_path):
     make_folder(tmp_path / "words/crops/x", {"1.png": b"d"})
     make_folder(tmp_path / "words/crops/y", {"2.png": b"e"})
     make_folder(tmp_path / "words/notes", {"readme.txt": b"no image"})
-    sources = open_sources([str(tmp_path / "words")])
-    assert [(source.name, source.kind) for source in sources] == [
+    opening = open_sources([str(tmp_path / "words")])
+    assert [(source.name, source.kind) for source in opening] == [
         ("MJ/MJ_train", "lmdb"), ("MJ/MJ_valid", "lmdb"), ("SVT", "folder"), ("crops", "folder")]
-    assert [row.key for source in sources for row in rows_of(source)] == [
+    assert [row.key for source in opening for row in rows_of(source)] == [
         "MJ/MJ_train/000000001", "MJ/MJ_valid/000000001", "SVT/images/1.jpg", "crops/x/1.png", "crops/y/2.png"]
     assert open_sources([f"all={tmp_path / 'words'}"])[0].name == "all/MJ/MJ_train"
 
@@ -128,7 +129,7 @@ def test_a_folder_of_scenes_and_one_annotation_file_are_sources(tmp_path):
     ("zip:words", ("", "", "zip:words")), ("tar:", ("", "", "tar:")),
 ])
 def test_an_argument_is_a_name_a_format_and_a_path(argument, parts):
-    assert sources.split_argument(argument) == parts
+    assert opening.split_argument(argument) == parts
 
 
 def test_a_path_that_looks_like_a_format_is_a_path(tmp_path, monkeypatch):

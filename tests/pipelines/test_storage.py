@@ -13,9 +13,10 @@ from pipelines.cli import run
 from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
-from pipelines.ingest import ingest
-from pipelines.intake import Options
-from pipelines.staging import StoreStaging
+from pipelines.ingestion import pipeline
+from pipelines.ingestion.chunks import Options, write_chunk
+from pipelines.ingestion.pipeline import ingest
+from pipelines.ingestion.staging import StoreStaging
 from pipelines.stream import Selection, Share, local_blocks, open_stream
 
 SMALL = Options(rows_per_shard=10, rows_per_group=4)
@@ -114,10 +115,7 @@ def test_training_batches_come_from_an_object_store(server, bucket, words, ray_s
 @pytest.mark.parametrize("moment", ["before the shards move", "after one has moved", "before the manifest", "before tidying up"])
 def test_a_corpus_whose_making_was_killed_is_finished_by_the_same_command(server, bucket, words, ray_session, tmp_path, monkeypatch, moment):
     """The tasks run in this process here: what matters is the order of requests."""
-    import pipelines.ingest as command
-    from pipelines.intake import write_chunk
-
-    monkeypatch.setattr(command, "_tasks", lambda chunks, staging, options: (write_chunk(chunk, staging.corpus, staging.done, options)
+    monkeypatch.setattr(pipeline, "_tasks", lambda chunks, staging, options: (write_chunk(chunk, staging.corpus, staging.done, options)
                                                                              for chunk in chunks))
     target = f"s3://{bucket}/c"
 
@@ -135,7 +133,7 @@ def test_a_corpus_whose_making_was_killed_is_finished_by_the_same_command(server
 
     with monkeypatch.context() as patch:
         if moment == "before the manifest":
-            patch.setattr("pipelines.staging.write_manifest", killing(None, 0))
+            patch.setattr("pipelines.ingestion.staging.write_manifest", killing(None, 0))
         elif moment == "before tidying up":
             patch.setattr(StoreStaging, "remove", killing(StoreStaging.remove, 1))  # the first call makes room
         else:
@@ -143,7 +141,7 @@ def test_a_corpus_whose_making_was_killed_is_finished_by_the_same_command(server
         with pytest.raises(Killed):
             ingest([str(words)], target, SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr(command, "_tasks", lambda chunks, staging, options: iter(()) if not chunks else pytest.fail("work was done twice"))
+        patch.setattr(pipeline, "_tasks", lambda chunks, staging, options: iter(()) if not chunks else pytest.fail("work was done twice"))
         corpus = ingest([str(words)], target, SMALL)
     assert corpus.rows == 25
     assert sorted(objects(server, bucket)) == ["c/corpus.json", "c/part-words-00000.parquet", "c/part-words-00001.parquet",

@@ -15,9 +15,9 @@ import pytest
 
 from foreign import make_folder, only, rows_of
 from pipelines.errors import BadInput
-from pipelines.sources import Row
-from pipelines.sources.tar import TABLE, tar_tables
-from pipelines.sources.tar_members import BrokenTar, TarReader
+from pipelines.ingestion.sources.row import Row
+from pipelines.ingestion.sources.tar import TABLE, tar_tables
+from pipelines.ingestion.sources.tar_members import BrokenTar, TarReader
 
 
 def make_tar(path: Path, files: dict[str, bytes], mode: str = "w", **options) -> Path:

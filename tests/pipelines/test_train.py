@@ -18,8 +18,8 @@ from ray.train import TrainingFailedError
 
 from pipelines.errors import BadInput
 from pipelines.recipe import parse_recipe
-from pipelines.render import Settings, render_corpus
 from pipelines.runs import RunFolder
+from pipelines.synthesis.corpus import Settings, render_corpus
 from pipelines.train import train
 from pipelines.weights import load_recognizer
 

@@ -1,18 +1,19 @@
 """An ingest that drops duplicates and guards benchmarks: exact accounts, what goes is kept with its reason, a kill loses nothing."""
 
+import importlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from pipelines import ingest as command
 from pipelines.cli import run
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
-from pipelines.ingest import ingest
-from pipelines.intake import Options
-from pipelines.render import Settings
+from pipelines.ingestion import pipeline, unique
+from pipelines.ingestion.chunks import Options
+from pipelines.ingestion.pipeline import ingest
+from pipelines.synthesis.corpus import Settings
 
 SMALL = dict(rows_per_shard=6, rows_per_group=4)
 
@@ -108,19 +109,18 @@ class Killed(BaseException):
                                           ("staging.os.rename", 0), ("staging.os.rename", 1)])
 def test_a_kill_loses_nothing_and_doubles_nothing(tmp_path, sources, monkeypatch, place, calls):
     """The tasks run in this process here, so that it can be stopped at an exact place."""
-    import pipelines.staging
-    import pipelines.unique
 
     def in_tasks(work, items):
         return (work(item) for item in items)
 
-    monkeypatch.setattr(command, "in_tasks", in_tasks)
-    monkeypatch.setattr(pipelines.unique, "in_tasks", in_tasks)
+    monkeypatch.setattr(pipeline, "in_tasks", in_tasks)
+    monkeypatch.setattr(unique, "in_tasks", in_tasks)
     options = Options(duplicates="near", **SMALL)
     whole = ingest(sources, tmp_path / "whole", options)
-    module, *name = place.split(".")
-    owner = getattr(pipelines, module) if len(name) == 1 else getattr(getattr(pipelines, module), name[0])
-    real, count = getattr(owner, name[-1]), []
+    module, *inside, name = place.split(".")
+    owner = importlib.import_module(f"pipelines.ingestion.{module}")
+    owner = getattr(owner, inside[0]) if inside else owner
+    real, count = getattr(owner, name), []
 
     def killing(*arguments, **options):
         count.append(1)
@@ -129,7 +129,7 @@ def test_a_kill_loses_nothing_and_doubles_nothing(tmp_path, sources, monkeypatch
         return real(*arguments, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name[-1], killing)
+        patch.setattr(owner, name, killing)
         with pytest.raises(Killed):
             ingest(sources, tmp_path / "c", options)
     corpus = ingest(sources, tmp_path / "c", options)
@@ -139,16 +139,15 @@ def test_a_kill_loses_nothing_and_doubles_nothing(tmp_path, sources, monkeypatch
 
 
 def test_what_is_done_is_not_done_again(tmp_path, sources, monkeypatch):
-    import pipelines.unique
-    monkeypatch.setattr(command, "in_tasks", lambda work, items: (work(item) for item in items))
-    monkeypatch.setattr(pipelines.unique, "in_tasks", lambda work, items: (work(item) for item in items))
+    monkeypatch.setattr(pipeline, "in_tasks", lambda work, items: (work(item) for item in items))
+    monkeypatch.setattr(unique, "in_tasks", lambda work, items: (work(item) for item in items))
     options = Options(duplicates="exact", **SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.staging.write_manifest", lambda *arguments: (_ for _ in ()).throw(Killed()))
+        patch.setattr("pipelines.ingestion.staging.write_manifest", lambda *arguments: (_ for _ in ()).throw(Killed()))
         with pytest.raises(Killed):
             ingest(sources, tmp_path / "c", options)
-    monkeypatch.setattr(command, "write_chunk", lambda *arguments: pytest.fail("a shard was written twice"))
-    monkeypatch.setattr(pipelines.unique, "write_without", lambda *arguments: pytest.fail("a shard was written again twice"))
+    monkeypatch.setattr(pipeline, "write_chunk", lambda *arguments: pytest.fail("a shard was written twice"))
+    monkeypatch.setattr(unique, "write_without", lambda *arguments: pytest.fail("a shard was written again twice"))
     assert ingest(sources, tmp_path / "c", options).rows == 12
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from pipelines.cli import run
 from pipelines.corpus.tally import describe
-from pipelines.ingest import ingest
+from pipelines.ingestion.pipeline import ingest
 
 
 @pytest.fixture(scope="module")

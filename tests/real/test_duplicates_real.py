@@ -8,9 +8,10 @@ import pytest
 
 from changes import CHANGES
 from pipelines.corpus.images import decode_gray
-from pipelines.duplicates import HashFile, find
-from pipelines.hashes import Hashed, hash_rows, hash_set, hashed, label_hash, write_hashes
-from pipelines.wordsets import open_sets
+from pipelines.ingestion.duplicates.hashes import Hashed, hash_rows, hashed, label_hash, write_hashes
+from pipelines.ingestion.duplicates.search import HashFile, find
+from pipelines.ingestion.guard import hash_set
+from pipelines.ingestion.wordsets import open_sets
 
 EVERY = 9  # of the training images copies are made
 

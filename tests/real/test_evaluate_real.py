@@ -7,8 +7,8 @@ from models.charset import Charset
 from models.recognizers import build
 from pipelines.corpus.images import Shape, decode_image
 from pipelines.evaluate import evaluate_set
+from pipelines.ingestion.wordsets import open_sets
 from pipelines.protocols import compared_36, size_note
-from pipelines.wordsets import open_sets
 
 
 @pytest.mark.parametrize("name, words, note", [("SVT", 647, None), ("IIIT5K", 3000, None),

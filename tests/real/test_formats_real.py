@@ -7,10 +7,10 @@ import pandas
 import pytest
 
 from pipelines.corpus.reader import Corpus
-from pipelines.export import export
-from pipelines.ingest import ingest
-from pipelines.intake import Options
-from pipelines.sources import open_sources
+from pipelines.exporting.copy import export
+from pipelines.ingestion.chunks import Options
+from pipelines.ingestion.pipeline import ingest
+from pipelines.ingestion.sources.opening import open_sources
 
 AS_IT_IS = Options(min_side=0, max_aspect=1e9, min_contrast=0, unicode="as is")
 COUNTS = {"handwriting/lectaurep": 3000, "handwriting/testaments_train": 1000, "handwriting/testaments_test": 500,

@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.corpus.tally import describe
-from pipelines.ingest import ingest
+from pipelines.ingestion.pipeline import ingest
 
 WORDS = {
     "train/IIIT5K": (2000, "lmdb"),

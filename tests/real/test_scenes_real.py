@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipelines.sources.scenes import matches, open_scenes
+from pipelines.ingestion.sources.scenes import matches, open_scenes
 
 COORDINATES = re.compile(r"^\ufeff?((?:-?\d+,){8})(.*?)\r?$", re.MULTILINE)
 

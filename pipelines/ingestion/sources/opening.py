@@ -1,4 +1,4 @@
-"""Foreign formats: one file each, all yielding the same rows."""
+"""What a path is: its format, found by looking or forced as in FORMAT:PATH, and the sources below it."""
 
 import os
 import posixpath
@@ -8,19 +8,16 @@ from typing import NamedTuple
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.sources.files import BRACES, Place, is_image_name, look, printable
-from pipelines.sources.folder import folder_format, open_folder
-from pipelines.sources.lmdb import lmdb_format, open_lmdb
-from pipelines.sources.parquet import SUFFIXES as PARQUET_SUFFIXES
-from pipelines.sources.parquet import open_parquet, parquet_format
-from pipelines.sources.row import Piece, ReadOptions, Row, Source
-from pipelines.sources.scene_formats import FORMATS as SCENE_FORMATS
-from pipelines.sources.scene_formats import matches as scene_format
-from pipelines.sources.tar import SUFFIXES as TAR_SUFFIXES
-from pipelines.sources.tar import open_tars, tar_format
-
-__all__ = ["OPENED_BY", "Piece", "ReadOptions", "Row", "Source", "open_sources"]
-
+from pipelines.ingestion.sources.files import BRACES, Place, is_image_name, look, printable
+from pipelines.ingestion.sources.folder import folder_format, open_folder
+from pipelines.ingestion.sources.lmdb import lmdb_format, open_lmdb
+from pipelines.ingestion.sources.parquet import SUFFIXES as PARQUET_SUFFIXES
+from pipelines.ingestion.sources.parquet import open_parquet, parquet_format
+from pipelines.ingestion.sources.row import ReadOptions, Source
+from pipelines.ingestion.sources.scene_formats import FORMATS as SCENE_FORMATS
+from pipelines.ingestion.sources.scene_formats import matches as scene_format
+from pipelines.ingestion.sources.tar import SUFFIXES as TAR_SUFFIXES
+from pipelines.ingestion.sources.tar import open_tars, tar_format
 
 ANNOTATION_SUFFIXES = (".txt", ".xml", ".json", ".mat")
 
@@ -42,7 +39,7 @@ def _scene_format(place: Place) -> str | None:
 
 
 def _open_scenes(name: str, place: Place, format: str, options: ReadOptions) -> Source:
-    from pipelines.sources.scenes import open_scenes  # imports OpenCV, which the readers of other formats do without
+    from pipelines.ingestion.sources.scenes import open_scenes  # imports OpenCV, which the readers of other formats do without
     return open_scenes(name, place.path, format, vertical=options.vertical)
 
 

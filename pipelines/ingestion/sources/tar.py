@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.sources.files import Place, is_hidden, is_image_name, printable, set_of_files, stems
-from pipelines.sources.labels import text_of_file
-from pipelines.sources.row import ReadOptions, Row
-from pipelines.sources.tar_members import BrokenTar, Member, TarReader
+from pipelines.ingestion.sources.files import Place, is_hidden, is_image_name, printable, set_of_files, stems
+from pipelines.ingestion.sources.labels import text_of_file
+from pipelines.ingestion.sources.row import ReadOptions, Row
+from pipelines.ingestion.sources.tar_members import BrokenTar, Member, TarReader
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 TEXT_ENDINGS = ("txt", "gt.txt", "lab", "json")  # the first that is there counts

@@ -1,6 +1,6 @@
 """Which rows of many shards are there already: exact duplicates, near duplicates, and rows that a benchmark holds.
 
-Each shard has a file of hashes (pipelines.hashes); `find` reads these files, never the images. Ray Data brings the entries
+Each shard has a file of hashes (hashes.py); `find` reads these files, never the images. Ray Data brings the entries
 with one band key together; only these are compared, and only their signatures are then looked up in the files, which are
 mapped into memory, not read.
 
@@ -22,9 +22,9 @@ from ray.data.grouped_data import GroupedData
 
 from pipelines.cluster import start_ray
 from pipelines.corpus.storage import is_remote
-from pipelines.hashes import GUARD_HASHES, Rows, as_rows, read_hashes
-from pipelines.matches import EDGE, NEAR, PAIR, candidates, earliest, same_bytes, to_kept, verify
-from pipelines.similarity import SIGNATURE_BYTES, band_keys, sketches
+from pipelines.ingestion.duplicates.hashes import GUARD_HASHES, Rows, as_rows, read_hashes
+from pipelines.ingestion.duplicates.matches import EDGE, NEAR, PAIR, candidates, earliest, same_bytes, to_kept, verify
+from pipelines.ingestion.duplicates.similarity import SIGNATURE_BYTES, band_keys, sketches
 
 RESULT = pa.schema([
     pa.field("source", pa.string(), nullable=False),

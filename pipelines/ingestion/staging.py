@@ -27,7 +27,7 @@ from pipelines.corpus import storage
 from pipelines.corpus.manifest import MANIFEST, SourceCounts, write_manifest
 from pipelines.corpus.quarantine import QUARANTINE, write_quarantine
 from pipelines.errors import BadInput
-from pipelines.intake import Chunk, ChunkResult
+from pipelines.ingestion.chunks import Chunk, ChunkResult
 
 
 def check_target(target: str, overwrite: bool) -> None:

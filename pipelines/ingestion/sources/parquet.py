@@ -18,9 +18,9 @@ import pyarrow.types as types
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.sources.files import Place, set_of_files, stems
-from pipelines.sources.labels import TEXT_NAMES as LABEL_NAMES
-from pipelines.sources.row import ReadOptions, Row
+from pipelines.ingestion.sources.files import Place, set_of_files, stems
+from pipelines.ingestion.sources.labels import TEXT_NAMES as LABEL_NAMES
+from pipelines.ingestion.sources.row import ReadOptions, Row
 
 SUFFIXES = (".parquet", ".pq")
 IMAGE_NAMES = ("image", "img", "image_bytes", "img_bytes", "bytes", "jpg", "jpeg", "png", "webp", "picture", "crop", "pixel_values",

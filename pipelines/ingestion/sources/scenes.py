@@ -19,14 +19,14 @@ import numpy as np
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.sources.annotations import Region, ctw1500_xml, read_text_file
-from pipelines.sources.annotations_json import read_json
-from pipelines.sources.annotations_mat import read_synthtext, totaltext_mat
-from pipelines.sources.crops import BadRegion, crop_region, decode_scene, encode_crop
-from pipelines.sources.files import is_image_name, printable
-from pipelines.sources.row import Row
-from pipelines.sources.scene_formats import FORMATS, WHOLE_SETS, Annotations, locate, matches
-from pipelines.sources.scene_images import find_images, level
+from pipelines.ingestion.sources.annotations import Region, ctw1500_xml, read_text_file
+from pipelines.ingestion.sources.annotations_json import read_json
+from pipelines.ingestion.sources.annotations_mat import read_synthtext, totaltext_mat
+from pipelines.ingestion.sources.crops import BadRegion, crop_region, decode_scene, encode_crop
+from pipelines.ingestion.sources.files import is_image_name, printable
+from pipelines.ingestion.sources.row import Row
+from pipelines.ingestion.sources.scene_formats import FORMATS, WHOLE_SETS, Annotations, locate, matches
+from pipelines.ingestion.sources.scene_images import find_images, level
 
 __all__ = ["SceneSource", "matches", "open_scenes"]
 

@@ -16,8 +16,8 @@ import lmdb
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.sources.files import Place
-from pipelines.sources.row import ReadOptions, Row, Span, spans
+from pipelines.ingestion.sources.files import Place
+from pipelines.ingestion.sources.row import ReadOptions, Row, Span, spans
 
 DATA = "data.mdb"
 IMAGE_KEY = re.compile(rb"image-(\d{9})")

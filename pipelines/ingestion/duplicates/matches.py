@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from pipelines.similarity import ASPECT_TOLERANCE, SAME, SKETCH_LIMIT, similarities
+from pipelines.ingestion.duplicates.similarity import ASPECT_TOLERANCE, SAME, SKETCH_LIMIT, similarities
 
 EXACT, NEAR = 0, 1
 EDGE = np.dtype([("id", "<i8"), ("match", "<i8"), ("similarity", "<f4"), ("kind", "u1")])  # match < id

@@ -5,10 +5,10 @@ import re
 from typing import NamedTuple
 
 from pipelines.corpus import storage
-from pipelines.sources.annotations import LINES, text_format
-from pipelines.sources.annotations_json import json_format
-from pipelines.sources.annotations_mat import mat_format
-from pipelines.sources.scene_images import level
+from pipelines.ingestion.sources.annotations import LINES, text_format
+from pipelines.ingestion.sources.annotations_json import json_format
+from pipelines.ingestion.sources.annotations_mat import mat_format
+from pipelines.ingestion.sources.scene_images import level
 
 WHOLE_SETS = ("lsvt", "textocr", "cocotext", "synthtext")  # one file for all images
 FORMATS = (*LINES, "totaltext", "ctw1500-xml", "totaltext-mat", *WHOLE_SETS)

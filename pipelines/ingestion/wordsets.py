@@ -8,7 +8,8 @@ from itertools import chain
 from pipelines.corpus.manifest import MANIFEST
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
-from pipelines.sources import Source, open_sources
+from pipelines.ingestion.sources.opening import open_sources
+from pipelines.ingestion.sources.row import Source
 
 ROWS_PER_PIECE = 10_000
 Words = Iterator[tuple[str, bytes | None, str | None]]  # key, encoded image (None: missing), text (None: unlabeled)

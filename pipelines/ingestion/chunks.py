@@ -20,8 +20,8 @@ from pipelines.corpus.manifest import ShardEntry, SourceCounts
 from pipelines.corpus.quarantine import QUARANTINE_SCHEMA, Rejected, rejected_table
 from pipelines.corpus.shards import ROWS_PER_GROUP, ShardWriter, shard_name
 from pipelines.errors import BadInput
-from pipelines.hashes import Hashed, hash_rows, hashed, write_hashes
-from pipelines.sources import Piece, Row, Source
+from pipelines.ingestion.duplicates.hashes import Hashed, hash_rows, hashed, write_hashes
+from pipelines.ingestion.sources.row import Piece, Row, Source
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 from pyarrow import fs
 
 from pipelines.corpus import storage
-from pipelines.sources.files import IMAGE_SUFFIXES, Stamp, is_image_name, list_folder
+from pipelines.ingestion.sources.files import IMAGE_SUFFIXES, Stamp, is_image_name, list_folder
 
 LIKE_IMAGES = re.compile(r"image|img|jpe?g|photo|picture", re.IGNORECASE)
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val",

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipelines.cluster import start_ray
 from pipelines.errors import BadInput
-from pipelines.intake import ChunkResult
+from pipelines.ingestion.chunks import ChunkResult
 
 
 def in_tasks(work: Callable[[Any], ChunkResult], items: list[Any]) -> Iterator[ChunkResult]:

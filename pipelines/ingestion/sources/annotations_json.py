@@ -16,7 +16,7 @@ from numbers import Real
 from typing import NamedTuple
 
 from pipelines.errors import BadInput
-from pipelines.sources.annotations import IGNORED, BadLine, Region, box, malformed, region
+from pipelines.ingestion.sources.annotations import IGNORED, BadLine, Region, box, malformed, region
 
 LSVT_HEAD = re.compile(rb'\s*\{\s*"[^"]*"\s*:\s*\[\s*[\{\]]')
 SHAPE = {"lsvt": "an object with a list of regions for each image", "textocr": 'an object with "imgs" and "anns"',

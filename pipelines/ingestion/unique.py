@@ -1,6 +1,6 @@
 """The second half of an ingest that drops duplicates: shards that hold some are written again without them.
 
-The first half has left a file of hashes beside each shard. `duplicates.find` says which rows go; the shards that are touched are
+The first half has left a file of hashes beside each shard. `duplicates.search.find` says which rows go; the shards that are touched are
 written anew into another folder, so that the first ones stay as they are until the corpus gets its name.
 """
 
@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from pipelines.corpus import storage
 from pipelines.corpus.quarantine import Rejected
 from pipelines.corpus.shards import ShardWriter, shard_name
-from pipelines.duplicates import HashFile, find
-from pipelines.intake import ChunkResult, Options, RejectedWriter, room_for
+from pipelines.ingestion.chunks import ChunkResult, Options, RejectedWriter, room_for
+from pipelines.ingestion.duplicates.search import HashFile, find
+from pipelines.ingestion.staging import Staging
+from pipelines.ingestion.tasks import in_tasks
 from pipelines.progress import Progress
-from pipelines.staging import Staging
-from pipelines.tasks import in_tasks
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.sources.files import IMAGE_SUFFIXES, Place, Stamp, is_image_name, list_folder, printable, without_suffix
-from pipelines.sources.labels import LABEL_FILES, LIST_SUFFIXES, read_labels, text_of_file
-from pipelines.sources.row import Row, Span, spans
+from pipelines.ingestion.sources.files import IMAGE_SUFFIXES, Place, Stamp, is_image_name, list_folder, printable, without_suffix
+from pipelines.ingestion.sources.labels import LABEL_FILES, LIST_SUFFIXES, read_labels, text_of_file
+from pipelines.ingestion.sources.row import Row, Span, spans
 
 PAIR = ".gt.txt"
 VARIANTS = (".bin", ".nrm")  # binarized and normalised copies of a line's image share its text

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.sources.annotations import IGNORED, Region, malformed, region
+from pipelines.ingestion.sources.annotations import IGNORED, Region, malformed, region
 
 WORDS = ("imnames", "wordBB", "txt")
 

@@ -8,16 +8,13 @@ import cv2
 import numpy as np
 import pyarrow as pa
 
-from pipelines.corpus.images import decode_gray, image_problem
 from pipelines.corpus.storage import is_remote, open_file
-from pipelines.errors import BadInput
-from pipelines.similarity import SIGNATURE_BYTES, Signature, signature
-from pipelines.wordsets import open_sets
+from pipelines.ingestion.duplicates.similarity import SIGNATURE_BYTES, Signature, signature
 
 HASHES = pa.schema([
     pa.field("row", pa.int32(), nullable=False),  # of the shard that is being written, from 0
     pa.field("content", pa.binary(16), nullable=False),  # BLAKE2 of the encoded bytes
-    pa.field("signature", pa.binary(SIGNATURE_BYTES), nullable=False),  # pipelines.similarity
+    pa.field("signature", pa.binary(SIGNATURE_BYTES), nullable=False),  # pipelines.ingestion.duplicates.similarity
     pa.field("width", pa.int32(), nullable=False),
     pa.field("height", pa.int32(), nullable=False),
     pa.field("label", pa.uint64(), nullable=False),  # hash of the label without case and white space; 0: unlabeled
@@ -77,27 +74,6 @@ def read_hashes(path: str) -> pa.Table:
     """A file of hashes: mapped if it lies on this machine, read whole if not."""
     file = open_file(path) if is_remote(path) else pa.memory_map(path)
     return pa.ipc.open_file(file).read_all()
-
-
-def hash_set(arguments: list[str]) -> pa.Table:
-    """The hashes of benchmark images (PATH or NAME=PATH each: a corpus or anything that can be ingested), as GUARD_HASHES.
-
-    Images that cannot be decoded are no benchmark images. Raises BadInput if nothing is left, or for what `open_sets` does.
-    """
-    tables = []
-    for words in open_sets(arguments):
-        waiting, keys = [], []
-        for key, image, text in words.read():
-            gray = None if image is None else decode_gray(image)
-            if image is None or image_problem(image, gray) is not None:
-                continue
-            waiting.append(hashed(image, text, gray))
-            keys.append(f"{words.name}:{key}")
-        if waiting:
-            tables.append(hash_rows(waiting).append_column(GUARD_HASHES.field("key"), pa.array(keys, pa.string())))
-    if not tables:
-        raise BadInput(f"--guard {' '.join(arguments)}: expected images to guard, found none that can be decoded: name another set")
-    return pa.concat_tables(tables).combine_chunks()
 
 
 class Rows(NamedTuple):

@@ -15,8 +15,8 @@ from typing import NamedTuple, Protocol
 import lmdb
 
 from pipelines.corpus.images import image_format
-from pipelines.sources.files import IMAGE_SUFFIXES
-from pipelines.sources.labels import file_of_text
+from pipelines.ingestion.sources.files import IMAGE_SUFFIXES
+from pipelines.ingestion.sources.labels import file_of_text
 
 COMMIT_ROWS = 1000
 FIRST_MAP = 1 << 26  # bytes; doubled as often as needed

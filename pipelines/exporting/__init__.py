@@ -1,0 +1,1 @@
+"""Corpus -> foreign formats: what other toolkits read."""
