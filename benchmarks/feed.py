@@ -35,8 +35,10 @@ from torch.utils.data import DataLoader, Dataset
 from pipelines.cluster import start_ray
 from pipelines.corpus.images import Shape, decode_image
 from pipelines.corpus.reader import Corpus
-from pipelines.feed import batches, ray_blocks, threads_beside
-from pipelines.stream import Selection, Share, open_stream
+from pipelines.feed.batches import batches, threads_beside
+from pipelines.feed.datasource import ray_blocks
+from pipelines.feed.selection import Selection
+from pipelines.feed.stream import Share, open_stream
 from pipelines.synthesis.corpus import Settings, render_corpus
 
 HEIGHT, WIDTH, BATCH, CONSUMERS = 32, 128, 256, 2

@@ -19,7 +19,7 @@ from models.recognizer import Recognizer
 from models.recognizers import RECOGNIZERS, build
 from pipelines.corpus.images import decode_image
 from pipelines.corpus.reader import Corpus
-from pipelines.reading import as_input, shape_of
+from pipelines.reading.batches import as_input, shape_of
 
 WORDS = 8
 CHARSET = Charset.named("36")

@@ -19,8 +19,9 @@ from pathlib import Path
 
 from pipelines.corpus.manifest import Manifest, ShardEntry, SourceCounts
 from pipelines.corpus.reader import Corpus
-from pipelines.plan import Mix, Plan, lanes_for
-from pipelines.stream import Ingredient, Selection, Share, Stream, usable_rows
+from pipelines.feed.plan import Mix, Plan, lanes_for
+from pipelines.feed.selection import Selection, usable_rows
+from pipelines.feed.stream import Ingredient, Share, Stream
 
 GROUP, SHARD = 1_000, 100_000
 

@@ -30,9 +30,11 @@ FEED = """
 import sys
 from itertools import islice
 from pipelines.cluster import start_ray
-from pipelines.feed import batches, ray_blocks
-from pipelines.images import Shape
-from pipelines.stream import Selection, Share, open_stream
+from pipelines.corpus.images import Shape
+from pipelines.feed.batches import batches
+from pipelines.feed.datasource import ray_blocks
+from pipelines.feed.selection import Selection
+from pipelines.feed.stream import Share, open_stream
 start_ray()
 stream = open_stream([sys.argv[1]], Selection(None), batch_size=256, seed=0)
 share = Share(0, 1, 0, 10**6)

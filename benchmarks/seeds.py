@@ -11,10 +11,10 @@ from statistics import mean, stdev
 
 import torch
 
-from pipelines.evaluate import evaluate_set, total
+from pipelines.evaluation.measure import evaluate_set, total
+from pipelines.evaluation.protocols import size_note
 from pipelines.ingestion.wordsets import open_sets
-from pipelines.protocols import size_note
-from pipelines.weights import load_recognizer
+from pipelines.reading.weights import load_recognizer
 
 
 def accuracies(run: str, runs: str, sets: list) -> list[float]:

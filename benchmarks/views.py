@@ -15,7 +15,7 @@ from models.batch import Batch, Part
 from models.charset import Charset
 from models.objectives.supervised import Supervised
 from models.recognizers import build
-from pipelines.views import VIEWS, augment
+from pipelines.augmentation.views import VIEWS, augment
 
 BATCH = 256
 BATCHES = 30

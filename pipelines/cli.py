@@ -24,7 +24,7 @@ COMMANDS = {
     "calibrate": ("pipelines.calibrate", "make a model's confidences honest: one temperature, fitted on labels"),
     "tune": ("tuning.sweep", "search thresholds, EMA rates and loss weights"),
     "register": ("pipelines.register", "put a run's model into the MLflow registry"),
-    "models": ("pipelines.models_table", "list the recognizers with what they cost"),
+    "models": ("pipelines.models", "list the recognizers with what they cost"),
     "import-weights": ("pipelines.import_weights", "put a published checkpoint into the registry, ready to evaluate"),
     "export-model": ("pipelines.export_model", "write a model as ONNX, torch.export or TorchScript for other programs"),
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 from pipelines import cli
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
-from pipelines.runs import RunFolder
+from pipelines.training.runs import RunFolder
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SOURCE_WORDS, TARGET_WORDS, VALIDATION_WORDS, HELD_OUT_WORDS = 20_000, 6_000, 300, 1_000

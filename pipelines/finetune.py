@@ -1,6 +1,6 @@
 """`textray finetune`: train a recognizer on labels, alone or with unlabeled images."""
 
-from pipelines.train import command
+from pipelines.training.command import command
 
 
 def main(argv: list[str] | None = None) -> int:

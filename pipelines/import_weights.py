@@ -4,49 +4,20 @@ import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from models.charset import Charset
-from models.published import LAYOUTS, recognise
-from models.published.layout import State
+from models.published import LAYOUTS
 from models.recognizer import Recognizer
-from models.recognizers import build
-from pipelines import registry
-from pipelines.checkpoint_file import BRANCHES, read_tensors, sha256
 from pipelines.errors import BadInput
+from pipelines.reading.checkpoint_file import BRANCHES, read_tensors, sha256
+from pipelines.reading.published import import_weights
+from pipelines.reading.weights import DESCRIPTION, save_recognizer
+from pipelines.registry import versions
 from pipelines.tracking import prepare_store, tracking_uri
-from pipelines.weights import DESCRIPTION, save_recognizer
-
-
-@dataclass(frozen=True)
-class Imported:
-    """A published recognizer with its weights, and whose it is."""
-
-    recognizer: Recognizer
-    source: str  # the repositories that publish such files
-
-
-def import_weights(state: State, charset: Charset | None = None, options: dict[str, Any] | None = None) -> Imported:
-    """The recognizer of a published state dict, in eval mode.
-
-    Args:
-        charset: the file's characters in its order, where they are not the usual ones.
-        options: of the recognizer, where the file's shapes do not tell them.
-
-    Raises:
-        BadInput: nobody's state dict; a charset or an option that does not fit; tensors that are missing or unexpected, by name.
-    """
-    try:
-        layout, description = recognise(state, charset)
-        recognizer = build(description.name, description.charset, **{**description.overrides, **(options or {})})
-        recognizer.load_state_dict(layout.load(recognizer, state))
-    except (ValueError, TypeError) as problem:  # TypeError: an option of a wrong type
-        raise BadInput(str(problem)) from None
-    return Imported(recognizer.eval(), layout.source)
 
 
 def options_of(arguments: Sequence[str]) -> dict[str, Any]:
@@ -84,7 +55,7 @@ def _free(folder: Path) -> Path:
 def register(folder: Path, name: str, tags: dict[str, str]) -> str:
     """Put a model folder into the registry as the next version of `name`; returns its URI."""
     store, experiment = prepare_store()
-    return f"models:/{name}/{registry.add_version(store, experiment, name, folder, run=None, tags=tags)}"
+    return f"models:/{name}/{versions.add_version(store, experiment, name, folder, run=None, tags=tags)}"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,6 +1,6 @@
 """`textray pretrain`: train an encoder on unlabeled images."""
 
-from pipelines.train import command
+from pipelines.training.command import command
 
 
 def main(argv: list[str] | None = None) -> int:

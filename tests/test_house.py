@@ -1,7 +1,8 @@
-"""The rules that keep the house a house: where imports point, what may be heavy, what every command offers."""
+"""The rules that keep the house a house: doors, rooms and the ground, where imports point, what may be heavy, what every command offers."""
 
 import ast
 import copy
+import graphlib
 import os
 import re
 import subprocess
@@ -18,29 +19,93 @@ FOLDERS = ("models", "pipelines", "tuning")
 MAY_IMPORT = {"models": {"torch", "numpy", "models"}, "pipelines": {"models", "pipelines"}, "tuning": set(FOLDERS)}
 
 
-def imported(file: Path) -> set[str]:
-    """The top-level packages that a file imports anywhere."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+def module_of(file: Path) -> str:
+    """pipelines/corpus/storage.py -> pipelines.corpus.storage; a folder's __init__.py -> the folder's name."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {module_of(file): file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))}
+DOORS = {module for module, _ in COMMANDS.values()} | {"pipelines.cli"}
+GROUND = {f"pipelines.{name}" for name in ("errors", "progress", "cluster", "tracking")}
+ROOMS = {f"pipelines.{file.parent.name}" for file in (ROOT / "pipelines").glob("*/__init__.py")}
+
+
+def imports_of(file: Path) -> set[str]:
+    """What a file imports anywhere but in its `if __name__ == "__main__"`: modules by their whole name, ours as far as a file goes."""
+    found, tree = set(), ast.parse(file.read_text(encoding="utf-8"))
+    started = [node for node in tree.body if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)]
+    own = {id(inner) for node in started for inner in ast.walk(node)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import) and id(node) not in own:
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and id(node) not in own:
             assert node.level == 0, f"{file}: relative import"
-            found.add(node.module.split(".")[0])
+            whole = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in FILES else node.module for name in whole}
     return found
+
+
+IMPORTS = {module: imports_of(file) for module, file in FILES.items()}
+
+
+def room_of(module: str) -> str:
+    """The room that a module of pipelines stands in; itself where it stands in none."""
+    return ".".join(module.split(".")[:2])
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_imports_point_one_way(folder):
-    for file in (ROOT / folder).rglob("*.py"):
-        ours = imported(file) & set(FOLDERS)
-        assert ours <= MAY_IMPORT[folder], f"{file} imports {ours}"
+    for module, imported in IMPORTS.items():
+        if module.split(".")[0] == folder:
+            ours = {name.split(".")[0] for name in imported} & set(FOLDERS)
+            assert ours <= MAY_IMPORT[folder], f"{module} imports {ours}"
 
 
 def test_models_need_nothing_but_torch_and_numpy():
-    for file in (ROOT / "models").rglob("*.py"):
-        foreign = {name for name in imported(file) if name not in sys.stdlib_module_names}
-        assert foreign <= MAY_IMPORT["models"], f"{file} imports {foreign}"
+    for module, imported in IMPORTS.items():
+        if module.split(".")[0] == "models":
+            foreign = {name.split(".")[0] for name in imported} - sys.stdlib_module_names
+            assert foreign <= MAY_IMPORT["models"], f"{module} imports {foreign}"
+
+
+def test_there_are_doors_and_rooms_and_the_ground_and_nothing_else():
+    for module, file in FILES.items():
+        if file.parent == ROOT / "pipelines" and module != "pipelines":
+            assert (module in DOORS) + (module in GROUND) == 1, f"{file}: a command of cli.py, or one of the ground, or it belongs into a room"
+    for room in ROOMS:
+        tree = ast.parse(FILES[room].read_text(encoding="utf-8"))
+        assert ast.get_docstring(tree) and len(tree.body) == 1, f"{room}: its __init__.py says what it is for, in a sentence, and does nothing"
+
+
+def test_nothing_opens_a_door_but_the_command_and_the_demo():
+    for module, imported in IMPORTS.items():
+        if module not in ("pipelines.cli", "pipelines.demo"):
+            assert not imported & DOORS, f"{module} imports {imported & DOORS}: what it needs of them belongs into a room"
+
+
+def test_the_ground_uses_nobody():
+    for module in GROUND:
+        assert {name for name in IMPORTS[module] if name.split(".")[0] in FOLDERS} <= GROUND
+
+
+def test_no_imports_run_in_circles():
+    between = {}
+    for module, imported in IMPORTS.items():
+        between.setdefault(room_of(module), set()).update({room_of(name) for name in imported if name in FILES} - {room_of(module)})
+    for graph in (between, IMPORTS):
+        graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+def test_a_file_is_named_for_what_it_is_in_its_room():
+    for module in FILES:
+        *_, folder, name = ["", *module.split(".")]
+        assert not folder or folder not in name, f"{module} repeats {folder}"
+
+
+def test_tests_stand_where_what_they_test_stands():
+    for file in (ROOT / "tests").rglob("test_*.py"):
+        folder = file.parent.relative_to(ROOT / "tests")
+        assert folder.name == "real" or (ROOT / folder).is_dir(), f"{file}: there is no folder {folder}"
 
 
 def opened_as_text(file: Path) -> list[ast.Call]:
@@ -131,7 +196,7 @@ def test_doctor_lists_what_is_here(capsys):
 
 @pytest.mark.parametrize("file", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda file: file.name)
 def test_every_recipe_of_the_repository_is_valid(file):
-    from pipelines.recipe import load_recipe
+    from pipelines.training.recipe import load_recipe
     recipe = load_recipe(file)
     assert recipe.name == file.stem.removeprefix("demo_")
 

@@ -4,27 +4,24 @@ import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import matplotlib
 from scipy.stats import spearmanr
 
-from pipelines.recipe import Recipe
 from pipelines.reports.html import figure, heading, page, paragraph, table, write_text
+from pipelines.training.recipe import Recipe
 from tuning.space import Axis, with_values
+from tuning.trials import TrialResult
 
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
 from matplotlib.colors import Normalize  # noqa: E402
 
-if TYPE_CHECKING:
-    from tuning.sweep import TrialResult
-
 COLOURS = pyplot.get_cmap("viridis")
 FEW = 5  # a rank correlation over fewer trials says nothing
 
 
-def importance(axes: Sequence[Axis], trials: Sequence["TrialResult"]) -> dict[str, float | None]:
+def importance(axes: Sequence[Axis], trials: Sequence[TrialResult]) -> dict[str, float | None]:
     """Spearman's rank correlation of each searched field with word accuracy, in [-1, 1]; None with too few trials or no variation.
 
     Trials that ASHA stopped count with their last accuracy, which is what ASHA judged them by.
@@ -39,7 +36,7 @@ def importance(axes: Sequence[Axis], trials: Sequence["TrialResult"]) -> dict[st
     return found
 
 
-def parallel_coordinates(axes: Sequence[Axis], trials: Sequence["TrialResult"]) -> str:
+def parallel_coordinates(axes: Sequence[Axis], trials: Sequence[TrialResult]) -> str:
     """An SVG with one line a trial across its values and its word accuracy; the brighter, the better."""
     measured = [trial for trial in trials if trial.accuracy is not None]
     colour = _colours([trial.accuracy for trial in measured])
@@ -63,7 +60,7 @@ def parallel_coordinates(axes: Sequence[Axis], trials: Sequence["TrialResult"]) 
     return _svg(drawing, plot)
 
 
-def learning_curves(trials: Sequence["TrialResult"]) -> str:
+def learning_curves(trials: Sequence[TrialResult]) -> str:
     """An SVG of word accuracy over steps, a line a trial."""
     measured = [trial for trial in trials if trial.curve]
     colour = _colours([trial.accuracy for trial in measured])
@@ -93,7 +90,7 @@ def _svg(drawing, plot) -> str:
     return text.getvalue()[text.getvalue().index("<svg"):]
 
 
-def write_report(file: Path, recipe: Recipe, axes: Sequence[Axis], trials: Sequence["TrialResult"]) -> Path:
+def write_report(file: Path, recipe: Recipe, axes: Sequence[Axis], trials: Sequence[TrialResult]) -> Path:
     """Write the page. `trials` are ranked, the best first; at least one has a word accuracy."""
     best = trials[0]
     fields = [axis.field for axis in axes]

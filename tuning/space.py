@@ -6,7 +6,7 @@ from typing import Any
 from ray import tune
 
 from pipelines.errors import BadInput
-from pipelines.recipe import Recipe
+from pipelines.training.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -28,41 +28,14 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from pipelines import tracking
 from pipelines.cluster import start_ray
 from pipelines.errors import BadInput
-from pipelines.recipe import Recipe, load_recipe, parse_recipe
-from pipelines.runs import RunFolder, RunState
-from pipelines.train import open_streams, train
+from pipelines.training.driver import open_streams, train
+from pipelines.training.recipe import Recipe, load_recipe, parse_recipe
+from pipelines.training.runs import RunFolder, RunState
 from tuning.report import write_report
 from tuning.space import Axis, space_of, with_values
+from tuning.trials import METRIC, TrialResult, result_of, trial_name
 
-METRIC = "word_accuracy"
 DRIVER_CPUS = 0.1  # a trial's driver only waits
-
-
-@dataclass
-class TrialResult:
-    """One trial: what it used, and how it went. `curve` holds (step, word accuracy) pairs; `stopped` says ASHA ended it early."""
-
-    name: str
-    values: dict[str, float]
-    curve: list[tuple[int, float]] = field(default_factory=list)
-    stopped: bool = False
-    error: str = ""
-    model: str = ""
-
-    @property
-    def accuracy(self) -> float | None:
-        """The word accuracy at the trial's end; None if it never reached a validation."""
-        return self.curve[-1][1] if self.curve else None
-
-    @property
-    def steps(self) -> int:
-        """How far it came."""
-        return self.curve[-1][0] if self.curve else 0
-
-
-def trial_name(config: dict[str, Any]) -> str:
-    """A name that is the same when the sweep is started again: the trial's place along the axes."""
-    return "trial-" + "-".join(f"{round(config[key] * 1000):03d}" for key in sorted(config))
 
 
 def run_trial(config: dict[str, float], *, recipe: dict[str, Any], folder: str, parent: dict[str, str], reserved_cpus: float) -> None:
@@ -132,7 +105,7 @@ def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, whe
                                         scheduler=_halving(recipe)),
             run_config=tune.RunConfig(name="tune", storage_path=str(where.path), verbose=0, callbacks=[_Announce(trials)]))
     grid = tuner.fit()
-    return [_result(result, axes, recipe, where) for result in grid]
+    return [result_of(result, axes, recipe, where) for result in grid]
 
 
 def _halving(recipe: Recipe) -> ASHAScheduler | None:
@@ -151,29 +124,10 @@ def _with_absolute_paths(recipe: Recipe) -> Recipe:
     data = {name: part.model_copy(update={"corpus": str(Path(part.corpus).absolute())}) for name, part in recipe.data if part is not None}
     start = recipe.initialize_from
     if start and not start.startswith("models:/"):
-        from pipelines.weights import find_model
+        from pipelines.reading.weights import find_model
         start = str(find_model(start, recipe.runs).absolute())
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=data), "initialize_from": start,
                                      "runs": str(Path(recipe.runs).absolute())})
-
-
-def _result(result, axes: tuple[Axis, ...], recipe: Recipe, where: RunFolder) -> TrialResult:
-    """What a trial's folder says of it: it outlives the sweep's own records."""
-    name = trial_name(result.config)
-    folder = RunFolder(where.path / "trials" / name)
-    curve: dict[int, float] = {}
-    for line in folder.progress.read_text(encoding="utf-8").splitlines() if folder.progress.is_file() else []:
-        numbers = json.loads(line)
-        if METRIC in numbers:
-            curve[numbers["step"]] = numbers[METRIC]
-    state = folder.state()
-    finished = state is not None and state.status == "finished"
-    if state is not None and not finished and state.handle is not None:
-        tracking.add_tags(state.handle, {"stopped": "failed" if result.error else "early, by ASHA"})
-        tracking.finish(state.handle, "FAILED" if result.error else "FINISHED")
-    return TrialResult(name, {axis.field: axis.value(result.config[axis.field]) for axis in axes}, sorted(curve.items()),
-                       stopped=not finished and not result.error, error=str(result.error or "").strip().split("\n")[-1],
-                       model=str(folder.model) if finished else "")
 
 
 def _conclude(recipe: Recipe, axes: tuple[Axis, ...], results: list[TrialResult], where: RunFolder, state: RunState) -> list[TrialResult]:

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from benchmarks.parity.records import compare, load_formula
 from models.charset import Charset
 from models.decoders.abinet import ABINetDecoder, abinet_tokens
 from models.families.abinet import CHARSET, abinet
 from models.published.abinet import ABINET
-from parity import compare, load_formula
 
 HUB, HUBS = Charset.named("94"), {"tokens": "parseq", "normalisation": "half", "no_null_length": "full"}
 WORDS = ["hello", "42", "scenetext", "a", "ooze", "1234567890", "textray", "zz"]

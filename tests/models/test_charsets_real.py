@@ -12,9 +12,9 @@ from models.recognizers import build
 from pipelines.corpus.images import decode_image
 from pipelines.ingestion.sources.opening import open_sources
 from pipelines.ingestion.sources.row import Row
-from pipelines.reading import as_input, shape_of
-from pipelines.recipe import load_recipe, parse_recipe
-from pipelines.weights import load_recognizer, save_recognizer
+from pipelines.reading.batches import as_input, shape_of
+from pipelines.reading.weights import load_recognizer, save_recognizer
+from pipelines.training.recipe import load_recipe, parse_recipe
 
 
 class Script(NamedTuple):

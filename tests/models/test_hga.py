@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
+from benchmarks.parity.records import compare
 from learning import learn
 from models.charset import Charset
 from models.decoders.decoded import Decoded
@@ -20,7 +21,6 @@ from models.families.hga import HGA_CHARSET, hga
 from models.published.four_stage import FOUR_STAGE
 from models.published.hga import HGA
 from models.recognizer import Recognizer
-from parity import compare
 
 AB = Charset("ab")  # ids: a 0, b 1, start 2, end 3, padding 4, unknown 5
 WORDS = ["hello", "42", "scene", "a", "ooze", "12345", "text", "zz"]

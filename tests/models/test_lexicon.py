@@ -15,7 +15,7 @@ from models.decoders.moran import BidirectionalDecoder
 from models.decoders.symbols import read_symbols
 from models.decoding import lexicon as module
 from models.decoding.lexicon import Lexicon, edit_distances, lexicon_reading
-from pipelines.metrics import edit_distance
+from pipelines.evaluation.metrics import edit_distance
 
 LETTERS = Charset("ab")
 WORDS = ["a", "b", "ab", "ba", "aa", "bab", "abb", "abab"]

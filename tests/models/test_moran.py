@@ -9,14 +9,14 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-import parity_moran
+from benchmarks.parity.moran import rebuild
+from benchmarks.parity.records import compare, load_formula
 from models.charset import Charset
 from models.encoders.morn import MORN
 from models.families.four_stage import four_stage
 from models.families.moran import moran
 from models.published.four_stage import FOUR_STAGE
 from models.published.moran import MORAN
-from parity import compare, load_formula
 
 CHARSET, LETTERS = Charset.named("36"), Charset("ab")
 
@@ -72,7 +72,7 @@ def test_another_record_is_rebuilt_from_its_configuration(parity_data, tmp_path)
               "param_shapes": {name: shape for name, shape in shapes.items() if name in trained},
               "buffers": {name: tensor for name, tensor in MORAN.save(small).items() if name not in trained},
               "input": images(2, height=16, width=48), "output": {"greedy_l2r": torch.zeros(2, 4, 11)}}
-    rebuilt = parity_moran.rebuild(record, formula).double()
+    rebuilt = rebuild(record, formula).double()
     picture = record["input"].double()
     targets = rebuilt.decoder.encode(record["labels"])
     features = rebuilt.encoder(rebuilt.rectifier(picture))

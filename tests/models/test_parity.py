@@ -5,13 +5,12 @@ import shutil
 import pytest
 import torch
 
-import parity
-import parity_four_stage
+from benchmarks.parity import four_stage, records
 
 
 @pytest.mark.parametrize("record", ["crnn_formula.pt", "trba_formula64.pt"])
 def test_reproduces_the_recorded_outputs_and_gradients(parity_data, record):
-    rows = parity.compare(parity_data / record)
+    rows = records.compare(parity_data / record)
     for precision in ("float64", "float32"):
         quantities = {row.quantity for row in rows if row.precision == precision}
         assert {"features", "training loss"} < quantities
@@ -23,7 +22,7 @@ def test_reproduces_the_recorded_outputs_and_gradients(parity_data, record):
 
 
 def test_a_wrong_weight_is_noticed(parity_data, monkeypatch):
-    rebuild = parity_four_stage.rebuild
+    rebuild = four_stage.rebuild
 
     def spoiled(recorded, formula):
         recognizer = rebuild(recorded, formula)
@@ -31,17 +30,17 @@ def test_a_wrong_weight_is_noticed(parity_data, monkeypatch):
             recognizer.decoder.classifier.bias[0] += 0.01
         return recognizer
 
-    monkeypatch.setattr(parity_four_stage, "rebuild", spoiled)
-    wrong = {row.quantity for row in parity.compare(parity_data / "crnn_formula.pt") if row.found > row.limit}
+    monkeypatch.setattr(four_stage, "rebuild", spoiled)
+    wrong = {row.quantity for row in records.compare(parity_data / "crnn_formula.pt") if row.found > row.limit}
     assert {"logits", "training loss"} <= wrong and "features" not in wrong
 
 
 def test_of_a_reference_in_both_precisions_the_float64_record_is_taken(parity_data, tmp_path):
     for name in ("crnn_formula.pt", "trba_formula.pt", "trba_formula64.pt"):
         shutil.copy(parity_data / name, tmp_path)
-    assert [file.name for file in parity.records(tmp_path)] == ["crnn_formula.pt", "trba_formula64.pt"]
+    assert [file.name for file in records.records(tmp_path)] == ["crnn_formula.pt", "trba_formula64.pt"]
 
 
 def test_a_folder_without_records_is_refused(tmp_path, capsys):
-    assert parity.main(["--parity", str(tmp_path)]) == 2
+    assert records.main(["--parity", str(tmp_path)]) == 2
     assert "found none" in capsys.readouterr().err

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
-import parity_vit
+from benchmarks.parity import vit
+from benchmarks.parity.records import compare, load_formula
 from learning import learn
 from models.charset import Charset
 from models.decoders.parseq import PARSeqDecoder, draw_orders, left_to_right, permutation_masks
@@ -17,7 +18,6 @@ from models.decoders.vitstr import ViTSTRDecoder
 from models.encoders.vit import ViT
 from models.published.parseq_hub import PARSEQ, VITSTR
 from models.recognizer import Recognizer
-from parity import compare, load_formula
 
 LETTERS = Charset("abcdef")
 WORDS = ["hello", "42", "scenetext", "a", "ooze", "1234567890", "textray", "zz"]
@@ -351,7 +351,7 @@ def test_a_record_is_compared_in_all_it_holds(parity_data, tmp_path, monkeypatch
     rows = compare(file, formula)
     assert [row for row in rows if not row.found <= row.limit] == []
     assert len(rows) == 2 * (1 + 4 + 2 + 6)
-    monkeypatch.setattr(parity_vit, "rebuild", lambda recorded, formula, right=parity_vit.rebuild: spoiled(right(recorded, formula)))
+    monkeypatch.setattr(vit, "rebuild", lambda recorded, formula, right=vit.rebuild: spoiled(right(recorded, formula)))
     wrong = {row.quantity for row in compare(file, formula) if row.precision == "float64" and not row.found <= row.limit}
     assert wrong == {row.quantity for row in rows} - {"parameters", "memory", "perms", "perm_query_masks"}
     record = torch.load(file, weights_only=True)

@@ -15,9 +15,9 @@ from models.decoders.ctc import CTCDecoder
 from models.decoders.decoded import Decoded
 from models.recognizers import build
 from pipelines import calibrate
-from pipelines.calibrate import TEMPERATURES, Reads, best_temperature, in_half, read_at
 from pipelines.errors import BadInput
-from pipelines.weights import load_recognizer, read_description, save_recognizer
+from pipelines.evaluation.calibration import TEMPERATURES, Reads, best_temperature, in_half, read_at
+from pipelines.reading.weights import load_recognizer, read_description, save_recognizer
 
 
 def reads_of(logits: torch.Tensor, temperature: float, temperatures: tuple[float, ...] = TEMPERATURES) -> Reads:

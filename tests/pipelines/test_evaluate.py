@@ -15,15 +15,15 @@ from models.decoding.ngram import trained_on
 from models.recognizer import Recognizer
 from models.recognizers import build
 from pipelines import evaluate
+from pipelines.augmentation.views import augment
 from pipelines.corpus.manifest import SourceCounts, write_manifest
 from pipelines.corpus.quarantine import Rejected, rejected_table, write_quarantine
 from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
-from pipelines.evaluate import evaluate_recognizer
-from pipelines.reading import as_input
-from pipelines.searches import Draw, spelled
-from pipelines.views import augment
-from pipelines.weights import save_recognizer
+from pipelines.evaluation.measure import evaluate_recognizer
+from pipelines.reading.batches import as_input
+from pipelines.reading.searches import Draw, spelled
+from pipelines.reading.weights import save_recognizer
 
 
 def picture(level: int, height: int = 20, width: int = 60) -> bytes:

@@ -11,18 +11,20 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks.parity.rounding import Rounding, perturbed
 from models.charset import Charset
 from models.decoders.decoded import Decoded
 from models.recognizer import Recognizer
 from models.recognizers import RECOGNIZERS, build
-from pipelines import cli, export_model
+from pipelines import cli
 from pipelines.corpus.images import Shape
 from pipelines.errors import BadInput
-from pipelines.export_model import FORMATS, in_batches, noise, pictures_of, way_of_reading
-from pipelines.onnx_reader import READINGS, OnnxReader, Symbols
-from pipelines.reading import as_input, shape_of
-from pipelines.weights import read_description, save_recognizer
-from rounding import Rounding, perturbed
+from pipelines.export_model import pictures_of
+from pipelines.reading import graphs
+from pipelines.reading.batches import as_input, shape_of
+from pipelines.reading.graphs import FORMATS, in_batches, noise, way_of_reading
+from pipelines.reading.onnx_reader import READINGS, OnnxReader, Symbols
+from pipelines.reading.weights import read_description, save_recognizer
 
 CHARSET = Charset.named("36")
 CPU = torch.device("cpu")
@@ -127,7 +129,7 @@ def test_every_recognizer_is_read_alike(without_collection, name, real_data, tmp
     known = inspect.signature(RECOGNIZERS[name]).parameters
     recognizer = build(name, CHARSET, **{setting: value for setting, value in SMALL.items() if setting in known}).eval()
     words = pictures_of([str(real_data / "words" / "test" / "SVT")], shape_of(recognizer))[:12]
-    compared = export_model.export_model(recognizer, tmp_path / "model.onnx", pictures=words)
+    compared = graphs.export_model(recognizer, tmp_path / "model.onnx", pictures=words)
     assert compared.images == 12 and (tmp_path / "model.onnx").is_file()
 
 
@@ -136,13 +138,13 @@ def test_images_that_keep_their_aspect_ratio_are_read_alike_at_every_width(real_
     recognizer = build("crnn_tiny", CHARSET, width=256, aspect="keep").eval()
     words = pictures_of([str(real_data / "words" / "test" / "SVT")], shape_of(recognizer))[:24]
     assert {word.shape[1] for word in words} > {64, 128}
-    export_model.export_model(recognizer, tmp_path / "model.onnx", pictures=words)
+    graphs.export_model(recognizer, tmp_path / "model.onnx", pictures=words)
     read_alike(recognizer, OnnxReader(tmp_path / "model.onnx"), words)
 
 
 @pytest.mark.parametrize("ending", [".pt2", ".torchscript"])
 def test_pytorchs_own_formats_hold_the_same_metadata(ending, taught, pictures, tmp_path):
-    export_model.export_model(taught, tmp_path / f"model{ending}", {"weights_sha256": "12ab"}, pictures)  # which compares
+    graphs.export_model(taught, tmp_path / f"model{ending}", {"weights_sha256": "12ab"}, pictures)  # which compares
     extra = {"textray.json": ""}
     if ending == ".pt2":
         torch.export.load(tmp_path / "model.pt2", extra_files=extra)
@@ -205,7 +207,7 @@ def test_a_decoder_that_reads_otherwise_is_refused(tmp_path):
 
     recognizer.decoder.read = backwards
     with pytest.raises(BadInput, match="found crnn_tiny, whose decoder reads otherwise"):
-        export_model.export_model(recognizer, tmp_path / "model.torchscript")
+        graphs.export_model(recognizer, tmp_path / "model.torchscript")
 
 
 class FixedBatch(nn.Module):
@@ -221,7 +223,7 @@ def test_a_graph_that_fits_one_batch_only_is_refused_and_leaves_no_file(ending, 
     recognizer = build("crnn_tiny", CHARSET).eval()
     recognizer.sequence = FixedBatch()
     with pytest.raises(BadInput, match=f"crnn_tiny cannot be written as {FORMATS[ending].name} .* was not written: choose another ending"):
-        export_model.export_model(recognizer, tmp_path / f"model{ending}")
+        graphs.export_model(recognizer, tmp_path / f"model{ending}")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -239,12 +241,12 @@ def test_rounding_may_turn_ties_and_nothing_else():
     turned = own[:, 1:2].clone()
     turned[0, 0, 8] = 5.0001
     pictures = noise(shape_of(recognizer), 1)
-    assert export_model.compare(recognizer, file(own[:, 1:2], likely), "symbols", pictures).ties == 0
-    found = export_model.compare(recognizer, file(turned, other), "symbols", pictures)  # what follows the tie may differ
+    assert graphs.compare(recognizer, file(own[:, 1:2], likely), "symbols", pictures).ties == 0
+    found = graphs.compare(recognizer, file(turned, other), "symbols", pictures)  # what follows the tie may differ
     assert found.ties == 1 and found.largest_difference < 1e-3
     assert "on 1 images in batches of 1, 3, 8, but for 1 where two characters are equally likely" in str(found)
     with pytest.raises(ValueError, match="its outputs are off by 5.0e[+]00, it reads '5.5' where the model reads '555'"):
-        export_model.compare(recognizer, file(tie, likely), "symbols", pictures)
+        graphs.compare(recognizer, file(tie, likely), "symbols", pictures)
 
 
 def test_a_file_of_somebody_elses_is_refused(tmp_path):
@@ -266,7 +268,7 @@ def test_bad_input_is_one_sentence(out, sentence, tmp_path, capsys):
 
 
 def test_missing_packages_are_named(monkeypatch, capsys):
-    monkeypatch.setattr(export_model.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(graphs.importlib.util, "find_spec", lambda name: None)
     assert cli.main(["export-model", "any", "--out", "any.onnx"]) == 2
     sentence = "ONNX needs packages that are not installed (onnx, onnxscript, onnxruntime): pip install 'textray[onnx]'"
     assert sentence in capsys.readouterr().err

@@ -11,10 +11,11 @@ from models.charset import Charset
 from models.families.four_stage import four_stage
 from models.published.four_stage import FOUR_STAGE
 from pipelines import cli
-from pipelines.checkpoint_file import read_tensors
 from pipelines.errors import BadInput
-from pipelines.import_weights import charset_of, import_weights, options_of
-from pipelines.weights import load_recognizer, read_description
+from pipelines.import_weights import charset_of, options_of
+from pipelines.reading.checkpoint_file import read_tensors
+from pipelines.reading.published import import_weights
+from pipelines.reading.weights import load_recognizer, read_description
 
 CHARSET = Charset.named("36")
 TENSORS = {"a.weight": torch.ones(2, 3), "a.bias": torch.zeros(2)}

@@ -22,14 +22,16 @@ from mlflow import MlflowClient
 
 from models.charset import Charset
 from models.recognizers import build
-from pipelines import registry
 from pipelines.errors import BadInput
-from pipelines.metrics import Score
-from pipelines.reading import as_input
-from pipelines.register import find_trained, main, register, verdict
-from pipelines.runs import RunFolder, RunState
+from pipelines.evaluation.metrics import Score
+from pipelines.reading import package
+from pipelines.reading.batches import as_input
+from pipelines.reading.weights import load_recognizer, save_recognizer
+from pipelines.register import main
+from pipelines.registry import versions
+from pipelines.registry.champion import find_trained, register, verdict
 from pipelines.tracking import start_run
-from pipelines.weights import load_recognizer, save_recognizer
+from pipelines.training.runs import RunFolder, RunState
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -79,7 +81,7 @@ def words_folder(folder: Path, labels: list[str]) -> Path:
 def served(model, tmp_path_factory) -> Path:
     """The MLflow model of the model folder, outside any registry."""
     folder = tmp_path_factory.mktemp("served") / "model"
-    registry.save_served(folder, model)
+    package.save_served(folder, model)
     return folder
 
 
@@ -93,7 +95,7 @@ def test_the_served_model_reads_what_the_recognizer_reads(model, served):
 
 def test_it_names_its_requirements_at_the_installed_versions(served):
     lines = (served / "requirements.txt").read_text(encoding="utf-8").split()
-    assert lines == registry.serving_requirements()
+    assert lines == package.serving_requirements()
     assert f"torch=={torch.__version__.partition('+')[0]}" in lines and not any("+" in line for line in lines)
     files = sorted(str(path.relative_to(served)) for path in (served / "artifacts").rglob("*.*"))
     assert [Path(file).name for file in files] == ["recognizer.json", "weights.pt"]
@@ -137,8 +139,8 @@ FRESH = """
     import mlflow.pyfunc, pandas
     model = mlflow.pyfunc.load_model(sys.argv[1])
     table = model.predict(pandas.DataFrame({"image": [open(path, "rb").read() for path in sys.argv[3:]]}))
-    import models.recognizers, pipelines.weights
-    for module in (models.recognizers, pipelines.weights):
+    import models.recognizers, pipelines.reading.weights
+    for module in (models.recognizers, pipelines.reading.weights):
         assert module.__file__.startswith(sys.argv[1]), module.__file__
     print(table.to_json(orient="values"))
 """
@@ -169,7 +171,7 @@ def test_a_version_keeps_where_it_came_from(model, store, tmp_path):
     assert version.tags["recipe"] == "small"
     assert version.tags["gate_words"] == "2" and version.tags["gate_sets"] == "words"
     assert float(version.tags["gate_accuracy"]) == 0.5
-    assert registry.champion_of(store, "traced") is None
+    assert versions.champion_of(store, "traced") is None
     loaded = load_recognizer("models:/traced/1")
     assert all(torch.equal(one, other) for one, other in
                zip(loaded.state_dict().values(), load_recognizer(model).state_dict().values(), strict=True))
@@ -203,7 +205,7 @@ def test_the_champion_changes_only_for_a_better_model(model, store, tmp_path, ca
     assert "a tie" in said
     assert main([str(other), *command]) == 0
     assert "2 fewer (-66.67 points)" in capsys.readouterr().out
-    assert registry.champion_of(store, "crown") == "2"
+    assert versions.champion_of(store, "crown") == "2"
     assert load_recognizer("models:/crown@champion").max_length == 25
 
 

@@ -6,9 +6,9 @@ import torch
 from models.charset import Charset
 from models.recognizers import build
 from pipelines.corpus.images import Shape, decode_image
-from pipelines.evaluate import evaluate_set
+from pipelines.evaluation.measure import evaluate_set
+from pipelines.evaluation.protocols import compared_36, size_note
 from pipelines.ingestion.wordsets import open_sets
-from pipelines.protocols import compared_36, size_note
 
 
 @pytest.mark.parametrize("name, words, note", [("SVT", 647, None), ("IIIT5K", 3000, None),

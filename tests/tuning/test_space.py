@@ -3,7 +3,7 @@
 import pytest
 
 from pipelines.errors import BadInput
-from pipelines.recipe import parse_recipe
+from pipelines.training.recipe import parse_recipe
 from tuning.space import SPACES, Axis, space_of, with_values
 
 THRESHOLD, DECAY, WEIGHT = SPACES["ccr"]

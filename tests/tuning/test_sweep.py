@@ -13,10 +13,10 @@ import yaml
 from mlflow import MlflowClient
 
 from pipelines.errors import BadInput
-from pipelines.recipe import load_recipe, parse_recipe
 from pipelines.render import main as render
-from pipelines.runs import RunFolder
 from pipelines.tracking import prepare_store
+from pipelines.training.recipe import load_recipe, parse_recipe
+from pipelines.training.runs import RunFolder
 from tuning.sweep import sweep
 
 

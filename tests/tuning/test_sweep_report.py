@@ -4,10 +4,10 @@ import re
 
 import pytest
 
-from pipelines.recipe import parse_recipe
+from pipelines.training.recipe import parse_recipe
 from tuning.report import importance, write_report
 from tuning.space import space_of
-from tuning.sweep import TrialResult
+from tuning.trials import TrialResult
 
 RECIPE = parse_recipe({"name": "search", "recognizer": {"name": "crnn_tiny"}, "objective": {"name": "ccr"},
                        "data": {"labeled": {"corpus": "s", "batch_size": 8}, "unlabeled": {"corpus": "u", "batch_size": 8},

@@ -1,6 +1,6 @@
 """Word images as loose files, with one label file, with a text file beside each image, or without labels.
 
-    labels.tsv, gt.txt, labels.csv …     in the folder: see pipelines/sources/labels.py
+    labels.tsv, gt.txt, labels.csv …     in the folder: see labels.py
     X.gt.txt beside X.png                one line of text, as HTR tools have it (also beside X.bin.png and X.nrm.png)
 
 Paths in a label file are relative to its folder, or to the subfolder `images`. Images that neither name are unlabeled. A label

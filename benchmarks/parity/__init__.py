@@ -1,0 +1,1 @@
+"""Our recognizers beside reference implementations: their records, and their own code."""

@@ -1,0 +1,197 @@
+"""Views: the augmentations that the objectives ask for by name, on a whole batch at once and on its device.
+
+Every image draws its own operations, their order and their strengths from one CPU generator, so the same seed gives the
+same parameters on every device. An operation runs once per place in the order, on the images that drew it there.
+
+none     x / 127.5 - 1.
+weak     CCR's weak view (Zheng et al. 2022): colour jitter with brightness 0.2, contrast 0.1, saturation 0.1, hue 0.05
+         in random order, in Pillow's 8-bit arithmetic; hue moves in floating point, not in Pillow's 256 steps.
+strong   CCR's strong view: two operations on space, then two on colour, see `strong`.
+seqclr   SeqCLR's view (Aberdam et al. 2021): one to all of seven operations in random order, see `seqclr`.
+"""
+
+import difflib
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from pipelines.augmentation import photometric, warps
+from pipelines.errors import BadInput
+
+SMALLEST_SIDE = 3  # the blur's reflected border needs two pixels beyond the edge
+CACHED = 32  # images at a time on a CPU: their intermediate results stay in its cache
+NOISE = 2 ** 16  # numbers in the strip that elastic displacements are cut from
+
+
+def augment(images: Tensor, name: str, generator: Generator) -> Tensor:
+    """Images (n, 3, H, W) uint8 as the view `name` shows them: float32 in [-1, 1], same shape and device.
+
+    The generator lives on the CPU and is the only source of randomness; it moves on by the same amount for every batch
+    of one shape. BadInput for an unknown name, ValueError for tensors that are no batch of images.
+    """
+    if name not in VIEWS:
+        near = difflib.get_close_matches(name, VIEWS, n=1)
+        raise BadInput(f"there is no view {name!r}: use one of {', '.join(VIEWS)}"
+                       + (f" (perhaps {near[0]!r})." if near else "."))
+    if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3 or min(images.shape[2:]) < SMALLEST_SIDE:
+        raise ValueError(f"expected images (n, 3, H, W) of uint8 with sides of at least {SMALLEST_SIDE} pixels, "
+                         f"found {tuple(images.shape)} of {images.dtype}.")
+    if generator.device.type != "cpu":
+        raise ValueError(f"expected a generator on the CPU, found one on {generator.device}: "
+                         "its numbers would differ from device to device.")
+    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+        return VIEWS[name](images.float(), generator).div_(127.5).sub_(1)
+
+
+def none(images: Tensor, generator: Generator) -> Tensor:
+    """The images as they are. Draws nothing."""
+    return images
+
+
+def weak(images: Tensor, generator: Generator) -> Tensor:
+    """Colour jitter in random order, its numbers read as torchvision reads them: factors 1 +- s, hue turned by +- s."""
+    n = len(images)
+    drawn = torch.rand(n, 8, generator=generator)
+    spread = torch.tensor([0.2, 0.1, 0.1, 0.05])
+    values = (2 * drawn[:, 4:] - 1) * spread + torch.tensor([1.0, 1.0, 1.0, 0.0])
+    factor, contrast, saturation, turn = _send(values.T.reshape(4, n, 1, 1, 1), images)
+    operations = [(photometric.brightness, factor), (photometric.contrast, contrast),
+                  (photometric.color, saturation), (photometric.hue, turn)]
+    return _in_order(images, drawn[:, :4].argsort(dim=1), operations)
+
+
+def strong(images: Tensor, generator: Generator) -> Tensor:
+    """CCR's two RandAugment passes, each of two draws with replacement, a draw taking effect with probability 0.5.
+
+    Space, level v uniform in 1..4: shear and translate by v * 0.2 / 10 + 0.1 (pixels per row or column; of the width or
+    height, in whole pixels), rotate by v + 10 degrees, all with a random sign. Colour, v uniform in 1..9: autocontrast;
+    brightness, colour, contrast by the factor v * 1.8 / 10 + 0.1; equalize; posterize to 4 + v * 4 / 10 bits; solarize
+    from 256 - v * 256 / 10; add v * 110 / 10 levels with a random sign and solarize at 128.
+
+    Where the paper is silent, as in the RandAugment of FixMatch's PyTorch port, whose formula for strengths this is:
+    what comes in from outside is black, and shears start at the upper left corner. Deviations: the two operations on
+    space are one bilinear resampling (there: two, of the nearest pixel, where what the first moved out stays lost) and
+    act on the resized image, not on the crop in its own size.
+    """
+    n, _, height, width = images.shape
+    drawn = torch.rand(n, 2, 2, 4, generator=generator)  # (n, passes, draws, (operation, level, fires, sign))
+    fires, signs = drawn[..., 2] < 0.5, torch.where(drawn[..., 3] < 0.5, -1.0, 1.0)
+    maps = torch.eye(3).repeat(n, 1, 1)
+    for draw in range(2):
+        level = (drawn[:, 0, draw, 1] * 4).floor() + 1
+        choice = torch.where(fires[:, 0, draw], (drawn[:, 0, draw, 0] * 5).long(), -1)
+        maps = maps @ _spatial(choice, level, signs[:, 0, draw], height, width)
+    moved = fires[:, 0].any(dim=1, keepdim=True).long() - 1
+    images = _in_order(images, moved, [(_warp_onto_black, _send(maps, images))])
+    for draw in range(2):
+        level = (drawn[:, 1, draw, 1] * 9).floor() + 1
+        choice = torch.where(fires[:, 1, draw], (drawn[:, 1, draw, 0] * 8).long(), -1)
+        images = _in_order(images, choice[:, None], _channel_operations(level, signs[:, 1, draw], images))
+    return images
+
+
+def _spatial(choice: Tensor, level: Tensor, sign: Tensor, height: int, width: int) -> Tensor:
+    """The maps (n, 3, 3) of one draw on space; choice 0..4, or -1 for no effect."""
+    n, strength = len(level), sign * (level * 0.2 / 10 + 0.1)
+    maps = torch.stack([torch.eye(3).repeat(n, 1, 1),
+                        warps.shear_x(strength, height, width),
+                        warps.shear_y(strength, height, width),
+                        warps.affine(n, x=(strength * width).trunc() / width),
+                        warps.affine(n, y=(strength * height).trunc() / height),
+                        warps.rotate(sign * (level * 10 / 10 + 10), height, width)])
+    return maps[choice + 1, torch.arange(n)]
+
+
+def _warp_onto_black(images: Tensor, maps: Tensor) -> Tensor:
+    return warps.warp(images, maps, border="zeros").round_()  # whole grey levels for the operations that follow
+
+
+def _channel_operations(level: Tensor, sign: Tensor, images: Tensor) -> list[tuple]:
+    """The eight operations of one draw on colour, with their strengths for every image."""
+    strengths = torch.stack([level * 1.8 / 10 + 0.1, (level * 4 / 10).floor() + 4, 256 - (level * 256 / 10).floor(),
+                             (level * 110 / 10).floor() * sign])
+    factor, bits, threshold, addend = _send(strengths.view(4, -1, 1, 1, 1), images)
+    return [(photometric.autocontrast,), (photometric.brightness, factor), (photometric.color, factor),
+            (photometric.contrast, factor), (photometric.equalize,), (photometric.posterize, bits),
+            (photometric.solarize, threshold), (photometric.solarize_add, addend)]
+
+
+def seqclr(images: Tensor, generator: Generator) -> Tensor:
+    """SeqCLR's some-of: k uniform in 1..7 of these, in random order.
+
+    Linear contrast (0.5, 1); Gaussian blur sigma (0.5, 1.5); sharpen alpha (0, 0.5) lightness (0, 0.5); vertical crop
+    of 0 to 40 % from the top and as much from the bottom; horizontal crop of 0 to 2 % from each side, both resized
+    back; elastic alpha (0, 0.8) sigma 0.25 in pixels; perspective that moves the corners inwards by |N(0, s)|, s in
+    (0.01, 0.02). Ranges are uniform, all as imgaug defines them.
+
+    Elastic stands in the authors' later code for the paper's piecewise affine, whose jitter of 2 to 3 % of the width
+    bends an I into a zigzag at 32 x 100. Its sigma mixes less than a thousandth of each neighbour in: left out.
+    Deviations: the geometric operations that an image drew are one resampling, at the place of the first of them,
+    always in the order crop, perspective, elastic; grey levels keep their fractions between operations.
+    """
+    n, _, height, width = images.shape
+    rank = torch.rand(n, 7, generator=generator).argsort(dim=1).argsort(dim=1)
+    uniform, normal = torch.rand(n, 13, generator=generator), torch.randn(n, 8, generator=generator)
+    noise = _send(2 * torch.rand(NOISE + height * width, generator=generator) - 1, images)
+    place = torch.where(rank < (uniform[:, :1] * 7).long() + 1, rank, 7)  # 7: not drawn
+    crops, bends, tilts = place[:, 3:5] < 7, place[:, 5:6] < 7, place[:, 6:] < 7
+    cropped = _random_crop(crops, uniform[:, 5:9], height)
+    maps = cropped @ _random_perspective(tilts, uniform[:, 9:10], normal)
+    pixel = torch.stack([cropped[:, 0, 0] / width, cropped[:, 1, 1] / height], dim=1)  # of the result, in the source
+    reach = (uniform[:, 10:11] * 0.8 * pixel).view(n, 2, 1, 1)
+    starts = (uniform[:, 11:] * NOISE).long()
+    ranges = torch.tensor([[0.5, 0.5, 0.0, 0.0], [1.0, 1.5, 0.5, 0.5]])
+    strengths = ranges[0] + uniform[:, 1:5] * (ranges[1] - ranges[0])
+    place, order = torch.cat([place[:, :3], place[:, 3:].amin(dim=1, keepdim=True)], dim=1).sort(dim=1)
+    order = torch.where(place < 7, order + ((order == 3) & bends), -1)  # 3 becomes 4 where the warp is elastic too
+
+    def warp_elastically(images: Tensor, maps: Tensor, starts: Tensor, reach: Tensor) -> Tensor:
+        return warps.warp(images, maps, warps.elastic(noise, starts, reach, height, width))
+    factor, sigma, alpha, lightness = _send(strengths.T.reshape(4, n, 1, 1, 1), images)
+    maps, starts, reach = _send(maps, images), _send(starts, images), _send(reach, images)
+    operations = [(photometric.linear_contrast, factor), (photometric.gaussian_blur, sigma),
+                  (photometric.sharpen, alpha, lightness), (warps.warp, maps), (warp_elastically, maps, starts, reach)]
+    return _in_order(images, order, operations)
+
+
+def _random_crop(drawn: Tensor, uniform: Tensor, height: int) -> Tensor:
+    """The maps (n, 3, 3) of SeqCLR's vertical and horizontal crops, each where `drawn` (n, 2) is True."""
+    vertical, most = uniform[:, :2] * 0.4 * drawn[:, :1], 1 - 1 / height
+    vertical = vertical * (most / vertical.sum(dim=1, keepdim=True).clamp(min=most))  # one row of pixels remains
+    horizontal = uniform[:, 2:] * 0.02 * drawn[:, 1:]
+    return warps.crop(*horizontal.unbind(1), *vertical.unbind(1))
+
+
+def _random_perspective(drawn: Tensor, uniform: Tensor, normal: Tensor) -> Tensor:
+    """The maps (n, 3, 3) of SeqCLR's perspective, where `drawn` (n, 1) is True."""
+    inwards = (normal.abs() * (uniform + 1) * 0.01 * drawn).view(-1, 4, 2)
+    square = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
+    return warps.perspective(square + inwards * (1 - 2 * square))
+
+
+def _send(drawn: Tensor, images: Tensor) -> Tensor:
+    """What was drawn on the CPU, on the images' device, without waiting for it."""
+    return drawn.to(images.device, non_blocking=True)
+
+
+def _in_order(images: Tensor, drawn: Tensor, operations: Sequence[tuple]) -> Tensor:
+    """Apply to every image, in place, the operations that it drew, place after place.
+
+    drawn (n, places), on the CPU: the index of the operation, or -1 for none. An operation is (function, *tensors)
+    with n rows each: the function is called on the images that drew it and their rows of the tensors.
+    """
+    choices, order = drawn.T.sort(dim=1, stable=True)  # the images of one operation lie together: a slice of `order`
+    indices = torch.arange(len(operations) + 1).repeat(len(choices), 1)
+    bounds = torch.searchsorted(choices.contiguous(), indices).tolist()
+    order = _send(order, images)
+    block = CACHED if images.device.type == "cpu" else len(images)
+    for place, starts in enumerate(bounds):
+        for (function, *tensors), start, stop in zip(operations, starts, starts[1:]):
+            for rows in order[place, start:stop].split(block) if start < stop else ():
+                changed = function(images.index_select(0, rows), *(tensor.index_select(0, rows) for tensor in tensors))
+                images.index_copy_(0, rows, changed)
+    return images
+
+
+VIEWS = {"none": none, "weak": weak, "strong": strong, "seqclr": seqclr}

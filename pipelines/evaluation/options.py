@@ -1,0 +1,37 @@
+"""What every command asks for that reads labeled words."""
+
+import argparse
+
+import torch
+
+from pipelines.errors import BadInput
+from pipelines.evaluation.protocols import RULES
+
+
+def add_reading_arguments(arguments: argparse.ArgumentParser) -> None:
+    """What every command asks for that reads labeled words."""
+    arguments.add_argument("--data", action="append", required=True, metavar="NAME=PATH",
+                           help="a corpus, or an LMDB or folder as `textray ingest` takes them; repeat for more sets")
+    arguments.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
+    arguments.add_argument("--rule", choices=RULES, default="36",
+                           help="characters that count (default: 36; exact: all, as they stand)")
+    arguments.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
+    arguments.add_argument("--precision", choices=("float32", "bf16"), default="float32",
+                           help="of the arithmetic; bf16 is faster where the processor has it, and reads a few words differently (default: float32)")
+
+
+def device_named(name: str | None) -> torch.device:
+    """The device called `name`; without a name a GPU if there is one.
+
+    Raises:
+        BadInput: this machine has no such device.
+    """
+    gpus = torch.cuda.device_count()
+    try:
+        device = torch.device(name or ("cuda" if gpus else "cpu"))
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda") or (device.type == "cuda" and (device.index or 0) >= gpus):
+        known = ", ".join(["cpu", *(f"cuda:{index}" for index in range(gpus))])
+        raise BadInput(f"--device: expected a device of this machine ({known}), found {name!r}")
+    return device

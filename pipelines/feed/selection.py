@@ -1,0 +1,101 @@
+"""Which rows of a corpus a stream uses, and how many there are."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from models.charset import Charset
+from pipelines.corpus.reader import Corpus, RowGroup
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows of a corpus a stream uses.
+
+    Args:
+        characters: the charset of a labeled stream: rows whose normalised text is empty, too long, or has other characters are left
+            out and counted. None for an unlabeled stream, which uses every row and no text.
+        max_length: characters that the decoder can write.
+        fraction: share of the keys, drawn by a hash of (seed, key): the rows of 5 % are among those of 10 %.
+        seed: of the draw.
+        source: only this source of the corpus; None for all.
+        ratios: only images whose width / height is above the first and at most the second; None for all.
+    """
+
+    characters: str | None
+    max_length: int = 25
+    fraction: float = 1.0
+    seed: int = 0
+    source: str | None = None
+    ratios: tuple[float, float] | None = None
+
+    @property
+    def by_row(self) -> bool:
+        """Whether single rows of a row group may be left out."""
+        return self.characters is not None or self.fraction < 1.0 or self.ratios is not None
+
+    @property
+    def columns(self) -> list[str]:
+        """What `mask` needs."""
+        return ["key", "text"] if self.ratios is None else ["key", "text", "width", "height"]
+
+    def mask(self, rows: pa.Table) -> tuple[np.ndarray, Counter]:
+        """Which rows of the selection's source are used, (rows,) bool, and how many are not, by reason. Needs `columns`."""
+        kept, reasons = np.ones(rows.num_rows, dtype=bool), Counter()
+        if self.ratios is not None:
+            ratios = rows["width"].to_numpy() / rows["height"].to_numpy()
+            kept &= (ratios > self.ratios[0]) & (ratios <= self.ratios[1])
+        if self.fraction < 1.0:
+            kept &= np.fromiter((_share(self.seed, key) < self.fraction for key in rows["key"].to_pylist()), bool, rows.num_rows)
+        if self.characters is not None:
+            charset = Charset(self.characters)
+            texts = rows["text"].combine_chunks()
+            shown = pc.fill_null(pc.utf8_lower(texts) if charset.normalise("A") == "a" else texts, "")
+            lengths = pc.utf8_length(shown).to_numpy(zero_copy_only=False)
+            inside = pc.match_substring_regex(shown, f"^[{re.escape(self.characters)}]*$").to_numpy(zero_copy_only=False)
+            for reason, bad in (("no label", texts.is_null().to_numpy(zero_copy_only=False)), ("empty label", lengths == 0),
+                                (f"longer than {self.max_length} characters", lengths > self.max_length),
+                                ("characters outside the charset", ~inside)):
+                reasons[reason] = int((kept & bad).sum())
+                kept &= ~bad
+        return kept, +reasons
+
+
+def _share(seed: int, key: str) -> float:
+    digest = hashlib.blake2b(f"{seed}:{key}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def usable_rows(corpus: Corpus, buckets: Sequence[Selection]) -> tuple[list[list[int]], Counter]:
+    """For each bucket the usable rows of each row group, and how many rows are left out in all, by reason.
+
+    The buckets differ in their ratios only. Reads the columns that they need, in threads.
+    """
+    groups, wanted = corpus.row_groups, groups_of(corpus, buckets[0].source)
+    if not buckets[0].by_row:
+        return [[group.rows if take else 0 for group, take in zip(groups, wanted)]], Counter()
+
+    def count(group: RowGroup) -> list[tuple[int, Counter]]:
+        rows = corpus.read_row_group(group.shard, group.index, buckets[0].columns)
+        return [(int(kept.sum()), reasons) for kept, reasons in (bucket.mask(rows) for bucket in buckets)]
+
+    counts, left_out = [[0] * len(groups) for _ in buckets], Counter()
+    chosen = [number for number, take in enumerate(wanted) if take]
+    with ThreadPoolExecutor() as pool:
+        for number, found in zip(chosen, pool.map(count, (groups[number] for number in chosen))):
+            for bucket, (rows, reasons) in enumerate(found):
+                counts[bucket][number] = rows
+                left_out += reasons
+    return counts, left_out
+
+
+def groups_of(corpus: Corpus, source: str | None) -> list[bool]:
+    """Whether each row group belongs to a source; None: all do."""
+    return [source in (None, shard.source) for shard in corpus.manifest.shards for _ in shard.row_groups]

@@ -1,0 +1,1 @@
+"""A recognizer as files and in use: encoded images in, strings out."""

@@ -1,0 +1,1 @@
+"""The MLflow registry: versions that carry their own code, and which of them is the champion."""

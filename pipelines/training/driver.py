@@ -1,0 +1,247 @@
+"""The loop under Ray Train: workers, checkpoints, failures, and the run's records.
+
+The driver checks everything that can be checked before a process is started, claims the run's folder, and starts the workers; each
+worker builds the recipe's objective, takes its share of the feed and runs `loop.fit`. Rank 0 writes progress, metrics and checkpoints.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+
+from pipelines import tracking
+from pipelines.cluster import start_ray
+from pipelines.corpus.reader import Corpus
+from pipelines.corpus.storage import absolute
+from pipelines.errors import BadInput
+from pipelines.feed.selection import Selection
+from pipelines.feed.stream import Stream, open_stream
+from pipelines.reading.batches import shape_of
+from pipelines.reading.weights import find_model, save_recognizer
+from pipelines.training.recipe import Recipe
+from pipelines.training.runs import RunFolder
+from pipelines.training.worker import Job, build_objective, trained_parts, work
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run left behind."""
+
+    folder: Path
+    model: Path
+    metrics: dict[str, Any]
+
+
+def open_streams(recipe: Recipe, lanes: int | None = None) -> dict[str, Stream]:
+    """The labeled and unlabeled streams that the recipe's objective wants, counted and checked.
+
+    Args:
+        lanes: of the run that is continued; None for a new one.
+
+    Raises:
+        BadInput: a stream is missing from the recipe, its corpus cannot be used, or is smaller than a batch.
+    """
+    with torch.device("meta"):  # shapes only: a large model costs nothing here
+        objective = build_objective(recipe)
+    streams = {}
+    for part in objective.views:
+        source = getattr(recipe.data, part)
+        if source is None:
+            raise BadInput(f"the objective {recipe.objective['name']} needs data.{part} (its corpus and batch_size), found none in the recipe")
+        selection = Selection(recipe.charset.characters if part == "labeled" else None, objective.recognizer.max_length, source.fraction,
+                              recipe.seed)
+        streams[part] = open_stream([absolute(corpus) for corpus in source.corpora], selection, batch_size=source.batch_size,
+                                    seed=recipe.seed * 2 + (part == "unlabeled"), workers=recipe.training.workers, weights=source.weights,
+                                    widths=shape_of(objective.recognizer).buckets(), lanes=lanes)
+    return streams
+
+
+def reader_cpus(recipe: Recipe, streams: int, reserved: float = 0.0) -> float:
+    """CPUs for each reading task, from what the workers leave of the cluster.
+
+    Args:
+        reserved: CPUs that others hold, such as the other trials of a sweep.
+
+    Raises:
+        BadInput: the workers leave nothing; training would wait for ever for its first batch.
+    """
+    total = ray.cluster_resources().get("CPU", 0.0)
+    training = recipe.training
+    left = total - reserved - training.workers * training.cpus_per_worker
+    if left < 0.1 * streams:
+        wanted = 0.8 * (total - reserved) / training.workers
+        raise BadInput(f"{training.workers} workers with {training.cpus_per_worker:g} CPUs each leave {max(left, 0):g} of {total - reserved:g} CPUs "
+                       f"for reading, which needs at least {0.1 * streams:g}; set training.cpus_per_worker={wanted:.2g} or lower training.workers")
+    return min(1.0, left / streams)
+
+
+def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, parent: tracking.RunHandle | None = None,
+          callbacks: Sequence = (), reserved_cpus: float = 0.0, quiet: bool = False) -> Outcome:
+    """Train what a recipe describes, or continue where it was killed.
+
+    Args:
+        folder: of the run; by default recipe.runs/recipe.name.
+        parent: the MLflow run that this one belongs to.
+        callbacks: of Ray Train, such as Tune's.
+        reserved_cpus: CPUs of the cluster that this run must leave alone.
+    Raises:
+        BadInput: something in the recipe cannot be, or training met a loss that is not finite.
+    """
+    where = RunFolder(folder or Path(recipe.runs) / recipe.name)
+    earlier = where.state()
+    streams = open_streams(recipe, earlier and earlier.lanes)
+    if recipe.data.validation:
+        Corpus.open(recipe.data.validation.corpus)
+    if recipe.initialize_from:
+        find_model(recipe.initialize_from, recipe.runs)
+    with where.claimed(recipe, resume) as state:
+        if state.status == "finished":
+            _say(f"the run {recipe.name} has finished already: {where.model}", quiet)
+            return Outcome(where.path, where.model, _last_metrics(where))
+        start_ray()
+        cpus = reader_cpus(recipe, len(streams), reserved_cpus)
+        if earlier is not None:
+            _say(f"continuing the run {recipe.name} in {where.path}", quiet)
+            with where.training(lambda: _say("waiting for the killed run's workers to end", quiet)):
+                pass
+        _say_streams(streams, quiet)
+        if state.handle is None:
+            state.tracked = vars(_start_tracking(recipe, streams, parent))
+        else:
+            tracking.reopen(state.handle)
+        state.status, state.lanes = "running", next(iter(streams.values())).lanes
+        where.write(state)
+        try:
+            metrics = _fit(recipe, streams, where, state.handle, cpus, list(callbacks), quiet)
+        except BaseException as problem:
+            state.status = "failed"
+            where.write(state)
+            tracking.finish(state.handle, "KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
+            raise
+        state.status = "finished"
+        where.write(state)
+        tracking.add_tags(state.handle, {"model": str(where.model)})
+        tracking.finish(state.handle)
+        return Outcome(where.path, where.model, metrics)
+
+
+def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: tracking.RunHandle | None) -> tracking.RunHandle:
+    corpora = {f"{part}.{number}" if number else part: Corpus.open(path).sha256
+               for part, stream in streams.items() for number, path in enumerate(stream.paths)}
+    if recipe.data.validation:
+        corpora["validation"] = Corpus.open(recipe.data.validation.corpus).sha256
+    return tracking.start_run(recipe.name, recipe.to_yaml(), params=recipe.model_dump(mode="json"), corpora=corpora, parent=parent,
+                              tags={"recipe": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest})
+
+
+def _fit(recipe: Recipe, streams: dict[str, Stream], where: RunFolder, handle: tracking.RunHandle, cpus: float, callbacks: list,
+         quiet: bool) -> dict[str, Any]:
+    training = recipe.training
+    gpu = ray.cluster_resources().get("GPU", 0) >= training.workers if training.gpu is None else training.gpu
+    job = Job(_absolute(recipe).model_dump(mode="json"), streams, vars(handle), str(where.path), cpus)
+    trainer = TorchTrainer(
+        work, train_loop_config={"job": job},
+        scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=gpu, resources_per_worker={"CPU": training.cpus_per_worker}
+                                     | ({"GPU": 1} if gpu else {})),
+        run_config=RunConfig(name="checkpoints", storage_path=str(where.path), callbacks=callbacks,
+                             failure_config=FailureConfig(max_failures=training.max_failures),
+                             checkpoint_config=CheckpointConfig(num_to_keep=training.keep_checkpoints)))
+    with _Progress(where.progress, training.steps, quiet):
+        try:
+            result = trainer.fit()
+        except TrainingFailedError:
+            if where.failure.is_file():
+                raise BadInput(where.failure.read_text(encoding="utf-8")) from None
+            raise
+    with result.checkpoint.as_directory() as checkpoint:
+        _keep_model(recipe, Path(checkpoint), where)
+    return dict(result.metrics)
+
+
+def _absolute(recipe: Recipe) -> Recipe:
+    """The recipe with paths that mean the same in every process."""
+    data = recipe.data
+    if data.validation:
+        validation = data.validation.model_copy(update={"corpus": absolute(data.validation.corpus)})
+        data = data.model_copy(update={"validation": validation})
+    start = recipe.initialize_from and str(find_model(recipe.initialize_from, recipe.runs).absolute())
+    return recipe.model_copy(update={"data": data, "initialize_from": start})
+
+
+def _keep_model(recipe: Recipe, checkpoint: Path, where: RunFolder) -> None:
+    """The recognizer of the last checkpoint, as a model folder."""
+    objective = build_objective(recipe)
+    objective.load_state_dict(torch.load(checkpoint / "state.pt", weights_only=True)["objective"])
+    save_recognizer(where.model, objective.recognizer, {"run": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest,
+                                                        "trained": trained_parts(objective)})
+
+
+def _last_metrics(where: RunFolder) -> dict[str, Any]:
+    numbers: dict[str, Any] = {}
+    for line in where.progress.read_text(encoding="utf-8").splitlines() if where.progress.is_file() else []:
+        numbers |= json.loads(line)
+    return numbers
+
+
+def _say(line: str, quiet: bool) -> None:
+    if not quiet:
+        print(line, file=sys.stderr, flush=True)
+
+
+def _say_streams(streams: dict[str, Stream], quiet: bool) -> None:
+    for part, stream in streams.items():
+        left_out = "".join(f"; left out {count}: {reason}" for reason, count in stream.left_out.items())
+        _say(f"{part}: {stream.rows} images of {', '.join(stream.paths)}, {stream.batch_size} a step and worker{left_out}", quiet)
+
+
+class _Progress:
+    """Prints what rank 0 appends to the run's progress file, with the time left."""
+
+    def __init__(self, file: Path, steps: int, quiet: bool):
+        self._file, self._steps, self._quiet = file, steps, quiet
+        self._done = threading.Event()
+        self._offset = file.stat().st_size if file.is_file() else 0
+        self._first: tuple[int, float] | None = None
+
+    def __enter__(self) -> "_Progress":
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *problem) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        while not self._done.wait(0.5):
+            self._print_new()
+        self._print_new()
+
+    def _print_new(self) -> None:
+        if self._quiet or not self._file.is_file():
+            return
+        with open(self._file, encoding="utf-8") as file:
+            file.seek(self._offset)
+            lines = file.read()
+        complete = lines[:lines.rfind("\n") + 1]
+        self._offset += len(complete.encode())
+        for line in complete.splitlines():
+            _say(self._line(json.loads(line)), quiet=False)
+
+    def _line(self, numbers: dict[str, Any]) -> str:
+        step, now = numbers.pop("step"), numbers.pop("time")
+        self._first = self._first or (step, now)
+        rate = (step - self._first[0]) / (now - self._first[1]) if now > self._first[1] else 0.0
+        left = f"  left {time.strftime('%H:%M:%S', time.gmtime((self._steps - step) / rate))}" if rate > 0 and step < self._steps else ""
+        shown = "  ".join(f"{name.replace('_', ' ')} {value:,.0f}" if value >= 1000 else f"{name.replace('_', ' ')} {value:.4g}"
+                          for name, value in numbers.items())
+        return f"step {step}/{self._steps}  {shown}{left}"

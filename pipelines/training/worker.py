@@ -1,0 +1,218 @@
+"""What one process of data-parallel training does. Runs under Ray Train, in a process of its own."""
+
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import torch
+from ray.train import Checkpoint
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from models.batch import Batch
+from models.objectives import OBJECTIVES
+from models.recognizer import Recognizer
+from models.recognizers import build
+from pipelines.corpus.reader import Corpus
+from pipelines.errors import BadInput
+from pipelines.evaluation.measure import evaluate_recognizer
+from pipelines.feed.batches import batches, threads_beside
+from pipelines.feed.datasource import ray_blocks
+from pipelines.feed.stream import Share, Stream
+from pipelines.reading.batches import shape_of
+from pipelines.reading.weights import find_model, load_recognizer, read_description
+from pipelines.tracking import MetricLog, RunHandle
+from pipelines.training.loop import Hooks, NonFiniteLoss, Numerics, Schedule, build_optimizer, fit, one_cycle
+from pipelines.training.recipe import Recipe, parse_recipe
+from pipelines.training.runs import RunFolder
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the driver tells every worker."""
+
+    recipe: dict[str, Any]
+    streams: dict[str, Stream]
+    tracked: dict[str, str]
+    folder: str
+    reader_cpus: float
+
+
+def build_objective(recipe: Recipe) -> nn.Module:
+    """The recipe's objective around a freshly initialised recognizer, or one that starts from another run's weights."""
+    try:
+        recognizer = build(recipe.recognizer.name, recipe.charset, **recipe.recognizer.options)
+    except (ValueError, TypeError) as problem:
+        raise BadInput(f"recognizer: {problem}") from None
+    if recipe.initialize_from and not any(parameter.is_meta for parameter in recognizer.parameters()):
+        start_from(recipe.initialize_from, recipe.runs, recognizer)
+    options = {name: value for name, value in recipe.objective.items() if name != "name"}
+    try:
+        return OBJECTIVES[recipe.objective["name"]](recognizer, **options)
+    except ValueError as problem:
+        raise BadInput(f"objective: {problem}") from None
+
+
+def start_from(source: str, runs: str, recognizer: Recognizer) -> list[str]:
+    """Copy the trained parts of a model into a recognizer; returns their names.
+
+    A decoder moves on only between equal decoders with one charset; otherwise it starts anew, as the protocols of pretraining want.
+
+    Raises:
+        BadInput: an encoder that does not fit.
+    """
+    folder = find_model(source, runs)
+    other, parts = load_recognizer(folder), read_description(folder).get("trained")
+    copied = []
+    for name, part in recognizer.named_children():
+        state = getattr(other, name).state_dict() if getattr(other, name, None) is not None else {}
+        fits = {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in part.state_dict().items()}
+        if parts is not None and name not in parts:
+            continue
+        if not fits and name != "decoder":
+            raise BadInput(f"initialize_from: the {name} of {source} ({other.name}) does not fit that of {recognizer.name}; choose "
+                           "the same recognizer and options")
+        if fits and (name != "decoder" or other.charset == recognizer.charset):
+            part.load_state_dict(state)
+            copied.append(name)
+    return copied
+
+
+def spread_words(corpus: Corpus, count: int) -> Iterator[tuple[str, bytes, str | None]]:
+    """At most `count` rows (key, encoded image, text), evenly spread over the corpus, so that every source of it is among them."""
+    every = max(1, corpus.rows // count)
+    rows = (row for table in corpus.rows_iter(["key", "image", "text"]) for row in zip(*(column.to_pylist() for column in table.columns)))
+    return islice(rows, 0, every * count, every)
+
+
+def trained_parts(objective: nn.Module) -> list[str]:
+    """The parts of the recognizer that the objective trains; pretraining leaves the decoder out."""
+    return [name for name, part in objective.recognizer.named_children() if any(p.requires_grad for p in part.parameters())]
+
+
+def work(config: dict[str, Any]) -> None:
+    """The function that Ray Train runs in every worker."""
+    job: Job = config["job"]
+    folder = Path(job.folder)
+    if (folder / "failure.txt").is_file():
+        raise RuntimeError("training has failed for good; another try would end the same way")
+    try:
+        _Worker(job, parse_recipe(job.recipe)).run()
+    except (NonFiniteLoss, BadInput) as problem:
+        (folder / "failure.txt").write_text(str(problem), encoding="utf-8")
+        raise
+
+
+@dataclass
+class _Worker:
+    job: Job
+    recipe: Recipe
+    metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
+    resumed_at: int = 0  # steps done before this process started
+    taken: int = 0  # batches of each stream that all workers together had taken by then
+
+    def run(self) -> None:
+        recipe, training = self.recipe, self.recipe.training
+        context = ray.train.get_context()
+        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        # One core stays free for reading and decoding: threads that wait for each other on busy cores are many times slower.
+        torch.set_num_threads(training.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size() - 1))
+        device = ray.train.torch.get_device()
+        torch.manual_seed(recipe.seed)  # the same weights on every rank
+        self.objective = build_objective(recipe).to(device, memory_format=torch.channels_last)  # a fifth faster, and what bf16 wants
+        parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
+        options = recipe.optimizer
+        self.optimizer = build_optimizer(parameters, name=options.name, learning_rate=options.learning_rate, weight_decay=options.weight_decay)
+        self.rates = None if options.schedule == "constant" else one_cycle(
+            self.optimizer, steps=training.steps, learning_rate=options.learning_rate, warmup_fraction=options.warmup_fraction,
+            initial_division=options.initial_division, final_division=options.final_division)
+        done = self._restore()
+        with RunFolder(self.job.folder).training() if self.rank == 0 else nullcontext():
+            self._train(device, done)
+
+    def _train(self, device: torch.device, done: int) -> None:
+        recipe, training, options = self.recipe, self.recipe.training, self.recipe.optimizer
+        trained = DistributedDataParallel(self.objective, device_ids=[device] if device.type == "cuda" else None) \
+            if self.world > 1 else self.objective
+        trained = torch.compile(trained) if training.compile else trained
+        bf16 = training.precision == "bf16" or (training.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+        log = MetricLog(RunHandle(**self.job.tracked)) if self.rank == 0 else None
+        try:
+            fit(self.objective, trained, self.optimizer, self.rates, self._batches(done),
+                schedule=Schedule(training.steps, training.log_every, training.validate_every, training.checkpoint_every),
+                numerics=Numerics(device, bf16, options.gradient_clip, training.accumulate),
+                hooks=Hooks(lambda step, numbers: self._log(log, step, numbers), self._validate, self._keep),
+                seed=recipe.seed, rank=self.rank, done=done)
+        finally:
+            if log is not None:
+                log.close()
+
+    def _batches(self, done: int) -> Iterator[Batch]:
+        recognizer = self.objective.recognizer
+        share, threads = self._share(done), threads_beside(ray.train.get_context().get_local_world_size())
+        parts = {name: batches(stream, share, ray_blocks(stream, share, self.job.reader_cpus), shape=shape_of(recognizer),
+                               charset=recognizer.charset if name == "labeled" else None, decode_threads=threads)
+                 for name, stream in self.job.streams.items()}
+        for _ in share.numbers:
+            yield Batch(**{name: next(part) for name, part in parts.items()})
+
+    def _share(self, done: int) -> Share:
+        """This worker's batches of the remaining steps. The first is the one that no worker has taken, however many there were before."""
+        each = self.recipe.training.accumulate * self.world  # batches a step
+        return Share(self.rank, self.world, self.taken, self.taken + (self.recipe.training.steps - done) * each)
+
+    def _log(self, log: MetricLog | None, step: int, numbers: dict[str, float]) -> None:
+        if log is None:
+            return
+        if "images_per_second" in numbers:
+            numbers["images_per_second"] *= self.world
+        log.log(step, numbers)
+        with open(Path(self.job.folder) / "progress.jsonl", "a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, "time": time.time(), **numbers}) + "\n")
+
+    def _validate(self, step: int) -> dict[str, float]:
+        """Measure on rank 0; the other ranks wait for it in their next collective operation."""
+        validation = self.recipe.data.validation
+        if validation is None:
+            return {}
+        if self.rank == 0:
+            words = spread_words(Corpus.open(validation.corpus), validation.words)
+            score = evaluate_recognizer(self.objective.recognizer, words, keep_worst=0).score
+            self.metrics = {"word_accuracy": score.accuracy, "one_minus_ned": score.one_minus_ned, "cer": score.cer}
+        return self.metrics
+
+    def _keep(self, step: int, checkpoint: bool) -> None:
+        """Report to Ray Train; every rank must, at the same steps. Rank 0 brings the checkpoint."""
+        report = {"step": step, **self.metrics}
+        if not checkpoint or self.rank != 0:
+            ray.train.report(report)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            torch.save({"step": step, "batches": self._taken_at(step), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(),
+                        "rates": self.rates.state_dict() if self.rates else None, "metrics": self.metrics}, Path(folder) / "state.pt")
+            ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
+
+    def _taken_at(self, step: int) -> int:
+        return self.taken + (step - self.resumed_at) * self.recipe.training.accumulate * self.world
+
+    def _restore(self) -> int:
+        """Load the last checkpoint, if there is one; returns the steps done."""
+        checkpoint = ray.train.get_checkpoint()
+        if checkpoint is None:
+            return 0
+        with checkpoint.as_directory() as folder:
+            state = torch.load(Path(folder) / "state.pt", weights_only=True, map_location="cpu")
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.rates is not None:
+            self.rates.load_state_dict(state["rates"])
+        self.metrics, self.taken, self.resumed_at = state["metrics"], state["batches"], state["step"]
+        return state["step"]

@@ -1,0 +1,58 @@
+"""What a trial of a sweep is called, and what its folder says of how it went."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipelines import tracking
+from pipelines.training.recipe import Recipe
+from pipelines.training.runs import RunFolder
+from tuning.space import Axis
+
+METRIC = "word_accuracy"
+
+
+@dataclass
+class TrialResult:
+    """One trial: what it used, and how it went. `curve` holds (step, word accuracy) pairs; `stopped` says ASHA ended it early."""
+
+    name: str
+    values: dict[str, float]
+    curve: list[tuple[int, float]] = field(default_factory=list)
+    stopped: bool = False
+    error: str = ""
+    model: str = ""
+
+    @property
+    def accuracy(self) -> float | None:
+        """The word accuracy at the trial's end; None if it never reached a validation."""
+        return self.curve[-1][1] if self.curve else None
+
+    @property
+    def steps(self) -> int:
+        """How far it came."""
+        return self.curve[-1][0] if self.curve else 0
+
+
+def trial_name(config: dict[str, Any]) -> str:
+    """A name that is the same when the sweep is started again: the trial's place along the axes."""
+    return "trial-" + "-".join(f"{round(config[key] * 1000):03d}" for key in sorted(config))
+
+
+def result_of(result, axes: tuple[Axis, ...], recipe: Recipe, where: RunFolder) -> TrialResult:
+    """What a trial's folder says of it: it outlives the sweep's own records."""
+    name = trial_name(result.config)
+    folder = RunFolder(where.path / "trials" / name)
+    curve: dict[int, float] = {}
+    for line in folder.progress.read_text(encoding="utf-8").splitlines() if folder.progress.is_file() else []:
+        numbers = json.loads(line)
+        if METRIC in numbers:
+            curve[numbers["step"]] = numbers[METRIC]
+    state = folder.state()
+    finished = state is not None and state.status == "finished"
+    if state is not None and not finished and state.handle is not None:
+        tracking.add_tags(state.handle, {"stopped": "failed" if result.error else "early, by ASHA"})
+        tracking.finish(state.handle, "FAILED" if result.error else "FINISHED")
+    return TrialResult(name, {axis.field: axis.value(result.config[axis.field]) for axis in axes}, sorted(curve.items()),
+                       stopped=not finished and not result.error, error=str(result.error or "").strip().split("\n")[-1],
+                       model=str(folder.model) if finished else "")
