@@ -102,6 +102,16 @@ def test_a_file_is_named_for_what_it_is_in_its_room():
         assert not folder or folder not in name, f"{module} repeats {folder}"
 
 
+def test_the_map_shows_every_door_and_every_room():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = page.split("```")[1]
+    for module in DOORS | GROUND:
+        assert re.search(rf"\b{module.split('.')[-1]}\b", drawn), f"{module} is missing on the map"
+    for room in ROOMS:
+        name = room.split(".")[-1]
+        assert f"{name}/" in drawn and f"| `{name}/` |" in page, f"{room} is missing on the map"
+
+
 def test_tests_stand_where_what_they_test_stands():
     for file in (ROOT / "tests").rglob("test_*.py"):
         folder = file.parent.relative_to(ROOT / "tests")
