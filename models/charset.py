@@ -51,6 +51,24 @@ class Charset:
         """The text as this charset spells it: lower-cased when the charset has no capital letters."""
         return text if self.has_capitals else text.lower()
 
+    def fault(self, text: str, max_length: int, frames: int | None = None) -> str | None:
+        """Why a decoder cannot learn to write the text, as a short fixed phrase; None if it can.
+
+        Args:
+            max_length: characters that it writes at most.
+            frames: of a CTC decoder: how many it has for them.
+        """
+        text = self.normalise(text)
+        if not text:
+            return "empty label"
+        if len(text) > max_length:
+            return f"longer than {max_length} characters"
+        if not self.index.keys() >= set(text):
+            return "characters outside the charset"
+        if frames is not None and frames_needed(text) > frames:
+            return f"needs more than its {frames} frames"
+        return None
+
     def outside(self, text: str) -> str:
         """The characters of the normalised text that this charset lacks, each once, in their order in the text."""
         return "".join(dict.fromkeys(c for c in self.normalise(text) if c not in self.index))
@@ -68,6 +86,11 @@ class Charset:
             raise ValueError(f"expected characters of the {len(self)}-character charset, found {outside!r} in "
                              f"{text!r}: filter such texts out, or use a charset that has them")
         return [self.index[character] for character in text]
+
+
+def frames_needed(text: str) -> int:
+    """Frames in which CTC can write the text at the least: one for each character, and a blank between equal neighbours."""
+    return len(text) + sum(one == other for one, other in zip(text, text[1:]))
 
 
 @dataclass(frozen=True)

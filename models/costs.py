@@ -43,6 +43,13 @@ def costs(recognizer: Recognizer) -> dict[str, Costs]:
     return {**parts, "all": Costs(_parameters(recognizer), counted["Global"])}
 
 
+def frames(recognizer: Recognizer, width: int | None = None) -> int:
+    """Frames of the memory of an image of this width in pixels; by default of the recognizer's own."""
+    with FakeTensorMode():
+        weightless = without_weights(recognizer).eval()
+        return weightless.encode(torch.empty(1, 3, recognizer.height, width or recognizer.width)).shape[1]
+
+
 def multiply_adds(module: nn.Module, *inputs: Tensor) -> int:
     """The products in module(*inputs), in the module's mode. Only the shapes of the inputs count."""
     with FakeTensorMode():

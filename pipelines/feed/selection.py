@@ -1,15 +1,14 @@
 """Which rows of a corpus a stream uses, and how many there are."""
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from models.charset import Charset
 from pipelines.corpus.reader import Corpus, RowGroup
@@ -20,9 +19,10 @@ class Selection:
     """Which rows of a corpus a stream uses.
 
     Args:
-        characters: the charset of a labeled stream: rows whose normalised text is empty, too long, or has other characters are left
+        characters: the charset of a labeled stream: rows whose text is not there, or which `Charset.fault` says cannot be learned, are left
             out and counted. None for an unlabeled stream, which uses every row and no text.
         max_length: characters that the decoder can write.
+        frames: in which a CTC decoder writes them; None for other decoders.
         fraction: share of the keys, drawn by a hash of (seed, key): the rows of 5 % are among those of 10 %.
         seed: of the draw.
         source: only this source of the corpus; None for all.
@@ -31,6 +31,7 @@ class Selection:
 
     characters: str | None
     max_length: int = 25
+    frames: int | None = None
     fraction: float = 1.0
     seed: int = 0
     source: str | None = None
@@ -55,17 +56,16 @@ class Selection:
         if self.fraction < 1.0:
             kept &= np.fromiter((_share(self.seed, key) < self.fraction for key in rows["key"].to_pylist()), bool, rows.num_rows)
         if self.characters is not None:
-            charset = Charset(self.characters)
-            texts = rows["text"].combine_chunks()
-            shown = pc.fill_null(pc.utf8_lower(texts) if charset.normalise("A") == "a" else texts, "")
-            lengths = pc.utf8_length(shown).to_numpy(zero_copy_only=False)
-            inside = pc.match_substring_regex(shown, f"^[{re.escape(self.characters)}]*$").to_numpy(zero_copy_only=False)
-            for reason, bad in (("no label", texts.is_null().to_numpy(zero_copy_only=False)), ("empty label", lengths == 0),
-                                (f"longer than {self.max_length} characters", lengths > self.max_length),
-                                ("characters outside the charset", ~inside)):
-                reasons[reason] = int((kept & bad).sum())
-                kept &= ~bad
-        return kept, +reasons
+            charset, texts = _charset(self.characters), rows["text"].to_pylist()
+            for row in np.flatnonzero(kept).tolist():
+                fault = "no label" if texts[row] is None else charset.fault(texts[row], self.max_length, self.frames)
+                if fault is not None:
+                    reasons[fault] += 1
+                    kept[row] = False
+        return kept, reasons
+
+
+_charset = lru_cache(maxsize=4)(Charset)
 
 
 def _share(seed: int, key: str) -> float:
@@ -76,7 +76,7 @@ def _share(seed: int, key: str) -> float:
 def usable_rows(corpus: Corpus, buckets: Sequence[Selection]) -> tuple[list[list[int]], Counter]:
     """For each bucket the usable rows of each row group, and how many rows are left out in all, by reason.
 
-    The buckets differ in their ratios only. Reads the columns that they need, in threads.
+    The buckets differ in their ratios and frames only. Reads the columns that they need, in threads.
     """
     groups, wanted = corpus.row_groups, groups_of(corpus, buckets[0].source)
     if not buckets[0].by_row:

@@ -112,12 +112,14 @@ class Stream:
 
 
 def open_stream(corpora: Sequence[str], selection: Selection, *, batch_size: int, seed: int, workers: int = 1,
-                weights: Mapping[str, float] | None = None, widths: Sequence[tuple[float, int]] = (), lanes: int | None = None) -> Stream:
+                weights: Mapping[str, float] | None = None, widths: Sequence[tuple[float, int]] = (), frames: Mapping[int, int] | None = None,
+                lanes: int | None = None) -> Stream:
     """Count what a selection uses of one or several corpora.
 
     Args:
         weights: share of each source in every batch; sources without a weight are left out. None: every row counts the same.
         widths: buckets: (greatest width / height, pixels), the narrowest first; each batch comes from one of them. None: no buckets.
+        frames: of a CTC decoder by the pixels of a bucket. None: those of the selection.
         lanes: of the run that is continued; None: those for `workers`.
 
     Raises:
@@ -128,19 +130,20 @@ def open_stream(corpora: Sequence[str], selection: Selection, *, batch_size: int
     _check_weights(opened, weights)
     lanes, ingredients, shares, left_out = lanes or lanes_for(workers), [], [], _without_weight(opened, weights)
     for corpus, part in selections:
-        counts, reasons = usable_rows(corpus, _buckets(part, widths))
+        buckets, reasons = _counted(corpus, _buckets(part, widths, frames or {}), max(batch_size, lanes))
         left_out += reasons
-        total = sum(map(sum, counts))
+        total = sum(sum(bucket.rows) for bucket in buckets)
         if weights and total < lanes:
             raise BadInput(f"the source {part.source} of {corpus.path} has a weight, so it needs at least {lanes} usable rows, found {total}; "
                            "take its weight away, or bring in more images")
-        for chosen, rows, width in _merged(_buckets(part, widths), counts, [width for _, width in widths] or [None], max(batch_size, lanes)):
-            ingredients.append(Ingredient(corpus.path, chosen, Plan(rows, seed, lanes), width))
-            shares.append(sum(rows) * (weights[part.source] / total if weights else 1))
+        for bucket in buckets:
+            ingredients.append(Ingredient(corpus.path, bucket.selection, Plan(bucket.rows, seed, lanes), bucket.width))
+            shares.append(sum(bucket.rows) * (weights[part.source] / total if weights else 1))
+    left_out = Counter(dict(sorted(left_out.items())))  # equal counts in the order of the alphabet, wherever they came from
     used = sum(ingredient.plan.rows for ingredient in ingredients)
     if used < batch_size * workers:
         raise BadInput(_too_few(opened, used, left_out, batch_size, workers))
-    return Stream(tuple(ingredients), Mix(shares), batch_size, dict(left_out), bool(widths))
+    return Stream(tuple(ingredients), Mix(shares), batch_size, dict(left_out.most_common()), bool(widths))
 
 
 def _by_source(corpus: Corpus, selection: Selection, weights: Mapping[str, float] | None) -> list[Selection]:
@@ -161,26 +164,52 @@ def _without_weight(corpora: list[Corpus], weights: Mapping[str, float] | None) 
     return +Counter({"source without a weight": rows})
 
 
-def _buckets(selection: Selection, widths: Sequence[tuple[float, int]]) -> list[Selection]:
+@dataclass(frozen=True)
+class _Bucket:
+    """Images of like shape that make batches of one width: which, how many in each row group, and filled up to which width in pixels."""
+
+    selection: Selection
+    width: int | None
+    rows: tuple[int, ...] = ()
+
+
+def _buckets(selection: Selection, widths: Sequence[tuple[float, int]], frames: Mapping[int, int]) -> list[_Bucket]:
     lows = [0.0, *(ratio for ratio, _ in widths)]
-    return [replace(selection, ratios=(low, ratio)) for low, (ratio, _) in zip(lows, widths)] or [selection]
+    buckets = [_Bucket(replace(selection, ratios=(low, ratio), frames=frames.get(width, selection.frames)), width)
+               for low, (ratio, width) in zip(lows, widths)]
+    return buckets or [_Bucket(selection, None)]
 
 
-def _merged(buckets: list[Selection], counts: list[list[int]], widths: list[int | None], least: int):
-    """The buckets as (selection, rows of each row group, width), those with fewer than `least` rows joined to the next wider one."""
-    merged, filled = [], [entry for entry in zip(buckets, counts, widths) if sum(entry[1])]
-    for bucket, rows, width in filled:
-        if merged and (sum(merged[-1][1]) < least or (width == filled[-1][2] and sum(rows) < least)):
-            before, more, _ = merged.pop()
-            bucket = replace(bucket, ratios=(before.ratios[0], bucket.ratios[1]))
-            rows = [a + b for a, b in zip(rows, more)]
-        merged.append((bucket, rows, width))
+def _counted(corpus: Corpus, buckets: list[_Bucket], least: int) -> tuple[list[_Bucket], Counter]:
+    """The buckets that have usable rows, each at least `least` of them where there are so many in all, and what is left out, by reason.
+
+    What joins a wider bucket gets its frames, and more of its labels may fit into them: so it is counted again until nothing joins.
+    """
+    while True:
+        counts, left_out = usable_rows(corpus, [bucket.selection for bucket in buckets])
+        buckets = [replace(bucket, rows=tuple(rows)) for bucket, rows in zip(buckets, counts)]
+        filled, empty = [bucket for bucket in buckets if sum(bucket.rows)], [bucket for bucket in buckets if not sum(bucket.rows)]
+        merged = _merged(filled, least)
+        if len(merged) == len(filled):
+            return filled, left_out
+        buckets = merged + empty
+
+
+def _merged(buckets: list[_Bucket], least: int) -> list[_Bucket]:
+    """Those with fewer than `least` rows joined to the next wider one, the widest to the one before it; without their counts."""
+    merged: list[_Bucket] = []
+    for bucket in buckets:
+        if merged and (sum(merged[-1].rows) < least or (bucket is buckets[-1] and sum(bucket.rows) < least)):
+            before = merged.pop()
+            bucket = replace(bucket, selection=replace(bucket.selection, ratios=(before.selection.ratios[0], bucket.selection.ratios[1])),
+                             rows=tuple(one + other for one, other in zip(before.rows, bucket.rows)))
+        merged.append(bucket)
     return merged
 
 
 def _too_few(corpora: list[Corpus], used: int, left_out: Counter, batch_size: int, workers: int) -> str:
     found = f"{', '.join(corpus.path for corpus in corpora)} has {sum(corpus.rows for corpus in corpora)} rows, of which {used} can be used"
     if left_out:
-        found += " (" + ", ".join(f"{count} left out: {reason}" for reason, count in left_out.items()) + ")"
+        found += " (" + ", ".join(f"{count} left out: {reason}" for reason, count in left_out.most_common()) + ")"
     return (f"a batch of {batch_size} images on each of {workers} workers needs at least {batch_size * workers} rows, but {found}; "
             "lower batch_size, or bring in more images")

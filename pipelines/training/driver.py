@@ -18,6 +18,8 @@ import torch
 from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from models.costs import frames
+from models.recognizer import Recognizer
 from pipelines import tracking
 from pipelines.cluster import start_ray
 from pipelines.corpus.reader import Corpus
@@ -57,12 +59,30 @@ def open_streams(recipe: Recipe, lanes: int | None = None) -> dict[str, Stream]:
         source = getattr(recipe.data, part)
         if source is None:
             raise BadInput(f"the objective {recipe.objective['name']} needs data.{part} (its corpus and batch_size), found none in the recipe")
-        selection = Selection(recipe.charset.characters if part == "labeled" else None, objective.recognizer.max_length, source.fraction,
-                              recipe.seed)
+        widths = shape_of(objective.recognizer).buckets()
+        of_width = ctc_frames(recipe, objective.recognizer, [width for _, width in widths]) if part == "labeled" else {}
+        selection = Selection(recipe.charset.characters if part == "labeled" else None, objective.recognizer.max_length,
+                              of_width.get(objective.recognizer.width), source.fraction, recipe.seed)
         streams[part] = open_stream([absolute(corpus) for corpus in source.corpora], selection, batch_size=source.batch_size,
                                     seed=recipe.seed * 2 + (part == "unlabeled"), workers=recipe.training.workers, weights=source.weights,
-                                    widths=shape_of(objective.recognizer).buckets(), lanes=lanes)
+                                    widths=widths, frames=of_width, lanes=lanes)
     return streams
+
+
+def ctc_frames(recipe: Recipe, recognizer: Recognizer, widths: Sequence[int]) -> dict[int, int]:
+    """The frames that a CTC decoder has for an image, by its width in pixels: the recognizer's and those of its buckets. Empty for other decoders.
+
+    Raises:
+        BadInput: the recipe asks for longer texts than there are frames. A default max_length may be above them, as that of the benchmark's CRNN
+            is (25 in 24 frames): labels that do not fit are left out one by one.
+    """
+    if recognizer.decoder.kind != "ctc":
+        return {}
+    of_width = {width: frames(recognizer, width) for width in {*widths, recognizer.width}}
+    if "max_length" in recipe.recognizer.options and recognizer.max_length > of_width[recognizer.width]:
+        raise BadInput(f"recognizer.options.max_length: expected at most {of_width[recognizer.width]}, the frames of an image of {recognizer.width} "
+                       f"pixels, found {recognizer.max_length}: CTC writes a character in a frame; lower it, or take wider images")
+    return of_width
 
 
 def reader_cpus(recipe: Recipe, streams: int, reserved: float = 0.0) -> float:

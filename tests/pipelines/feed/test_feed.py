@@ -120,7 +120,7 @@ def test_rays_scheduler_rests_in_every_round(corpus, ray_session, monkeypatch):
 
 def test_a_batch_larger_than_the_corpus_is_refused(corpus):
     with pytest.raises(BadInput, match=r"a batch of 100 images on each of 2 workers needs at least 200 rows, but .* has 230 rows, of which "
-                                       r"138 can be used \(23 left out: no label, "):
+                                       r"138 can be used \(23 left out: characters outside the charset, 23 left out: empty label, "):
         open_stream([corpus], LABELED, batch_size=100, seed=0, workers=2)
 
 
