@@ -6,10 +6,11 @@ import torch
 
 from pipelines.errors import BadInput
 from pipelines.evaluation.calibration import HEADER, calibrate
+from pipelines.evaluation.measure import rule_on
 from pipelines.evaluation.options import add_reading_arguments, device_named
 from pipelines.evaluation.table import as_text
 from pipelines.ingestion.wordsets import open_sets
-from pipelines.reading.weights import DESCRIPTION, find_model, load_recognizer, save_temperature
+from pipelines.reading.weights import DESCRIPTION, find_model, load_recognizer, read_description, save_temperature
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +37,8 @@ def main(argv: list[str] | None = None) -> int:
     device = device_named(options.device)
     recognizer = load_recognizer(folder).to(device)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-        temperature, table = calibrate(recognizer, sets, rule=options.rule, batch_size=options.batch_size)
+        rules = [rule_on(words, recognizer, read_description(folder), options.rule) for words in sets]
+        temperature, table = calibrate(recognizer, sets, rules, batch_size=options.batch_size)
     save_temperature(folder, temperature)
     print(as_text(table, HEADER))
     print(f"\nmade {folder}/{DESCRIPTION}: temperature {temperature:g} (it was {recognizer.temperature:g})")

@@ -9,7 +9,7 @@ import torch
 
 from pipelines.errors import BadInput
 from pipelines.evaluation.gates import failed_gates, parse_gates
-from pipelines.evaluation.measure import evaluate_set
+from pipelines.evaluation.measure import evaluate_set, rule_on
 from pipelines.evaluation.options import add_reading_arguments, device_named
 from pipelines.evaluation.table import as_text, rows
 from pipelines.ingestion.wordsets import open_sets
@@ -22,8 +22,9 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `textray evaluate`."""
     arguments = argparse.ArgumentParser(
         prog="textray evaluate", formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Measure a model on labeled words: word accuracy (36 characters, case-insensitive) with its\n"
-                    "95 % interval, 1-NED, CER, and how honest its confidence is (ECE).",
+        description="Measure a model on labeled words: word accuracy with its 95 % interval, 1-NED, CER, and how honest its\n"
+                    "confidence is (ECE). The known benchmarks are compared by the field's rule (36 characters, case-insensitive),\n"
+                    "other sets by the model's own: by default what its charset has.",
         epilog="example:\n  textray evaluate my-run --data SVT=data/SVT --data IIIT5K=data/IIIT5K\n"
                "  textray evaluate my-run --data SVT=data/SVT --lexicon 50")
     arguments.add_argument("model", help="a run's name or folder, a model folder, or models:/NAME@champion")
@@ -45,14 +46,15 @@ def main(argv: list[str] | None = None) -> int:
     device = device_named(options.device)
     folder = find_model(options.model)
     recognizer = load_recognizer(folder).to(device)
-    search_of = searches(recognizer, options)
+    search_of, about = searches(recognizer, options), read_description(folder)
     with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-        results = [evaluate_set(recognizer, words, rule=options.rule, batch_size=options.batch_size, found=search_of(words)) for words in sets]
+        results = [evaluate_set(recognizer, words, rule=rule_on(words, recognizer, about, options.rule), batch_size=options.batch_size,
+                                found=search_of(words)) for words in sets]
     if options.precision != "float32":
         for result in results:
             result.notes.append(options.precision)
     out = Path(options.out or Path("reports") / f"evaluation-{file_safe(options.model)}")
-    write_results(out, options.model, options.rule, results, read_description(folder))
+    write_results(out, options.model, results, about)
     print(as_text(rows(results)))
     print(f"\nmade {out}/evaluation.html (the worst mistakes), evaluation.json (every number), "
           "predictions.jsonl (every word)")

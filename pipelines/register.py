@@ -2,6 +2,7 @@
 
 import argparse
 
+from pipelines.evaluation.options import add_rule_argument
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.registry.champion import register
 from pipelines.tracking import tracking_uri
@@ -21,13 +22,14 @@ def parser() -> argparse.ArgumentParser:
                            help="make it the champion if it reads more words of the gate than the champion does")
     arguments.add_argument("--gate", action="append", default=[], metavar="NAME=PATH",
                            help="words to compare on, as `textray evaluate --data` takes them; repeat for more sets")
+    add_rule_argument(arguments)
     return arguments
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `textray register`: 0 whether or not the model became the champion."""
     options = parser().parse_args(argv)
-    registered = register(options.run, options.name, promote=options.promote, gates=open_sets(options.gate))
+    registered = register(options.run, options.name, promote=options.promote, gates=open_sets(options.gate), rule=options.rule)
     print(registered.sentence)
     print(f"made {registered.uri} in {tracking_uri()}; serve it: "
           f"MLFLOW_TRACKING_URI={tracking_uri()} mlflow models serve -m {registered.uri} --env-manager local")

@@ -24,7 +24,7 @@ from models.recognizer import Recognizer
 from pipelines.errors import BadInput
 from pipelines.evaluation.measure import with_progress
 from pipelines.evaluation.metrics import calibration_error, reliability
-from pipelines.evaluation.protocols import RULES
+from pipelines.evaluation.protocols import Rule, rule_of
 from pipelines.ingestion.wordsets import WordSet
 from pipelines.reading.batches import evaluating, read_stream
 
@@ -47,8 +47,12 @@ class Reads:
 
 
 def read_at(recognizer: Recognizer, words: Iterable[tuple[str, bytes | None, str]], temperatures: Sequence[float], *,
-            rule: str = "36", batch_size: int = 256) -> Reads:
-    """Read labeled words once, greedily, with the confidence of each at every temperature. Images that cannot be decoded are left out."""
+            rule: Rule | None = None, batch_size: int = 256) -> Reads:
+    """Read labeled words once, greedily, with the confidence of each at every temperature. Images that cannot be decoded are left out.
+
+    rule: how the strings are compared; as the recognizer's charset spells them if it is None.
+    """
+    rule = rule or rule_of("charset", recognizer.charset)
     waiting: dict[int, list[float]] = {}  # by the number of the word, until the stream comes to it
 
     def search(images: Tensor, items: list[tuple[int, tuple]]) -> Reading:
@@ -63,7 +67,7 @@ def read_at(recognizer: Recognizer, words: Iterable[tuple[str, bytes | None, str
         stream = read_stream(recognizer, enumerate(words), lambda item: item[1][1], batch_size=batch_size, search=search)
         for (number, (_, _, text)), read in stream:
             if read.problem is None:
-                correct.append(RULES[rule](text) == RULES[rule](read.text))
+                correct.append(rule.same(text, read.text))
                 confidences.append(waiting.pop(number))
     return Reads(torch.tensor(correct, dtype=torch.bool), torch.tensor(confidences, dtype=torch.float64).view(-1, len(temperatures)))
 
@@ -93,12 +97,9 @@ def in_half(key: str) -> int:
     return blake2b(key.encode(), digest_size=1).digest()[0] & 1
 
 
-def labeled(sets: list[WordSet], halves: tuple[int, ...]) -> Iterator[tuple[str, bytes | None, str]]:
-    """The words of all sets that have a label and are in one of these halves."""
-    for words in sets:
-        for key, image, text in with_progress(words):
-            if text is not None and in_half(key) in halves:
-                yield key, image, text
+def labeled(words: WordSet, half: int) -> Iterator[tuple[str, bytes | None, str]]:
+    """The words of a set that have a label and are in this half."""
+    return ((key, image, text) for key, image, text in with_progress(words) if text is not None and in_half(key) == half)
 
 
 HEADER = ("half", "words", "temperature", "accuracy %", "confidence", "NLL", "ECE %", "")
@@ -112,20 +113,26 @@ def rows(name: str, reads: Reads, temperatures: Sequence[float]) -> list[tuple[s
             for temperature, own, cost in zip(temperatures, reads.confidences.unbind(1), costs, strict=True)]
 
 
-def calibrate(recognizer: Recognizer, sets: list[WordSet], *, rule: str = "36", batch_size: int = 256
-              ) -> tuple[float, list[tuple[str, ...]]]:
+def calibrate(recognizer: Recognizer, sets: list[WordSet], rules: list[Rule], *, batch_size: int = 256) -> tuple[float, list[tuple[str, ...]]]:
     """The temperature that fits one half of the words, and the table of both halves before and after. The recognizer stays as it is.
+
+    rules: how the words of each set are compared.
 
     Raises:
         BadInput: a half without words that are read rightly, or without such as are not.
     """
-    temperature = best_temperature(read_at(recognizer, labeled(sets, (0,)), TEMPERATURES, rule=rule, batch_size=batch_size))
+    def read_half(half: int, temperatures: Sequence[float]) -> Reads:
+        found = [read_at(recognizer, labeled(words, half), temperatures, rule=rule, batch_size=batch_size)
+                 for words, rule in zip(sets, rules, strict=True)]
+        return Reads(torch.cat([reads.correct for reads in found]), torch.cat([reads.confidences for reads in found]))
+
+    temperature = best_temperature(read_half(0, TEMPERATURES))
     if temperature in (TEMPERATURES[0], TEMPERATURES[-1]):
         print(f"textray: warning: the best temperature is at or beyond {temperature:g}, the end of what was tried", file=sys.stderr)
     temperature, table = round(temperature, 4), []
     pair = (recognizer.temperature, temperature)
     for half, name in enumerate(("fit", "report")):
-        reads = read_at(recognizer, labeled(sets, (half,)), pair, rule=rule, batch_size=batch_size)
+        reads = read_half(half, pair)
         if len(reads.correct):
             table += rows(name, reads, pair)
     return temperature, table

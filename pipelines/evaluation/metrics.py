@@ -61,14 +61,14 @@ class Word:
     label: str  # as the data holds it
     prediction: str  # as the recognizer gave it; empty where the image cannot be decoded
     confidence: float  # in [0, 1]; 0 where the image cannot be decoded
-    label_compared: str  # the two strings under the rule of the protocol (protocols.RULES): these are compared
+    label_compared: str  # the two strings under the rule of the protocol (protocols.Rule): these are compared
     prediction_compared: str
     problem: str | None = None  # why the image could not be read
 
     @property
     def correct(self) -> bool:
-        """Whether the compared strings are equal; an image that cannot be decoded is never correct."""
-        return self.problem is None and self.label_compared == self.prediction_compared
+        """Whether the compared strings are equal; never of an image that cannot be decoded, or a label of which nothing is left to compare."""
+        return self.problem is None and self.label_compared != "" and self.label_compared == self.prediction_compared
 
     @property
     def distance(self) -> int:
@@ -77,8 +77,8 @@ class Word:
 
     @property
     def similarity(self) -> float:
-        """1-NED of this word, in [0, 1]; 0 for an image that cannot be decoded."""
-        return similarity(self.label_compared, self.prediction_compared) if self.problem is None else 0.0
+        """1-NED of this word, in [0, 1]; 0 for an image that cannot be decoded, and for a label of which nothing is left to compare."""
+        return similarity(self.label_compared, self.prediction_compared) if self.problem is None and self.label_compared else 0.0
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ class Score:
     similarity_sum: float = 0.0
     edits: int = 0
     characters: int = 0  # of the compared labels
+    incomparable: int = 0  # words with a label of which nothing is left to compare: counted as wrong
     read: int = 0  # words whose image could be decoded
     confidence_sum: float = 0.0  # over the words that were read
     seconds: float = 0.0
@@ -142,12 +143,12 @@ class Score:
         read = [word for word in words if word.problem is None]
         return cls(len(words), sum(word.correct for word in words), sum(word.similarity for word in words),
                    sum(word.distance for word in words), sum(len(word.label_compared) for word in words),
-                   len(read), sum(word.confidence for word in read), seconds,
+                   sum(not word.label_compared for word in words), len(read), sum(word.confidence for word in read), seconds,
                    reliability((word.confidence, word.correct) for word in read))
 
     def __add__(self, other: "Score") -> "Score":
         return Score(self.words + other.words, self.correct + other.correct, self.similarity_sum + other.similarity_sum,
-                     self.edits + other.edits, self.characters + other.characters, self.read + other.read,
+                     self.edits + other.edits, self.characters + other.characters, self.incomparable + other.incomparable, self.read + other.read,
                      self.confidence_sum + other.confidence_sum, self.seconds + other.seconds,
                      tuple(one + two for one, two in zip(self.bins, other.bins, strict=True)))
 
@@ -190,7 +191,7 @@ class Score:
         """The numbers for a JSON file."""
         return {"words": self.words, "correct": self.correct, "accuracy": self.accuracy,
                 "interval_95": list(self.interval), "one_minus_ned": self.one_minus_ned, "cer": self.cer,
-                "confidence": self.confidence, "ece": self.calibration_error, "unreadable": self.words - self.read,
+                "confidence": self.confidence, "ece": self.calibration_error, "unreadable": self.words - self.read, "incomparable": self.incomparable,
                 "edits": self.edits, "characters": self.characters,
                 "seconds": self.seconds, "images_per_second": self.images_per_second,
                 "reliability": [{"up_to": (number + 1) / BINS, "words": each.words, "accuracy": each.accuracy,

@@ -5,7 +5,7 @@ import argparse
 import torch
 
 from pipelines.errors import BadInput
-from pipelines.evaluation.protocols import RULES
+from pipelines.evaluation.protocols import RULE_NAMES
 
 
 def add_reading_arguments(arguments: argparse.ArgumentParser) -> None:
@@ -13,11 +13,17 @@ def add_reading_arguments(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--data", action="append", required=True, metavar="NAME=PATH",
                            help="a corpus, or an LMDB or folder as `textray ingest` takes them; repeat for more sets")
     arguments.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
-    arguments.add_argument("--rule", choices=RULES, default="36",
-                           help="characters that count (default: 36; exact: all, as they stand)")
+    add_rule_argument(arguments)
     arguments.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     arguments.add_argument("--precision", choices=("float32", "bf16"), default="float32",
                            help="of the arithmetic; bf16 is faster where the processor has it, and reads a few words differently (default: float32)")
+
+
+def add_rule_argument(arguments: argparse.ArgumentParser) -> None:
+    """How strings are compared."""
+    arguments.add_argument("--rule", choices=RULE_NAMES,
+                           help="what of a label and a reading is compared: charset: what the model's charset has, as it spells it; 36: lower-case letters "
+                                "and digits; 62, 94; exact: every character (default: 36 for the known benchmarks, the model's own for other sets)")
 
 
 def device_named(name: str | None) -> torch.device:

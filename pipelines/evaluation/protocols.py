@@ -4,6 +4,9 @@ import re
 import string
 import unicodedata
 from collections.abc import Callable
+from dataclasses import dataclass
+
+from models.charset import Charset
 
 ALPHANUMERIC_36 = string.digits + string.ascii_lowercase
 ALPHANUMERIC_62 = ALPHANUMERIC_36 + string.ascii_uppercase
@@ -32,6 +35,38 @@ RULES: dict[str, Callable[[str], str]] = {
     "exact": lambda text: unicodedata.normalize("NFC", text),  # for scripts and handwriting: every character counts
 }
 
+RULE_NAMES = ("charset", *RULES)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How readings are compared with labels."""
+
+    name: str  # one of RULE_NAMES
+    compared: Callable[[str], str]  # a label or a reading -> the string of it that is compared
+
+    def same(self, label: str, reading: str) -> bool:
+        """Whether a reading is right. It is not where nothing of the label is left to compare: then any reading would be."""
+        wanted = self.compared(label)
+        return bool(wanted) and wanted == self.compared(reading)
+
+
+def rule_of(name: str, charset: Charset) -> Rule:
+    """The rule of that name, for a recognizer that writes this charset.
+
+    "charset" compares what the charset can write as it spells it: case counts where it has capital letters, punctuation where it has some, and
+    canonically equal strings are equal (Unicode annex 15). For the charset 36 it is the rule "36".
+    """
+    if name != "charset":
+        return Rule(name, RULES[name])
+    known = set(charset.characters).union(*(unicodedata.normalize(form, charset.characters) for form in ("NFC", "NFD")))
+
+    def compared(text: str) -> str:
+        return unicodedata.normalize("NFC", "".join(character for character in charset.normalise(text) if character in known))
+
+    return Rule("charset", compared)
+
+
 # name: the published numbers of test words. Where a set has several, papers use different subsets and must say which.
 BENCHMARKS: dict[str, tuple[int, ...]] = {
     "IIIT5K": (3000,),
@@ -49,6 +84,9 @@ BENCHMARKS: dict[str, tuple[int, ...]] = {
     "MLT19": (5686,),
     "ReCTS": (2592,),
 }
+
+# Their published words are those in Latin letters; whoever measures on all of them reads other scripts, too.
+MANY_SCRIPTS = ("RCTW", "ArT", "LSVT", "MLT19", "ReCTS")
 
 # other names in use for the same sets, in lower case without punctuation
 OTHER_NAMES = {"iiit": "IIIT5K", "iiit5": "IIIT5K", "iiit5kwords": "IIIT5K", "icdar2003": "IC03", "icdar2013": "IC13",
@@ -69,6 +107,14 @@ def published(name: str) -> tuple[str, tuple[int, ...]] | None:
         if sizes:
             return benchmark, sizes
     return None
+
+
+def rule_for(set_name: str, words: int, own: str) -> str:
+    """The name of the rule by which a set of so many words is compared: a benchmark by the field's, every other by the model's own."""
+    benchmark = published(set_name)
+    if benchmark is None or (benchmark[0] in MANY_SCRIPTS and words not in benchmark[1]):
+        return own
+    return "36"
 
 
 def size_note(name: str, words: int) -> str | None:

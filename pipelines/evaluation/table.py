@@ -1,14 +1,13 @@
 """The numbers of an evaluation as a table, and how each is computed."""
 
-
 from pipelines.evaluation.measure import Result, total
 from pipelines.evaluation.metrics import Score
 
 VARIANTS = {
-    "accuracy": "exact match of the compared strings",
+    "accuracy": "exact match of the compared strings; a label of which nothing is left to compare counts as wrong",
     "interval_95": "Wilson score interval of the accuracy",
     "one_minus_ned": "ICDAR 2019: mean over words of 1 - edit distance / length of the longer compared string; "
-                     "1 where both are empty, 0 for an unreadable image",
+                     "0 for an unreadable image and for a label of which nothing is left to compare",
     "cer": "all edits / all characters of the compared labels",
     "confidence": "mean over readable images of the recognizer's probability of its string",
     "ece": "expected calibration error: readable images in 15 bins of equal width by their confidence, "

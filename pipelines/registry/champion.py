@@ -10,8 +10,9 @@ from mlflow.exceptions import MlflowException
 
 from models.recognizer import Recognizer
 from pipelines.errors import BadInput
-from pipelines.evaluation.measure import evaluate_set, total
+from pipelines.evaluation.measure import evaluate_set, rule_on, total
 from pipelines.evaluation.metrics import Score
+from pipelines.evaluation.protocols import Rule
 from pipelines.evaluation.table import as_text, rows
 from pipelines.ingestion.wordsets import WordSet
 from pipelines.reading.weights import find_model, load_recognizer, read_description
@@ -73,9 +74,9 @@ def _of_mlflow(run: str, store: str) -> Path:
                        "model/ exists; has it finished?") from None
 
 
-def measure(what: str, recognizer: Recognizer, gates: list[WordSet]) -> Score:
-    """The gate sets together, read by one model; its table goes to stderr."""
-    results = [evaluate_set(recognizer, words) for words in gates]
+def measure(what: str, recognizer: Recognizer, gates: list[WordSet], rules: list[Rule]) -> Score:
+    """The gate sets together, read by one model and compared each by its rule; its table goes to stderr."""
+    results = [evaluate_set(recognizer, words, rule=rule) for words, rule in zip(gates, rules, strict=True)]
     print(f"\n{what} on the gate:\n{as_text(rows(results))}", file=sys.stderr)
     return total(results)
 
@@ -106,10 +107,10 @@ def _scored(score: Score) -> str:
     return f"{score.correct:,} of {score.words:,} words ({100 * score.accuracy:.2f} %)"
 
 
-def register(run: str, name: str, *, promote: bool = False, gates: list[WordSet] | None = None) -> Registered:
+def register(run: str, name: str, *, promote: bool = False, gates: list[WordSet] | None = None, rule: str | None = None) -> Registered:
     """Register a run's model under `name`; with `promote`, make it the champion if it reads more words of the gate.
 
-    Both models are evaluated now. Everything that can fail on bad input does so before anything is registered.
+    Both models are evaluated now, by the same rules: `rule`, or those of `measure.rule_on` for the new model. Everything that can fail on bad input does so before anything is registered.
 
     Raises:
         BadInput: no such model, a gate that cannot be read, or a champion to compare with and no gate.
@@ -122,14 +123,16 @@ def register(run: str, name: str, *, promote: bool = False, gates: list[WordSet]
         raise BadInput(f"{name} has a champion (version {champion}) and --promote must compare with it: give "
                        "words to compare on, --gate NAME=PATH")
     recognizer = load_recognizer(trained.folder)
-    new = measure("the new model", recognizer, gates) if gates else None
+    about = read_description(trained.folder)
+    rules = [rule_on(words, recognizer, about, rule) for words in gates]
+    new = measure("the new model", recognizer, gates, rules) if gates else None
     old = None
     if champion:
         current = load_recognizer(f"models:/{name}/{champion}")
-        old = measure(f"the champion, version {champion},", current, gates)
-    tags = {"run_id": trained.run or "", "recipe": trained.recipe}
+        old = measure(f"the champion, version {champion},", current, gates, rules)
+    tags = {"run_id": trained.run or "", "recipe": trained.recipe, "rule": about.get("rule", "charset")}
     tags |= {"gate_accuracy": f"{new.accuracy:.6f}", "gate_words": str(new.words)} if new else {}
-    tags |= {"gate_sets": ",".join(words.name for words in gates)}
+    tags |= {"gate_sets": ",".join(words.name for words in gates), "gate_rules": ",".join(each.name for each in rules)}
     version = versions.add_version(store, experiment, name, trained.folder, run=trained.run,
                                    tags={key: value for key, value in tags.items() if value})
     if not promote:

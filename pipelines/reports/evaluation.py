@@ -9,9 +9,11 @@ from pipelines.evaluation.table import HEADER, VARIANTS, rows
 from pipelines.reports import html
 
 
-def as_page(model: str, rule: str, results: list[Result], shown: int = 24) -> str:
+def as_page(model: str, results: list[Result], shown: int = 24) -> str:
     """The page: the table, how it was computed, and each set's worst mistakes as pictures."""
-    pieces = [html.paragraph(f"Model {model}. Labels and predictions are compared by the rule {rule!r}."),
+    named = "; ".join(f"{rule} for {', '.join(result.words.name for result in results if result.rule == rule)}"
+                      for rule in dict.fromkeys(result.rule for result in results))
+    pieces = [html.paragraph(f"Model {model}. Rules by which labels and predictions are compared: {named}."),
               html.table(HEADER, rows(results), numbers=range(1, len(HEADER) - 1), sums=1),
               html.table(("number", "computed as"), VARIANTS.items()),
               html.heading("Confidence against accuracy"),
@@ -43,10 +45,10 @@ def _picture(mistake: Mistake) -> html.Picture:
     return html.Picture(mistake.image, lines, frozenset({"read"}))
 
 
-def write_results(folder: Path, model: str, rule: str, results: list[Result], about: dict[str, object]) -> None:
+def write_results(folder: Path, model: str, results: list[Result], about: dict[str, object]) -> None:
     """Write evaluation.json (every number), predictions.jsonl (every word) and evaluation.html into a folder."""
-    numbers = {"model": model, "recognizer": about, "rule": rule, "computed_as": VARIANTS,
-               "sets": [{"name": result.words.name, "path": result.words.path, "notes": result.notes,
+    numbers = {"model": model, "recognizer": about, "computed_as": VARIANTS,
+               "sets": [{"name": result.words.name, "path": result.words.path, "rule": result.rule, "notes": result.notes,
                          "unlabeled": result.evaluation.unlabeled, **result.evaluation.score.as_dict()}
                         for result in results],
                "average": total(results).as_dict()}
@@ -55,5 +57,5 @@ def write_results(folder: Path, model: str, rule: str, results: list[Result], ab
                          "problem": word.problem}, ensure_ascii=False) + "\n"
              for result in results for word in result.evaluation.words]
     html.write_text(folder / "predictions.jsonl", "".join(lines))
-    html.write_text(folder / "evaluation.html", as_page(model, rule, results))
+    html.write_text(folder / "evaluation.html", as_page(model, results))
     html.write_text(folder / "evaluation.json", json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")

@@ -25,12 +25,14 @@ from pipelines.cluster import start_ray
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.storage import absolute
 from pipelines.errors import BadInput
+from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.selection import Selection
 from pipelines.feed.stream import Stream, open_stream
 from pipelines.reading.batches import shape_of
 from pipelines.reading.weights import find_model, save_recognizer
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder
+from pipelines.training.validation import check_words
 from pipelines.training.worker import Job, build_objective, trained_parts, work
 
 
@@ -120,7 +122,7 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, p
     earlier = where.state()
     streams = open_streams(recipe, earlier and earlier.lanes)
     if recipe.data.validation:
-        Corpus.open(recipe.data.validation.corpus)
+        check_words(Corpus.open(recipe.data.validation.corpus), recipe.data.validation.words, rule_of(recipe.recognizer.rule, recipe.charset))
     if recipe.initialize_from:
         find_model(recipe.initialize_from, recipe.runs)
     with where.claimed(recipe, resume) as state:
@@ -202,7 +204,7 @@ def _keep_model(recipe: Recipe, checkpoint: Path, where: RunFolder) -> None:
     objective = build_objective(recipe)
     objective.load_state_dict(torch.load(checkpoint / "state.pt", weights_only=True)["objective"])
     save_recognizer(where.model, objective.recognizer, {"run": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest,
-                                                        "trained": trained_parts(objective)})
+                                                        "rule": recipe.recognizer.rule, "trained": trained_parts(objective)})
 
 
 def _last_metrics(where: RunFolder) -> dict[str, Any]:

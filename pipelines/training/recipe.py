@@ -18,6 +18,7 @@ from models.charset import Charset
 from models.objectives import OBJECTIVES
 from models.recognizers import RECOGNIZERS
 from pipelines.errors import BadInput
+from pipelines.evaluation.protocols import RULE_NAMES
 
 
 class Section(BaseModel):
@@ -31,12 +32,14 @@ class RecognizerRecipe(Section):
 
     name: str = Field(description="a registered recognizer: " + ", ".join(RECOGNIZERS))
     charset: str = Field("36", description="36, 62, 94, or the characters themselves")
+    rule: Literal[RULE_NAMES] = Field("charset", description="how its readings are compared with labels, also once it is registered: charset: what the "
+                                      "charset has, as it spells it; 36, 62, 94; exact: every character")
     options: dict[str, Any] = Field({}, description="keyword arguments of the recognizer, such as width: 128")
 
-    @field_validator("charset", mode="before")
+    @field_validator("charset", "rule", mode="before")
     @classmethod
     def _number(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) else value  # `charset: 36` is a number to YAML
+        return str(value) if isinstance(value, int) else value  # `charset: 36` and `rule: 36` are numbers to YAML
 
     @field_validator("name")
     @classmethod

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from models.recognizers import build
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.evaluation.measure import evaluate_recognizer
+from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.batches import batches, threads_beside
 from pipelines.feed.datasource import ray_blocks
 from pipelines.feed.stream import Share, Stream
@@ -33,6 +33,7 @@ from pipelines.tracking import MetricLog, RunHandle
 from pipelines.training.loop import Hooks, NonFiniteLoss, Numerics, Schedule, build_optimizer, fit, one_cycle
 from pipelines.training.recipe import Recipe, parse_recipe
 from pipelines.training.runs import RunFolder
+from pipelines.training.validation import spread_rows
 
 
 @dataclass(frozen=True)
@@ -86,13 +87,6 @@ def start_from(source: str, runs: str, recognizer: Recognizer) -> list[str]:
     return copied
 
 
-def spread_words(corpus: Corpus, count: int) -> Iterator[tuple[str, bytes, str | None]]:
-    """At most `count` rows (key, encoded image, text), evenly spread over the corpus, so that every source of it is among them."""
-    every = max(1, corpus.rows // count)
-    rows = (row for table in corpus.rows_iter(["key", "image", "text"]) for row in zip(*(column.to_pylist() for column in table.columns)))
-    return islice(rows, 0, every * count, every)
-
-
 def trained_parts(objective: nn.Module) -> list[str]:
     """The parts of the recognizer that the objective trains; pretraining leaves the decoder out."""
     return [name for name, part in objective.recognizer.named_children() if any(p.requires_grad for p in part.parameters())]
@@ -116,6 +110,7 @@ class _Worker:
     job: Job
     recipe: Recipe
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
+    words: list[tuple] | None = None  # to validate on, once they are read
     resumed_at: int = 0  # steps done before this process started
     taken: int = 0  # batches of each stream that all workers together had taken by then
 
@@ -184,9 +179,12 @@ class _Worker:
         if validation is None:
             return {}
         if self.rank == 0:
-            words = spread_words(Corpus.open(validation.corpus), validation.words)
-            score = evaluate_recognizer(self.objective.recognizer, words, keep_worst=0).score
-            self.metrics = {"word_accuracy": score.accuracy, "one_minus_ned": score.one_minus_ned, "cer": score.cer}
+            if self.words is None:
+                self.words = spread_rows(Corpus.open(validation.corpus), validation.words, ("key", "image", "text"))
+            recognizer = self.objective.recognizer
+            score = evaluate_recognizer(recognizer, self.words, rule=rule_of(self.recipe.recognizer.rule, recognizer.charset), keep_worst=0).score
+            self.metrics = {"word_accuracy": score.accuracy, "one_minus_ned": score.one_minus_ned, "cer": score.cer} \
+                | ({"incomparable_words": score.incomparable} if score.incomparable else {})
         return self.metrics
 
     def _keep(self, step: int, checkpoint: bool) -> None:

@@ -21,6 +21,7 @@ from pipelines.corpus.quarantine import Rejected, rejected_table, write_quaranti
 from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
 from pipelines.evaluation.measure import evaluate_recognizer
+from pipelines.evaluation.protocols import rule_of
 from pipelines.reading.batches import as_input
 from pipelines.reading.searches import Draw, spelled
 from pipelines.reading.weights import save_recognizer
@@ -36,8 +37,9 @@ class KnowsByGray(nn.Module):
 
     height, width, aspect, channels, max_length, charset = 32, 100, "stretch", 1, 25, Charset.named("36")
 
-    def __init__(self, answers: dict[int, tuple[str, float]]):
+    def __init__(self, answers: dict[int, tuple[str, float]], charset: Charset = charset):
         super().__init__()
+        self.charset = charset
         self.scale, self.answers = nn.Parameter(torch.ones(())), answers
         self.batches: list[int] = []
 
@@ -63,6 +65,16 @@ def test_words_are_compared_by_the_rule_and_bad_images_count_as_wrong():
     assert score.one_minus_ned == pytest.approx((1 + 0.8) / 4)
     assert score.calibration_error == pytest.approx((0.1 + 0.5) / 2)  # one right at 0.9, one wrong at 0.5
     assert score.seconds > 0 and reader.batches == [2]  # c and e never reached the recognizer
+
+
+def test_words_of_every_script_are_compared_by_what_the_charset_has():
+    bengali = Charset("কখগঘচতলাি")
+    reader = KnowsByGray({10: ("কলকাতা", 0.9), 20: ("খাল", 0.9), 30: ("", 0.9)}, bengali)
+    words = [("a", picture(10), "কলকাতা"), ("b", picture(20), "তাল"), ("c", picture(30), "Hotel")]
+    evaluation = evaluate_recognizer(reader, words)
+    assert [word.correct for word in evaluation.words] == [True, False, False]
+    assert (evaluation.score.correct, evaluation.score.incomparable) == (1, 1)
+    assert evaluate_recognizer(reader, words, rule=rule_of("36", bengali)).score.correct == 0  # "" is not equal to "", whatever was read
 
 
 def test_the_worst_mistakes_are_confident_and_far():
@@ -140,7 +152,7 @@ def test_the_command_prints_a_table_and_writes_every_number(model, tmp_path, cap
     assert [row["words"] for row in numbers["sets"]] == [2, 1, 3] and numbers["average"]["words"] == 6
     assert 0 <= numbers["average"]["ece"] <= 1 and len(numbers["average"]["reliability"]) == 15 and "ece" in numbers["computed_as"]
     assert "ECE %" in header and "Confidence against accuracy" in (out / "evaluation.html").read_text(encoding="utf-8")
-    assert numbers["recognizer"]["name"] == "crnn_tiny" and numbers["rule"] == "36"
+    assert numbers["recognizer"]["name"] == "crnn_tiny" and [row["rule"] for row in numbers["sets"]] == ["36", "charset", "charset"]
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(line["set"], line["key"], line["label"]) for line in lines][:3] == \
         [("SVT", "SVT/0", "AB"), ("SVT", "SVT/1", "c-d"), ("signs", "signs/0", "AB")]
@@ -186,6 +198,26 @@ def test_bad_arguments_are_explained_before_anything_is_read(model, tmp_path, ar
     with pytest.raises(BadInput, match=sentence):
         evaluate.main([str(model), "--data", str(corpus), "--out", str(tmp_path / "out"), *arguments])
     assert not (tmp_path / "out").exists()
+
+
+def test_the_models_own_rule_counts_and_benchmarks_keep_the_fields(tmp_path, capsys):
+    torch.manual_seed(0)
+    own = {"charset": "charset", "36": "36", "exact": "exact"}
+    corpus = make_corpus(tmp_path / "corpus", {source: [(picture(10), "Ab-c"), (picture(30), "!?")] for source in ("IIIT5K", "signs")})
+    for rule in own:
+        model = save_recognizer(tmp_path / rule, build("crnn_tiny", Charset.named("94")), {"rule": rule})
+        for chosen in (None, "62"):
+            numbers, words = run(model, corpus, tmp_path / "out", *(["--rule", chosen] if chosen else []))
+            assert [row["rule"] for row in numbers["sets"]] == [chosen or "36", chosen or own[rule]]
+            assert ("1 with nothing left to compare, counted as wrong" in numbers["sets"][1]["notes"]) == ((chosen or rule) in ("36", "62"))
+    with pytest.raises(BadInput, match="expected one of the rules charset, 36, 62, 94, exact, found 'mine'"):
+        evaluate.main([str(save_recognizer(tmp_path / "mine", build("crnn_tiny", Charset.named("94")), {"rule": "mine"})), "--data", str(corpus)])
+
+
+def test_a_set_of_which_nothing_can_be_compared_is_explained(model, tmp_path):
+    corpus = make_corpus(tmp_path / "corpus", {"signs": [(picture(10), "কলকাতা"), (picture(30), "তাল")]})
+    with pytest.raises(BadInput, match="signs: expected labels that the rule charset can compare, found none among the 2 words .*'কলকাতা'.*--rule"):
+        evaluate.main([str(model), "--data", str(corpus), "--out", str(tmp_path / "out")])
 
 
 def test_a_set_without_labels_is_explained(model, tmp_path):
