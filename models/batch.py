@@ -31,8 +31,3 @@ class Losses:
 
     total: Tensor
     named: dict[str, Tensor] = field(default_factory=dict)
-
-
-def is_finite(losses: Losses) -> bool:
-    """Whether the loss to step on is a finite number. Synchronises with the device."""
-    return bool(torch.isfinite(losses.total.detach()).all())

@@ -90,6 +90,8 @@ class OptimizerRecipe(Section):
     initial_division: float = Field(20.0, gt=0, description="one_cycle: learning_rate / this is the first rate")
     final_division: float = Field(1000.0, gt=0, description="one_cycle: the first rate / this is the last")
     gradient_clip: float = Field(5.0, gt=0, description="norm to which the gradient is clipped")
+    non_finite: Literal["stop", "skip"] = Field("stop", description="what a loss or a gradient that is not finite does: end the run, or leave the step "
+                                                "out and count it")
 
 
 class TrainingRecipe(Section):

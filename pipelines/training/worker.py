@@ -30,7 +30,7 @@ from pipelines.feed.stream import Share, Stream
 from pipelines.reading.batches import shape_of
 from pipelines.reading.weights import find_model, load_recognizer, read_description
 from pipelines.tracking import MetricLog, RunHandle
-from pipelines.training.loop import Hooks, NonFiniteLoss, Numerics, Schedule, build_optimizer, fit, one_cycle
+from pipelines.training.loop import Hooks, NonFinite, Numerics, Schedule, build_optimizer, fit, one_cycle
 from pipelines.training.recipe import Recipe, parse_recipe
 from pipelines.training.runs import RunFolder
 from pipelines.training.validation import spread_rows
@@ -87,6 +87,15 @@ def start_from(source: str, runs: str, recognizer: Recognizer) -> list[str]:
     return copied
 
 
+def mean_over_ranks(numbers: dict[str, float], world: int, device: torch.device) -> dict[str, float]:
+    """What every rank measured on its own images, on average; images per second together. Every rank must call it with the same names."""
+    if world > 1:
+        values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=device)
+        torch.distributed.all_reduce(values)
+        numbers = dict(zip(numbers, (values / world).tolist(), strict=True))
+    return {name: value * world if name == "images_per_second" else value for name, value in numbers.items()}
+
+
 def trained_parts(objective: nn.Module) -> list[str]:
     """The parts of the recognizer that the objective trains; pretraining leaves the decoder out."""
     return [name for name, part in objective.recognizer.named_children() if any(p.requires_grad for p in part.parameters())]
@@ -100,7 +109,7 @@ def work(config: dict[str, Any]) -> None:
         raise RuntimeError("training has failed for good; another try would end the same way")
     try:
         _Worker(job, parse_recipe(job.recipe)).run()
-    except (NonFiniteLoss, BadInput) as problem:
+    except (NonFinite, BadInput) as problem:
         (folder / "failure.txt").write_text(str(problem), encoding="utf-8")
         raise
 
@@ -111,6 +120,7 @@ class _Worker:
     recipe: Recipe
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
     words: list[tuple] | None = None  # to validate on, once they are read
+    skipped: int = 0  # steps whose gradient was not finite
     resumed_at: int = 0  # steps done before this process started
     taken: int = 0  # batches of each stream that all workers together had taken by then
 
@@ -120,12 +130,13 @@ class _Worker:
         self.rank, self.world = context.get_world_rank(), context.get_world_size()
         # One core stays free for reading and decoding: threads that wait for each other on busy cores are many times slower.
         torch.set_num_threads(training.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size() - 1))
-        device = ray.train.torch.get_device()
+        self.device = device = ray.train.torch.get_device()
         torch.manual_seed(recipe.seed)  # the same weights on every rank
         self.objective = build_objective(recipe).to(device, memory_format=torch.channels_last)  # a fifth faster, and what bf16 wants
         parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         options = recipe.optimizer
-        self.optimizer = build_optimizer(parameters, name=options.name, learning_rate=options.learning_rate, weight_decay=options.weight_decay)
+        self.optimizer = build_optimizer(parameters, name=options.name, learning_rate=options.learning_rate, weight_decay=options.weight_decay,
+                                         fused=device.type == "cuda" and options.name != "adadelta")
         self.rates = None if options.schedule == "constant" else one_cycle(
             self.optimizer, steps=training.steps, learning_rate=options.learning_rate, warmup_fraction=options.warmup_fraction,
             initial_division=options.initial_division, final_division=options.final_division)
@@ -143,9 +154,9 @@ class _Worker:
         try:
             fit(self.objective, trained, self.optimizer, self.rates, self._batches(done),
                 schedule=Schedule(training.steps, training.log_every, training.validate_every, training.checkpoint_every),
-                numerics=Numerics(device, bf16, options.gradient_clip, training.accumulate),
-                hooks=Hooks(lambda step, numbers: self._log(log, step, numbers), self._validate, self._keep),
-                seed=recipe.seed, rank=self.rank, done=done)
+                numerics=Numerics(device, bf16, options.gradient_clip, training.accumulate, options.non_finite == "skip"),
+                hooks=Hooks(lambda step, numbers: self._log(log, step, numbers), lambda step: self._validate(log, step), self._keep),
+                seed=recipe.seed, rank=self.rank, done=done, skipped=self.skipped)
         finally:
             if log is not None:
                 log.close()
@@ -165,27 +176,30 @@ class _Worker:
         return Share(self.rank, self.world, self.taken, self.taken + (self.recipe.training.steps - done) * each)
 
     def _log(self, log: MetricLog | None, step: int, numbers: dict[str, float]) -> None:
+        """The numbers of a step; every rank must bring its own."""
+        self.skipped = int(numbers.get("skipped_steps", self.skipped))
+        self._write(log, step, mean_over_ranks(numbers, self.world, self.device))
+
+    def _write(self, log: MetricLog | None, step: int, numbers: dict[str, float]) -> None:
         if log is None:
             return
-        if "images_per_second" in numbers:
-            numbers["images_per_second"] *= self.world
         log.log(step, numbers)
         with open(Path(self.job.folder) / "progress.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "time": time.time(), **numbers}) + "\n")
 
-    def _validate(self, step: int) -> dict[str, float]:
+    def _validate(self, log: MetricLog | None, step: int) -> None:
         """Measure on rank 0; the other ranks wait for it in their next collective operation."""
         validation = self.recipe.data.validation
-        if validation is None:
-            return {}
-        if self.rank == 0:
-            if self.words is None:
-                self.words = spread_rows(Corpus.open(validation.corpus), validation.words, ("key", "image", "text"))
-            recognizer = self.objective.recognizer
-            score = evaluate_recognizer(recognizer, self.words, rule=rule_of(self.recipe.recognizer.rule, recognizer.charset), keep_worst=0).score
-            self.metrics = {"word_accuracy": score.accuracy, "one_minus_ned": score.one_minus_ned, "cer": score.cer} \
-                | ({"incomparable_words": score.incomparable} if score.incomparable else {})
-        return self.metrics
+        if validation is None or self.rank != 0:
+            return
+        if self.words is None:
+            self.words = spread_rows(Corpus.open(validation.corpus), validation.words, ("key", "image", "text"))
+        recognizer = self.objective.recognizer
+        score = evaluate_recognizer(recognizer, self.words, rule=rule_of(self.recipe.recognizer.rule, recognizer.charset), keep_worst=0).score
+        self.metrics = {"word_accuracy": score.accuracy, "one_minus_ned": score.one_minus_ned, "cer": score.cer}
+        if score.incomparable:
+            self.metrics["incomparable_words"] = score.incomparable
+        self._write(log, step, self.metrics)
 
     def _keep(self, step: int, checkpoint: bool) -> None:
         """Report to Ray Train; every rank must, at the same steps. Rank 0 brings the checkpoint."""
@@ -195,7 +209,7 @@ class _Worker:
             return
         with tempfile.TemporaryDirectory() as folder:
             torch.save({"step": step, "batches": self._taken_at(step), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(),
-                        "rates": self.rates.state_dict() if self.rates else None, "metrics": self.metrics}, Path(folder) / "state.pt")
+                        "rates": self.rates.state_dict() if self.rates else None, "metrics": self.metrics, "skipped": self.skipped}, Path(folder) / "state.pt")
             ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
 
     def _taken_at(self, step: int) -> int:
@@ -212,5 +226,5 @@ class _Worker:
         self.optimizer.load_state_dict(state["optimizer"])
         if self.rates is not None:
             self.rates.load_state_dict(state["rates"])
-        self.metrics, self.taken, self.resumed_at = state["metrics"], state["batches"], state["step"]
+        self.metrics, self.taken, self.resumed_at, self.skipped = state["metrics"], state["batches"], state["step"], state.get("skipped", 0)
         return state["step"]

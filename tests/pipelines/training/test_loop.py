@@ -4,12 +4,14 @@ import copy
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from models.batch import Batch, Part
 from models.charset import Charset
 from models.objectives import CCR, SeqCLR, Supervised
 from models.recognizers import build
-from pipelines.training.loop import Hooks, NonFiniteLoss, Numerics, Schedule, build_optimizer, fit, one_cycle, seed_of
+from pipelines.training import loop
+from pipelines.training.loop import Hooks, NonFinite, Numerics, Schedule, build_optimizer, fit, one_cycle, seed_of, step_unless
 
 CHARSET = Charset.named("36")
 
@@ -59,31 +61,122 @@ def test_hooks_are_called_when_the_schedule_says():
     calls = []
     objective, optimizer, rates = learner(Supervised)
     hooks = Hooks(log=lambda step, numbers: calls.append(("log", step, "loss" in numbers)),
-                  validate=lambda step: {"word_accuracy": 0.5},
+                  validate=lambda step: calls.append(("validate", step)),
                   keep=lambda step, checkpoint: calls.append(("keep", step, checkpoint)))
     fit(objective, objective, optimizer, rates, stream(1, 7), schedule=Schedule(7, log_every=3, validate_every=2, checkpoint_every=4), hooks=hooks)
-    assert calls == [("log", 1, True), ("log", 2, False), ("keep", 2, False), ("log", 3, True), ("log", 4, False), ("keep", 4, True),
-                     ("log", 6, True), ("log", 6, False), ("keep", 6, False), ("log", 7, True), ("log", 7, False), ("keep", 7, True)]
+    assert calls == [("log", 1, True), ("validate", 2), ("keep", 2, False), ("log", 3, True), ("validate", 4), ("keep", 4, True),
+                     ("log", 6, True), ("validate", 6), ("keep", 6, False), ("log", 7, True), ("validate", 7), ("keep", 7, True)]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_with_its_step_and_keys():
-    objective, optimizer, rates = learner(Supervised)
-    forward = objective.forward
-    kept = []
+def spoiled(objective, steps: set[int], spoil) -> None:
+    """From now on `spoil(losses, parameter)` changes what the objective gives for the batches of these steps."""
+    forward, first = objective.forward, next(p for p in objective.parameters() if p.requires_grad)
 
-    def spoiled(batch):
+    def changed(batch):
         losses = forward(batch)
-        if batch.labeled.keys[0] == "made/3-0":
-            losses.total = losses.total * float("nan")
+        if int(batch.labeled.keys[0].split("/")[1].split("-")[0]) in steps:
+            losses.total = spoil(losses.total, first)
         return losses
-    objective.forward = spoiled
-    with pytest.raises(NonFiniteLoss, match=r"the loss of step 3 is not finite \(loss nan, .*\); the batch held made/3-0, made/3-1, made/3-2, ") \
-            as caught:
-        fit(objective, objective, optimizer, rates, stream(1, 8), schedule=Schedule(8, checkpoint_every=3),
-            hooks=Hooks(keep=lambda step, checkpoint: kept.append(step)))
-    assert caught.value.step == 3
-    assert caught.value.keys[:6] == [f"made/3-{number}" for number in range(6)]
+    objective.forward = changed
+
+
+class Explodes(torch.autograd.Function):
+    """Finite, with a gradient that is not."""
+
+    @staticmethod
+    def forward(context, value):
+        return value.clone()
+
+    @staticmethod
+    def backward(context, gradient):
+        return gradient * float("inf")
+
+
+def nan_loss(total, parameter):
+    return total * float("nan")
+
+
+def infinite_loss_without_a_gradient(total, parameter):
+    return total + float("inf")
+
+
+def infinite_gradient(total, parameter):
+    return total + Explodes.apply(parameter.sum())
+
+
+@pytest.mark.parametrize("spoil, said", [(nan_loss, r"the loss of step 3 is not finite \(loss nan, "), (infinite_loss_without_a_gradient, r"the loss .*\(loss inf, "),
+                                         (infinite_gradient, r"the gradient of step 3 is not finite \(loss \d.*, gradient_norm (inf|nan)\)")])
+@pytest.mark.parametrize("last", [3, 8])
+def test_what_is_not_finite_stops_the_run_with_its_step_and_keys_and_nothing_is_kept_of_it(spoil, said, last):
+    objective, optimizer, rates = learner(Supervised)
+    spoiled(objective, {3}, spoil)
+    kept, weights = [], {}
+
+    def keep(step, checkpoint):
+        kept.append(step)
+        weights.update(copy.deepcopy(dict(objective.named_parameters())))
+    with pytest.raises(NonFinite, match=said + r".*; the batch held made/3-0, made/3-1, made/3-2, made/3-3, made/3-4, made/3-5, "):
+        fit(objective, objective, optimizer, rates, stream(1, 8), schedule=Schedule(last, checkpoint_every=2), hooks=Hooks(keep=keep))
+    assert kept == [2]
+    assert all(torch.equal(parameter, weights[name]) for name, parameter in objective.named_parameters())  # no step was taken on it
+
+
+def test_a_step_that_is_not_finite_can_be_skipped_and_is_counted():
+    objective, optimizer, rates = learner(Supervised)
+    spoiled(objective, {2, 5}, infinite_gradient)
+    numbers, kept = {}, []
+    fit(objective, objective, optimizer, rates, stream(1, 8), schedule=Schedule(8, log_every=1), numerics=Numerics(skip_non_finite=True),
+        hooks=Hooks(log=lambda step, values: numbers.update({step: values["skipped_steps"]}), keep=lambda step, checkpoint: kept.append(step)), skipped=3)
+    assert list(numbers.values()) == [3, 4, 4, 4, 5, 5, 5, 5] and kept == [8]
+    assert {int(state["step"]) for state in optimizer.state.values()} == {6}
+
+
+def test_a_run_that_skips_every_step_ends(monkeypatch):
+    monkeypatch.setattr(loop, "SKIPPED_IN_A_ROW", 4)
+    objective, optimizer, rates = learner(Supervised)
+    spoiled(objective, {1, 3, 4, 5, 6, 7}, nan_loss)
+    with pytest.raises(NonFinite, match="the loss of step 6 is not finite"):
+        fit(objective, objective, optimizer, rates, stream(1, 8), schedule=Schedule(8), numerics=Numerics(skip_non_finite=True))
+
+
+def test_weights_and_statistics_that_are_not_finite_are_never_kept():
+    objective, optimizer, rates = learner(Supervised)
+    name, statistics = next((name, buffer) for name, buffer in objective.named_buffers() if "running_var" in name)
+    statistics.fill_(float("inf"))
+    kept = []
+    with pytest.raises(NonFinite, match=f"after step 1 weights are not finite .{name}.*nothing is kept of them"):
+        fit(objective, objective, optimizer, rates, stream(1, 2), schedule=Schedule(2, checkpoint_every=1), hooks=Hooks(keep=lambda *step: kept.append(step)))
     assert kept == []
+
+
+@pytest.mark.parametrize("name, fused", [("adam", False), ("adam", True), ("adamw", False), ("adamw", True), ("sgd", False), ("sgd", True), ("adadelta", False)])
+def test_a_skipped_step_leaves_no_trace(name, fused):
+    """Fused optimizers decide on the device; the others are told by the host."""
+    ends = []
+    for flags in ((False, False), (True, False, True, False)):
+        torch.manual_seed(0)
+        parameters = [torch.nn.Parameter(torch.randn(7, 5)), torch.nn.Parameter(torch.randn(3))]
+        optimizer = build_optimizer(parameters, name=name, learning_rate=0.1, weight_decay=0.01, fused=fused)
+        torch.manual_seed(1)
+        for bad in flags:
+            for parameter in parameters:
+                parameter.grad = torch.full_like(parameter, float("inf")) if bad else torch.randn_like(parameter)
+            step_unless(optimizer, torch.tensor(bad))
+        ends.append([*parameters, *(value for state in optimizer.state.values() for value in state.values())])
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_a_fused_optimizer_does_not_make_the_host_wait(name):
+    with FakeTensorMode():  # raises where the host asks for a value
+        parameters = [torch.nn.Parameter(torch.empty(7, 5))]
+        optimizer = build_optimizer(parameters, name=name, learning_rate=0.1, weight_decay=0.01, fused=True)
+        parameters[0].grad = torch.empty(7, 5)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, 5.0)
+        step_unless(optimizer, ~torch.isfinite(norm))
+        with pytest.raises(DataDependentOutputException):
+            step_unless(build_optimizer(parameters, name="adadelta", learning_rate=1, weight_decay=0), ~torch.isfinite(norm))
 
 
 def test_two_accumulated_batches_step_once_on_their_mean_gradient():
