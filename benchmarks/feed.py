@@ -36,7 +36,7 @@ from pipelines.cluster import start_ray
 from pipelines.corpus.images import Shape, decode_image
 from pipelines.corpus.reader import Corpus
 from pipelines.feed.batches import batches, threads_beside
-from pipelines.feed.datasource import ray_blocks
+from pipelines.feed.datasource import Readers, ray_blocks
 from pipelines.feed.selection import Selection
 from pipelines.feed.stream import Share, open_stream
 from pipelines.synthesis.corpus import Settings, render_corpus
@@ -95,7 +95,7 @@ def feed_batches(corpus: str, rank: int, first: int) -> Iterator[torch.Tensor]:
     """This project's batches for one of two workers, from global batch `first` on."""
     stream = open_stream([corpus], Selection(None), batch_size=BATCH, seed=0, workers=CONSUMERS)
     share = Share(rank, CONSUMERS, first, first + 2 * 10**6)
-    for part in batches(stream, share, ray_blocks(stream, share, reader_cpus=0.5), shape=SHAPE, charset=None, decode_threads=threads_beside(CONSUMERS)):
+    for part in batches(stream, share, ray_blocks(stream, share, Readers(0.5)), shape=SHAPE, charset=None, decode_threads=threads_beside(CONSUMERS)):
         yield part.images
 
 

@@ -32,13 +32,13 @@ from itertools import islice
 from pipelines.cluster import start_ray
 from pipelines.corpus.images import Shape
 from pipelines.feed.batches import batches
-from pipelines.feed.datasource import ray_blocks
+from pipelines.feed.datasource import Readers, ray_blocks
 from pipelines.feed.selection import Selection
 from pipelines.feed.stream import Share, open_stream
 start_ray()
 stream = open_stream([sys.argv[1]], Selection(None), batch_size=256, seed=0)
 share = Share(0, 1, 0, 10**6)
-taken = sum(len(part.keys) for part in islice(batches(stream, share, ray_blocks(stream, share, 0.5), shape=Shape(32, 128), charset=None), 400))
+taken = sum(len(part.keys) for part in islice(batches(stream, share, ray_blocks(stream, share, Readers(0.5)), shape=Shape(32, 128), charset=None), 400))
 print(taken)
 """
 

@@ -3,11 +3,12 @@
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 
 import pyarrow as pa
 import ray
-from ray.data import DataContext, Dataset, Datasource, ReadTask
+from ray.data import DataContext, Dataset, Datasource, ExecutionResources, ReadTask
 from ray.data._internal.execution.execution_callback import ExecutionCallback  # named by DataContext, exported nowhere else
 from ray.data.block import BlockMetadata
 
@@ -16,7 +17,7 @@ from pipelines.feed.windows import read_window
 
 ROWS_PER_TASK = 65_536
 WINDOWS_PER_DATASET = 256
-READERS_OF_STORES = 4
+READERS_OF_STORES = 4  # tasks at a time, for each worker and stream
 BLOCK_BYTES = 64 * 2**20  # the first batch waits for the first block; smaller ones take more of the scheduler's rounds
 BYTES_PER_ROW = 4_096  # an estimate for Ray's memory budget; word crops take 2-5 kB
 
@@ -74,8 +75,21 @@ class WindowSource(Datasource):
         return ReadTask(read, BlockMetadata(num_rows=rows, size_bytes=rows * BYTES_PER_ROW, exec_stats=None, input_files=None))
 
 
-def dataset_of(stream: Stream, readings: list[Reading], rows_per_task: int, reader_cpus: float) -> Dataset:
-    """Ray Data over windows, in order, `reader_cpus` CPUs a task.
+@dataclass(frozen=True)
+class Readers:
+    """What one worker's reading of one stream may take of the cluster."""
+
+    cpus: float  # of each task
+    memory: float = float("inf")  # bytes of the object store
+
+
+def tasks_at_once(stream: Stream) -> int:
+    """How many tasks read a stream for one worker at a time."""
+    return 1 if all(map(os.path.isdir, stream.paths)) else READERS_OF_STORES
+
+
+def dataset_of(stream: Stream, readings: list[Reading], rows_per_task: int, readers: Readers) -> Dataset:
+    """Ray Data over windows, in order.
 
     One long task at a time keeps up with any consumer where files are near; object stores answer late, so there several wait for them.
     """
@@ -85,16 +99,17 @@ def dataset_of(stream: Stream, readings: list[Reading], rows_per_task: int, read
     context.enable_progress_bars = False
     context.target_max_block_size = BLOCK_BYTES
     context.custom_execution_callback_classes = [Rest]
+    context.execution_options.resource_limits = ExecutionResources(object_store_memory=readers.memory)
     source = WindowSource(stream, readings, rows_per_task)
-    return ray.data.read_datasource(source, override_num_blocks=source.tasks, num_cpus=reader_cpus, concurrency=1 if all(map(os.path.isdir, stream.paths)) else READERS_OF_STORES)
+    return ray.data.read_datasource(source, override_num_blocks=source.tasks, num_cpus=readers.cpus, concurrency=tasks_at_once(stream))
 
 
-def ray_blocks(stream: Stream, share: Share, reader_cpus: float) -> Iterator[pa.Table]:
-    """A worker's windows, read by Ray Data tasks ahead of the consumer, `reader_cpus` CPUs a task.
+def ray_blocks(stream: Stream, share: Share, readers: Readers) -> Iterator[pa.Table]:
+    """A worker's windows, read by Ray Data tasks ahead of the consumer.
 
     Ray lists a dataset's tasks before the first row, so a long share is read as one dataset after another, each about a million rows.
     """
     readings = stream.readings(share)
     while segment := list(islice(readings, WINDOWS_PER_DATASET)):
-        dataset = dataset_of(stream, segment, ROWS_PER_TASK, reader_cpus)
+        dataset = dataset_of(stream, segment, ROWS_PER_TASK, readers)
         yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)

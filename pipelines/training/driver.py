@@ -5,6 +5,7 @@ worker builds the recipe's objective, takes its share of the feed and runs `loop
 """
 
 import json
+import math
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from pipelines.corpus.reader import Corpus
 from pipelines.corpus.storage import absolute
 from pipelines.errors import BadInput
 from pipelines.evaluation.protocols import rule_of
+from pipelines.feed.datasource import Readers, tasks_at_once
 from pipelines.feed.selection import Selection
 from pipelines.feed.stream import Stream, open_stream
 from pipelines.reading.batches import shape_of
@@ -87,23 +89,30 @@ def ctc_frames(recipe: Recipe, recognizer: Recognizer, widths: Sequence[int]) ->
     return of_width
 
 
-def reader_cpus(recipe: Recipe, streams: int, reserved: float = 0.0) -> float:
-    """CPUs for each reading task, from what the workers leave of the cluster.
+LEAST_CPUS = 0.05  # of a task that reads; reading takes a few percent of a core for each thousand images a second
+SHARE_OF_STORE = 0.5  # of the object store, for blocks that are read ahead
+
+
+def share_readers(recipe: Recipe, streams: dict[str, Stream], reserved: float = 0.0) -> Readers:
+    """What each worker's reading of each stream may take: all that the workers leave of the cluster, divided evenly.
 
     Args:
         reserved: CPUs that others hold, such as the other trials of a sweep.
 
     Raises:
-        BadInput: the workers leave nothing; training would wait for ever for its first batch.
+        BadInput: the workers leave too little; some of them would wait for ever for their next batch.
     """
-    total = ray.cluster_resources().get("CPU", 0.0)
-    training = recipe.training
+    resources, training = ray.cluster_resources(), recipe.training
+    total = resources.get("CPU", 0.0)
+    tasks = training.workers * sum(map(tasks_at_once, streams.values()))
     left = total - reserved - training.workers * training.cpus_per_worker
-    if left < 0.1 * streams:
-        wanted = 0.8 * (total - reserved) / training.workers
-        raise BadInput(f"{training.workers} workers with {training.cpus_per_worker:g} CPUs each leave {max(left, 0):g} of {total - reserved:g} CPUs "
-                       f"for reading, which needs at least {0.1 * streams:g}; set training.cpus_per_worker={wanted:.2g} or lower training.workers")
-    return min(1.0, left / streams)
+    if left < LEAST_CPUS * tasks:
+        wanted = (total - reserved - 2 * LEAST_CPUS * tasks) / training.workers
+        mend = f"set training.cpus_per_worker={wanted:.2g}" if wanted > 0 else "take a larger cluster"
+        raise BadInput(f"{training.workers} workers with {training.cpus_per_worker:g} CPUs each leave {max(left, 0):.2g} of {total - reserved:g} CPUs "
+                       f"for the {tasks} tasks that read for them, which need at least {LEAST_CPUS * tasks:.2g}; {mend}, or lower training.workers")
+    memory = SHARE_OF_STORE * resources.get("object_store_memory", math.inf) * (1 - reserved / total)
+    return Readers(min(1.0, left / tasks), memory / (training.workers * len(streams)))
 
 
 def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, parent: tracking.RunHandle | None = None,
@@ -129,8 +138,10 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, p
         if state.status == "finished":
             _say(f"the run {recipe.name} has finished already: {where.model}", quiet)
             return Outcome(where.path, where.model, _last_metrics(where))
+        corpora = fingerprints(recipe)
+        state.check_corpora(corpora)
         start_ray()
-        cpus = reader_cpus(recipe, len(streams), reserved_cpus)
+        readers = share_readers(recipe, streams, reserved_cpus)
         if earlier is not None:
             _say(f"continuing the run {recipe.name} in {where.path}", quiet)
             with where.training(lambda: _say("waiting for the killed run's workers to end", quiet)):
@@ -140,10 +151,10 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, p
             state.tracked = vars(_start_tracking(recipe, streams, parent))
         else:
             tracking.reopen(state.handle)
-        state.status, state.lanes = "running", next(iter(streams.values())).lanes
+        state.status, state.corpora, state.lanes = "running", corpora, next(iter(streams.values())).lanes
         where.write(state)
         try:
-            metrics = _fit(recipe, streams, where, state.handle, cpus, list(callbacks), quiet)
+            metrics = _fit(recipe, streams, where, state.handle, readers, list(callbacks), quiet)
         except BaseException as problem:
             state.status = "failed"
             where.write(state)
@@ -156,6 +167,13 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, p
         return Outcome(where.path, where.model, metrics)
 
 
+def fingerprints(recipe: Recipe) -> dict[str, str]:
+    """The sha256 of every corpus that a recipe names, by its absolute place."""
+    parts = [part for part in (recipe.data.labeled, recipe.data.unlabeled) if part is not None]
+    places = [place for part in parts for place in part.corpora] + ([recipe.data.validation.corpus] if recipe.data.validation else [])
+    return {absolute(place): Corpus.open(place).sha256 for place in places}
+
+
 def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: tracking.RunHandle | None) -> tracking.RunHandle:
     corpora = {f"{part}.{number}" if number else part: Corpus.open(path).sha256
                for part, stream in streams.items() for number, path in enumerate(stream.paths)}
@@ -165,11 +183,11 @@ def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: tracking
                               tags={"recipe": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest})
 
 
-def _fit(recipe: Recipe, streams: dict[str, Stream], where: RunFolder, handle: tracking.RunHandle, cpus: float, callbacks: list,
+def _fit(recipe: Recipe, streams: dict[str, Stream], where: RunFolder, handle: tracking.RunHandle, readers: Readers, callbacks: list,
          quiet: bool) -> dict[str, Any]:
     training = recipe.training
     gpu = ray.cluster_resources().get("GPU", 0) >= training.workers if training.gpu is None else training.gpu
-    job = Job(_absolute(recipe).model_dump(mode="json"), streams, vars(handle), str(where.path), cpus)
+    job = Job(_absolute(recipe).model_dump(mode="json"), streams, vars(handle), str(where.path), readers)
     trainer = TorchTrainer(
         work, train_loop_config={"job": job},
         scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=gpu, resources_per_worker={"CPU": training.cpus_per_worker}
@@ -177,7 +195,7 @@ def _fit(recipe: Recipe, streams: dict[str, Stream], where: RunFolder, handle: t
         run_config=RunConfig(name="checkpoints", storage_path=str(where.path), callbacks=callbacks,
                              failure_config=FailureConfig(max_failures=training.max_failures),
                              checkpoint_config=CheckpointConfig(num_to_keep=training.keep_checkpoints)))
-    with _Progress(where.progress, training.steps, quiet):
+    with _Progress(where, training.steps, quiet):
         try:
             result = trainer.fit()
         except TrainingFailedError:
@@ -225,13 +243,29 @@ def _say_streams(streams: dict[str, Stream], quiet: bool) -> None:
         _say(f"{part}: {stream.rows} images of {', '.join(stream.paths)}, {stream.batch_size} a step and worker{left_out}", quiet)
 
 
-class _Progress:
-    """Prints what rank 0 appends to the run's progress file, with the time left."""
+class _Follower:
+    """The lines that come to a file from now on, as soon as they are complete."""
 
-    def __init__(self, file: Path, steps: int, quiet: bool):
-        self._file, self._steps, self._quiet = file, steps, quiet
+    def __init__(self, file: Path):
+        self._file, self._offset = file, file.stat().st_size if file.is_file() else 0
+
+    def new(self) -> list[str]:
+        if not self._file.is_file():
+            return []
+        with open(self._file, encoding="utf-8") as file:
+            file.seek(self._offset)
+            lines = file.read()
+        complete = lines[:lines.rfind("\n") + 1]
+        self._offset += len(complete.encode())
+        return complete.splitlines()
+
+
+class _Progress:
+    """Prints what rank 0 appends to the run's progress file, with the time left, and what any rank has to say."""
+
+    def __init__(self, where: RunFolder, steps: int, quiet: bool):
+        self._numbers, self._notices, self._steps, self._quiet = _Follower(where.progress), _Follower(where.notices), steps, quiet
         self._done = threading.Event()
-        self._offset = file.stat().st_size if file.is_file() else 0
         self._first: tuple[int, float] | None = None
 
     def __enter__(self) -> "_Progress":
@@ -249,15 +283,10 @@ class _Progress:
         self._print_new()
 
     def _print_new(self) -> None:
-        if self._quiet or not self._file.is_file():
-            return
-        with open(self._file, encoding="utf-8") as file:
-            file.seek(self._offset)
-            lines = file.read()
-        complete = lines[:lines.rfind("\n") + 1]
-        self._offset += len(complete.encode())
-        for line in complete.splitlines():
-            _say(self._line(json.loads(line)), quiet=False)
+        for line in self._numbers.new():
+            _say(self._line(json.loads(line)), self._quiet)
+        for line in self._notices.new():
+            _say(line, self._quiet)
 
     def _line(self, numbers: dict[str, Any]) -> str:
         step, now = numbers.pop("step"), numbers.pop("time")

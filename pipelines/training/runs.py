@@ -13,7 +13,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import yaml
@@ -35,7 +35,20 @@ class RunState:
     digest: str
     steps: int
     tracked: dict[str, str] | None = None
+    corpora: dict[str, str] = field(default_factory=dict)  # the fingerprint of each corpus that it uses, by its place
     lanes: int | None = None  # of its streams (plan.py): the order of a run that goes on with another number of workers
+
+    def check_corpora(self, now: dict[str, str]) -> None:
+        """The order in which a run goes on is that of the corpora it began with. A run from before they were noted takes what it finds.
+
+        Raises:
+            BadInput: a corpus holds something else by now.
+        """
+        for place, fingerprint in now.items():
+            before = self.corpora.get(place, fingerprint)
+            if before != fingerprint:
+                raise BadInput(f"expected the corpus that the run began with in {place} (sha256 {before[:12]}…), found another one there "
+                               f"({fingerprint[:12]}…): bring the old one back, or begin a new run under another name=")
 
     @property
     def handle(self) -> RunHandle | None:
@@ -64,6 +77,11 @@ class RunFolder:
     def progress(self) -> Path:
         """The numbers that were logged."""
         return self.path / "progress.jsonl"
+
+    @property
+    def notices(self) -> Path:
+        """What workers have to say to whoever watches, a line each."""
+        return self.path / "notices.txt"
 
     @property
     def failure(self) -> Path:

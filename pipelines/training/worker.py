@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +26,9 @@ from pipelines.errors import BadInput
 from pipelines.evaluation.measure import evaluate_recognizer
 from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.batches import batches, threads_beside
-from pipelines.feed.datasource import ray_blocks
+from pipelines.feed.datasource import Readers, ray_blocks
 from pipelines.feed.stream import Share, Stream
+from pipelines.feed.waiting import announced
 from pipelines.reading.batches import shape_of
 from pipelines.reading.weights import find_model, load_recognizer, read_description
 from pipelines.tracking import MetricLog, RunHandle
@@ -44,7 +46,7 @@ class Job:
     streams: dict[str, Stream]
     tracked: dict[str, str]
     folder: str
-    reader_cpus: float
+    readers: Readers
 
 
 def build_objective(recipe: Recipe) -> nn.Module:
@@ -164,11 +166,17 @@ class _Worker:
     def _batches(self, done: int) -> Iterator[Batch]:
         recognizer = self.objective.recognizer
         share, threads = self._share(done), threads_beside(ray.train.get_context().get_local_world_size())
-        parts = {name: batches(stream, share, ray_blocks(stream, share, self.job.reader_cpus), shape=shape_of(recognizer),
+        parts = {name: batches(stream, share, ray_blocks(stream, share, self.job.readers), shape=shape_of(recognizer),
                                charset=recognizer.charset if name == "labeled" else None, decode_threads=threads)
                  for name, stream in self.job.streams.items()}
+        parts = {name: announced(part, partial(self._waits, name)) for name, part in parts.items()}
         for _ in share.numbers:
             yield Batch(**{name: next(part) for name, part in parts.items()})
+
+    def _waits(self, part: str, seconds: float) -> None:
+        """Tell the driver, from any rank."""
+        with open(RunFolder(self.job.folder).notices, "a", encoding="utf-8") as file:
+            file.write(f"rank {self.rank} has waited {seconds:.0f} s for {part} images: its readers are slow, or have no CPU to run on\n")
 
     def _share(self, done: int) -> Share:
         """This worker's batches of the remaining steps. The first is the one that no worker has taken, however many there were before."""

@@ -16,7 +16,7 @@ from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
 from pipelines.feed import plan as plans
 from pipelines.feed.batches import batches, threads_beside
-from pipelines.feed.datasource import Rest, ray_blocks
+from pipelines.feed.datasource import Readers, Rest, ray_blocks
 from pipelines.feed.selection import Selection, usable_rows
 from pipelines.feed.stream import Share, Stream, open_stream
 from pipelines.feed.windows import local_blocks
@@ -105,7 +105,7 @@ def test_every_key_once_per_epoch_at_any_world_size_also_when_it_changes(corpus,
 def test_ray_gives_the_same_batches_from_any_position(corpus, ray_session, monkeypatch):
     stream = open_stream([corpus], LABELED, batch_size=7, seed=5, workers=2)
     expected = take(stream, Share(1, 2, 0, 180))
-    found = take(stream, Share(1, 2, 80, 180), blocks=lambda stream, share: ray_blocks(stream, share, reader_cpus=0.5))
+    found = take(stream, Share(1, 2, 80, 180), blocks=lambda stream, share: ray_blocks(stream, share, Readers(0.5, memory=2**10)))
     assert [part.keys for part in found] == [part.keys for part in expected[40:]]
     assert all(torch.equal(a.images, b.images) and a.texts == b.texts for a, b in zip(found, expected[40:]))
 
@@ -114,7 +114,7 @@ def test_rays_scheduler_rests_in_every_round(corpus, ray_session, monkeypatch):
     rests = []
     monkeypatch.setattr(Rest, "on_execution_step", lambda rest, executor: rests.append(executor))
     stream = open_stream([corpus], UNLABELED, batch_size=7, seed=0)
-    assert sum(block.num_rows for block in ray_blocks(stream, Share(0, 1, 0, 40), reader_cpus=0.5)) >= 280
+    assert sum(block.num_rows for block in ray_blocks(stream, Share(0, 1, 0, 40), Readers(0.5))) >= 280
     assert len(rests) > 0
 
 
