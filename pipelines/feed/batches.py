@@ -52,12 +52,12 @@ def threads_beside(workers: int) -> int:
 
 def _tables(stream: Stream, share: Share, blocks: Iterator[pa.Table]) -> Iterator[tuple[pa.Table, int | None]]:
     """A worker's batches as tables of encoded images, with the width of their bucket."""
-    waiting: dict[tuple[int, int], tuple[int, pa.Table]] = {}  # (ingredient, lane): number of the first row, rows that are read
+    waiting: dict[tuple[int, int], tuple[int, pa.Table]] = {}  # (ingredient, strand): number of the first row, rows that are read
     rows, readings = _Rows(blocks), stream.readings(share)
     for number in share.numbers:
         parts, requests = [], stream.requests(number)
         for request in requests:
-            place = request.ingredient, request.lane
+            place = request.ingredient, request.strand
             first, have = waiting.pop(place, (request.start, None))
             if have is not None and request.start > first:  # the rows between are other workers'
                 have, first = have.slice(request.start - first), request.start

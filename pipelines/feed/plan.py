@@ -7,8 +7,11 @@ Global batch g is batch number g // lanes of lane g mod lanes. Worker r of W tak
 global batches is the same for every W, also when W changes on the way. Where W divides the number of lanes a worker reads only its own
 lanes, one reading of the corpus in all; otherwise workers read some rows that another one uses.
 
-What is permuted: single rows while the corpus is small (at most `SMALL` rows, which a reader can hold in memory), else row groups,
-whose rows are mixed within windows of `WINDOW` rows. 100 million rows are about 100 thousand row groups: nothing here is larger.
+What is permuted: single rows while the corpus is small (at most `SMALL` rows, which a reader can hold in memory), else row groups. Rows of a
+group are neighbours in the source, so a lane is twisted of up to `STRANDS` strands, slices of its slice: row p of the lane is row
+p // strands of strand p mod strands, and every batch takes as many rows from each. A strand is read window by window: whole row groups of
+about `WINDOW` rows together, mixed among themselves. A batch so holds rows of as many groups as there are strands, from all over the epoch,
+and its worker holds a window for each strand of its lanes. 100 million rows are about 100 thousand row groups: nothing here is larger.
 """
 
 from collections.abc import Sequence
@@ -18,20 +21,27 @@ from functools import cached_property, lru_cache
 import numpy as np
 
 LANES = 8
+STRANDS = 32
 SMALL = 65_536
-WINDOW = 4_096
+WINDOW = 1_024
 MIX_SLOTS = 1_000
 
 
 @dataclass(frozen=True)
 class Window:
-    """Consecutive rows of one lane's stream, the unit of reading: at most WINDOW rows, the first `skip` already consumed."""
+    """Consecutive rows of one strand, the unit of reading: rows number first … last - 1 of an epoch's permutation, of which the first `skip`,
+    once they are mixed, are already consumed."""
 
     epoch: int
-    lane: int
-    index: int
+    strand: int
+    first: int
+    last: int
     skip: int
-    rows: int  # rows that remain after the skip
+
+    @property
+    def rows(self) -> int:
+        """Rows that remain after the skip."""
+        return self.last - self.first - self.skip
 
 
 class Plan:
@@ -41,24 +51,23 @@ class Plan:
         group_rows: usable rows of each row group of the corpus, in the order of the manifest.
         seed: two plans with one seed and the same counts are the same.
         lanes: independent slices of an epoch; a multiple of the number of workers.
+        by_row: whether single rows are permuted instead of row groups; None: where the corpus is small.
     """
 
-    def __init__(self, group_rows: Sequence[int], seed: int, lanes: int = LANES):
+    def __init__(self, group_rows: Sequence[int], seed: int, lanes: int = LANES, by_row: bool | None = None):
         self.group_rows = np.asarray(group_rows, dtype=np.int64)
         self.seed, self.lanes = seed, lanes
+        self.by_row = self.rows <= SMALL if by_row is None else by_row
+        filled = int((self.group_rows > 0).sum())
+        self.strands = 1 if self.by_row else min(STRANDS, max(1, filled // lanes))  # of each lane; a strand of less than a group would read it in parts
 
     def __reduce__(self) -> tuple:  # without what is computed from these
-        return Plan, (self.group_rows, self.seed, self.lanes)
+        return Plan, (self.group_rows, self.seed, self.lanes, self.by_row)
 
     @property
     def rows(self) -> int:
         """Usable rows of the corpus."""
         return int(self._starts[-1])
-
-    @property
-    def by_row(self) -> bool:
-        """Whether single rows are permuted (small corpus) instead of row groups."""
-        return self.rows <= SMALL
 
     @cached_property
     def _starts(self) -> np.ndarray:  # (groups + 1,) first usable row of each group
@@ -71,12 +80,38 @@ class Plan:
     def _boundary(self, lane: int) -> int:
         return lane * self.rows // self.lanes
 
-    def window(self, lane: int, consumed: int) -> Window:
-        """The window that holds a lane's row number `consumed`, counted from the start of training."""
-        rows = self.lane_rows(lane)
+    def _strand(self, strand: int) -> tuple[int, int]:
+        """The first row of a strand, numbered through all lanes, in an epoch's permutation, and its rows."""
+        lane, number = divmod(strand, self.strands)
+        each, more = divmod(self.lane_rows(lane), self.strands)
+        return self._boundary(lane) + number * each + min(number, more), each + (number < more)
+
+    def of_strands(self, lane: int, start: int, stop: int) -> list[tuple[int, int, int]]:
+        """Rows start … stop - 1 of a lane, counted from the start of training, as rows of its strands: (strand, start, stop)."""
+        begins, ends = self._taken(lane, start), self._taken(lane, stop)
+        return [(lane * self.strands + number, begin, end) for number, (begin, end) in enumerate(zip(begins, ends)) if end > begin]
+
+    def _taken(self, lane: int, rows: int) -> list[int]:
+        """How many rows each strand of a lane gives for the lane's first `rows`."""
+        epoch, rest = divmod(rows, self.lane_rows(lane))
+        return [epoch * self._strand(lane * self.strands + number)[1] + max(0, -(-(rest - number) // self.strands)) for number in range(self.strands)]
+
+    def window(self, strand: int, consumed: int) -> Window:
+        """The window that holds a strand's row number `consumed`, counted from the start of training."""
+        begin, rows = self._strand(strand)
         epoch, offset = divmod(consumed, rows)
-        index, skip = divmod(offset, WINDOW)
-        return Window(epoch, lane, index, skip, min(WINDOW, rows - index * WINDOW) - skip)
+        first, last = self._whole_groups(epoch, begin + offset)
+        first, last = max(first, begin), min(last, begin + rows)
+        return Window(epoch, strand, first, last, begin + offset - first)
+
+    def _whole_groups(self, epoch: int, row: int) -> tuple[int, int]:
+        """The window of row groups around a row of an epoch's permutation: those that begin in the same `WINDOW` rows as its own group."""
+        if self.by_row:
+            return row // WINDOW * WINDOW, (row // WINDOW + 1) * WINDOW
+        _, starts = self._group_order(epoch)
+        block = starts[np.searchsorted(starts, row, side="right") - 1] // WINDOW
+        first, last = np.searchsorted(starts, (block * WINDOW, (block + 1) * WINDOW))
+        return int(starts[first]), int(starts[last]) if last < len(starts) else self.rows
 
     def row_ids(self, window: Window) -> tuple[np.ndarray, np.ndarray]:
         """Where a window's rows lie, in the order of the stream.
@@ -84,10 +119,8 @@ class Plan:
         Returns:
             groups and positions, both (window.rows,) int64: the row group and the number of the usable row within it.
         """
-        first = self._boundary(window.lane) + window.index * WINDOW
-        last = first + window.skip + window.rows
-        rows = self._permuted(window.epoch, first, last)
-        mix = np.random.default_rng((self.seed, window.epoch, window.lane, window.index, 1)).permutation(len(rows))
+        rows = self._permuted(window.epoch, window.first, window.last)
+        mix = np.random.default_rng((self.seed, window.epoch, window.first, 1)).permutation(len(rows))
         rows = rows[mix][window.skip:]
         groups = np.searchsorted(self._starts, rows, side="right") - 1
         return groups, rows - self._starts[groups]
@@ -96,17 +129,18 @@ class Plan:
         """Rows number first … last - 1 of an epoch's permutation, as global row numbers, before mixing within the window."""
         if self.by_row:
             return _permutation(self.rows, self.seed, epoch)[first:last]
-        order, ends = self._group_order(epoch)
-        place = np.arange(np.searchsorted(ends, first, side="right"), np.searchsorted(ends, last - 1, side="right") + 1)
+        order, starts = self._group_order(epoch)
+        place = np.arange(np.searchsorted(starts, first, side="right") - 1, np.searchsorted(starts, last - 1, side="right"))
         rows = np.concatenate([np.arange(self._starts[group], self._starts[group + 1]) for group in order[place]])
-        offset = first - (ends[place[0]] - self.group_rows[order[place[0]]])
+        offset = first - starts[place[0]]
         return rows[offset:offset + last - first]
 
     def _group_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The row groups in an epoch's order, and where each ends in it."""
+        """The row groups that have usable rows in an epoch's order, and where each begins in it."""
         if self._last_order[0] != epoch:
-            order = _permutation(len(self.group_rows), self.seed, epoch)
-            self._last_order = epoch, order, np.cumsum(self.group_rows[order])
+            filled = np.flatnonzero(self.group_rows)
+            order = filled[_permutation(len(filled), self.seed, epoch)]
+            self._last_order = epoch, order, np.concatenate([[0], np.cumsum(self.group_rows[order])[:-1]])
         return self._last_order[1:]
 
     _last_order: tuple = (-1, None, None)  # of one epoch: lanes move through the epochs together
@@ -120,6 +154,18 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
 def lanes_for(workers: int) -> int:
     """The number of lanes for a world size: LANES where the workers divide it, else the next multiple of the workers."""
     return -(-LANES // workers) * workers
+
+
+def held_whole(rows: Sequence[int]) -> list[bool]:
+    """Which of several corpora are small enough to be permuted row by row: the smallest ones, while a reader can hold all of these in memory.
+
+    A stream that mixes them goes through all at once; together they may have twice as many rows as one.
+    """
+    held, total = [False] * len(rows), 0
+    for number in sorted(range(len(rows)), key=lambda number: (rows[number], number)):
+        total += rows[number]
+        held[number] = rows[number] <= SMALL and total <= 2 * SMALL
+    return held
 
 
 class Mix:

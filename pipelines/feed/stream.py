@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
-from pipelines.feed.plan import Mix, Plan, Window, lanes_for
+from pipelines.feed.plan import Mix, Plan, Window, held_whole, lanes_for
 from pipelines.feed.selection import Selection, usable_rows
 
 
@@ -27,10 +27,10 @@ class Ingredient:
 
 @dataclass(frozen=True)
 class Request:
-    """What is needed of an ingredient for one batch: rows start … stop - 1 of one of its lanes."""
+    """What is needed of an ingredient for one batch: rows start … stop - 1 of one of its strands."""
 
     ingredient: int
-    lane: int
+    strand: int
     start: int
     stop: int
 
@@ -93,19 +93,21 @@ class Stream:
         if self.whole_batches:
             owner = self.mix.owner(index)
             taken = int(self.mix.before(index)[owner])
-            return [Request(owner, lane, taken * size, (taken + 1) * size)]
-        starts, stops = self.mix.before(index * size), self.mix.before((index + 1) * size)
-        return [Request(owner, lane, int(start), int(stop)) for owner, (start, stop) in enumerate(zip(starts, stops)) if stop > start]
+            wanted = [(owner, taken * size, (taken + 1) * size)]
+        else:
+            starts, stops = self.mix.before(index * size), self.mix.before((index + 1) * size)
+            wanted = [(owner, int(start), int(stop)) for owner, (start, stop) in enumerate(zip(starts, stops)) if stop > start]
+        return [Request(owner, *part) for owner, start, stop in wanted for part in self.ingredients[owner].plan.of_strands(lane, start, stop)]
 
     def readings(self, share: Share) -> Iterator[Reading]:
         """What one worker reads for its share of the batches, in the order in which it is needed."""
-        fetched: dict[tuple[int, int], int] = {}  # the first row of (ingredient, lane) that is not read
+        fetched: dict[tuple[int, int], int] = {}  # the first row of (ingredient, strand) that is not read
         for number in share.numbers:
             for request in self.requests(number):
-                place = request.ingredient, request.lane
+                place = request.ingredient, request.strand
                 at = max(fetched.get(place, 0), request.start)
                 while at < request.stop:
-                    window = self.ingredients[request.ingredient].plan.window(request.lane, at)
+                    window = self.ingredients[request.ingredient].plan.window(request.strand, at)
                     at += window.rows
                     yield Reading(request.ingredient, window)
                 fetched[place] = at
@@ -128,7 +130,7 @@ def open_stream(corpora: Sequence[str], selection: Selection, *, batch_size: int
     opened = [Corpus.open(path) for path in corpora]
     selections = [(corpus, part) for corpus in opened for part in _by_source(corpus, selection, weights)]
     _check_weights(opened, weights)
-    lanes, ingredients, shares, left_out = lanes or lanes_for(workers), [], [], _without_weight(opened, weights)
+    lanes, chosen, shares, left_out = lanes or lanes_for(workers), [], [], _without_weight(opened, weights)
     for corpus, part in selections:
         buckets, reasons = _counted(corpus, _buckets(part, widths, frames or {}), max(batch_size, lanes))
         left_out += reasons
@@ -137,8 +139,11 @@ def open_stream(corpora: Sequence[str], selection: Selection, *, batch_size: int
             raise BadInput(f"the source {part.source} of {corpus.path} has a weight, so it needs at least {lanes} usable rows, found {total}; "
                            "take its weight away, or bring in more images")
         for bucket in buckets:
-            ingredients.append(Ingredient(corpus.path, bucket.selection, Plan(bucket.rows, seed, lanes), bucket.width))
+            chosen.append((corpus.path, bucket))
             shares.append(sum(bucket.rows) * (weights[part.source] / total if weights else 1))
+    by_row = held_whole([sum(bucket.rows) for _, bucket in chosen])
+    ingredients = [Ingredient(path, bucket.selection, Plan(bucket.rows, seed, lanes, whole), bucket.width)
+                   for (path, bucket), whole in zip(chosen, by_row, strict=True)]
     left_out = Counter(dict(sorted(left_out.items())))  # equal counts in the order of the alphabet, wherever they came from
     used = sum(ingredient.plan.rows for ingredient in ingredients)
     if used < batch_size * workers:

@@ -1,12 +1,15 @@
 """How a window of a stream is read: the rows that its plan names, in their order."""
 
+from collections import OrderedDict
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
+from threading import Lock
 
 import numpy as np
 import pyarrow as pa
 
 from pipelines.corpus.reader import Corpus, RowGroup
+from pipelines.feed.plan import SMALL
 from pipelines.feed.selection import Selection, groups_of
 from pipelines.feed.stream import Reading, Share, Stream
 
@@ -18,7 +21,7 @@ def read_window(stream: Stream, reading: Reading) -> pa.Table:
     ingredient = stream.ingredients[reading.ingredient]
     groups, positions = ingredient.plan.row_ids(reading.window)
     if ingredient.plan.by_row:
-        rows, starts = _whole_corpus(ingredient.path, ingredient.selection)
+        rows, starts = _HELD.get(ingredient.path, ingredient.selection)
         return rows.take(starts[groups] + positions)
     needed, place = np.unique(groups, return_inverse=True)
     tables = [_usable_group(ingredient.path, ingredient.selection, int(group)) for group in needed]
@@ -26,9 +29,29 @@ def read_window(stream: Stream, reading: Reading) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks().take(starts[place] + positions)
 
 
-@lru_cache(maxsize=4)
+class _Held:
+    """Small corpora whose usable rows stay in a reader's memory, those used last: as many as two streams go through at once (plan.held_whole)."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[str, Selection], tuple[pa.Table, np.ndarray]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, path: str, selection: Selection) -> tuple[pa.Table, np.ndarray]:
+        with self._lock:
+            place = path, selection
+            if place not in self._kept:
+                self._kept[place] = _whole_corpus(path, selection)
+                while len(self._kept) > 1 and sum(rows.num_rows for rows, _ in self._kept.values()) > 4 * SMALL:
+                    self._kept.popitem(last=False)
+            self._kept.move_to_end(place)
+            return self._kept[place]
+
+
+_HELD = _Held()
+
+
 def _whole_corpus(path: str, selection: Selection) -> tuple[pa.Table, np.ndarray]:
-    """The usable rows of a small corpus, which stay in the reader's memory, and the first row of each row group."""
+    """The usable rows of a corpus, and the first of each row group."""
     wanted = groups_of(_opened(path)[0], selection.source)
     tables = [_usable_group(path, selection, group) if take else None for group, take in enumerate(wanted)]
     starts = np.cumsum([0, *(0 if table is None else table.num_rows for table in tables)])
@@ -44,7 +67,7 @@ def _usable_group(path: str, selection: Selection, group: int) -> pa.Table:
     return rows.filter(pa.array(selection.mask(rows)[0])).select(COLUMNS)
 
 
-@lru_cache(maxsize=4)
+@cache  # as many as the streams of a job have
 def _opened(path: str) -> tuple[Corpus, list[RowGroup]]:
     corpus = Corpus.open(path)
     return corpus, corpus.row_groups

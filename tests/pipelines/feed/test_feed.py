@@ -178,3 +178,24 @@ def test_a_bucket_too_small_for_a_batch_joins_the_next_wider_one(other):
 def test_workers_share_the_cores_of_their_machine_for_decoding(monkeypatch):
     monkeypatch.setattr("os.cpu_count", lambda: 16)
     assert [threads_beside(workers) for workers in (1, 4, 8, 16, 32)] == [4, 4, 2, 1, 1]
+
+
+def test_many_small_corpora_that_are_mixed_are_each_read_once(tmp_path, monkeypatch):
+    """Six sources in every batch: a reader that kept only four would read all of them again for each."""
+    paths = []
+    for source in range(6):
+        folder = tmp_path / f"corpus{source}"
+        folder.mkdir()
+        with ShardWriter(folder, f"source{source}", 0, rows_per_group=10) as writer:
+            for row in range(40):
+                writer.write(key=f"source{source}/{row}", image=picture(row), text="word", width=20, height=8, phash=0)
+        write_quarantine(folder)
+        write_manifest(folder, [writer.entry], {f"source{source}": SourceCounts(rows_in=40, kept=40, labeled=40)}, {})
+        paths.append(str(folder))
+    stream = open_stream(paths, LABELED, batch_size=12, seed=1)
+    read = Counter()
+    real = Corpus.read_row_group
+    monkeypatch.setattr(Corpus, "read_row_group", lambda self, shard, index, columns=None: read.update([(shard, index)]) or real(self, shard, index, columns))
+    parts = take(stream, Share(0, 1, 0, 60))
+    assert all(Counter(key.split("/")[0] for key in part.keys) == {f"source{source}": 2 for source in range(6)} for part in parts)
+    assert len(read) == 6 * 4 and set(read.values()) == {1}
