@@ -1,6 +1,7 @@
 """What may be searched: the constants that the papers tuned by hand, with the ranges in which they make sense."""
 
 from dataclasses import dataclass
+from math import log
 from typing import Any
 
 from ray import tune
@@ -37,13 +38,21 @@ class Axis:
         return float(f"{value:.4g}")
 
     def position(self, value: float) -> float:
-        """Where a value lies along the axis: 0 at `low`, 1 at `high`; outside [0, 1] if the value lies outside."""
-        from math import log
+        """Where a value lies along the axis: 0 at `low` and below, 1 at `high` and above."""
+        value = min(max(value, self.low), self.high)
         if self.scale == "log":
             return log(value / self.low) / log(self.high / self.low)
         if self.scale == "log_complement":
             return log((1 - value) / (1 - self.low)) / log((1 - self.high) / (1 - self.low))
         return (value - self.low) / (self.high - self.low)
+
+
+OWN = -1.0  # the position that stands for the recipe's own value, which may lie anywhere
+
+
+def values_at(config: dict[str, float], recipe: Recipe) -> dict[str, float]:
+    """The values of the searched fields at positions along their axes, or the recipe's own."""
+    return {axis.field: recipe.objective[axis.field] if config[axis.field] == OWN else axis.value(config[axis.field]) for axis in space_of(recipe)}
 
 
 SPACES: dict[str, tuple[Axis, ...]] = {

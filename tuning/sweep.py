@@ -32,7 +32,7 @@ from pipelines.training.driver import open_streams, train
 from pipelines.training.recipe import Recipe, load_recipe, parse_recipe
 from pipelines.training.runs import RunFolder, RunState
 from tuning.report import write_report
-from tuning.space import Axis, space_of, with_values
+from tuning.space import OWN, Axis, space_of, values_at, with_values
 from tuning.trials import METRIC, TrialResult, result_of, trial_name
 
 DRIVER_CPUS = 0.1  # a trial's driver only waits
@@ -42,8 +42,7 @@ def run_trial(config: dict[str, float], *, recipe: dict[str, Any], folder: str, 
     """The function that Tune runs for each trial, in a process of its own."""
     base = parse_recipe(recipe)
     name = trial_name(config)
-    values = {axis.field: axis.value(config[axis.field]) for axis in space_of(base)}
-    train(with_values(base, values, name), resume=True, folder=Path(folder) / "trials" / name, parent=tracking.RunHandle(**parent),
+    train(with_values(base, values_at(config, base), name), resume=True, folder=Path(folder) / "trials" / name, parent=tracking.RunHandle(**parent),
           callbacks=[TuneReportCallback()], reserved_cpus=reserved_cpus, quiet=True)
 
 
@@ -96,7 +95,7 @@ def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, whe
     if tune.Tuner.can_restore(str(storage)):
         tuner = tune.Tuner.restore(str(storage), trainable=trainable, resume_unfinished=True, resume_errored=True)
     else:
-        start = {axis.field: min(max(axis.position(recipe.objective[axis.field]), 0.0), 1.0) for axis in axes}
+        start = {axis.field: OWN for axis in axes}
         tuner = tune.Tuner(
             trainable, param_space={axis.field: axis.domain() for axis in axes},
             tune_config=tune.TuneConfig(metric=METRIC, mode="max", num_samples=trials,  # the generator heeds only its own max_concurrent
@@ -105,7 +104,7 @@ def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, whe
                                         scheduler=_halving(recipe)),
             run_config=tune.RunConfig(name="tune", storage_path=str(where.path), verbose=0, callbacks=[_Announce(trials)]))
     grid = tuner.fit()
-    return [result_of(result, axes, recipe, where) for result in grid]
+    return [result_of(result, recipe, where) for result in grid]
 
 
 def _halving(recipe: Recipe) -> ASHAScheduler | None:

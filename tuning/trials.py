@@ -7,7 +7,7 @@ from typing import Any
 from pipelines import tracking
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder
-from tuning.space import Axis
+from tuning.space import OWN, values_at
 
 METRIC = "word_accuracy"
 
@@ -35,11 +35,13 @@ class TrialResult:
 
 
 def trial_name(config: dict[str, Any]) -> str:
-    """A name that is the same when the sweep is started again: the trial's place along the axes."""
+    """A name that is the same when the sweep is started again: the trial's place along the axes, or that it is the recipe itself."""
+    if all(position == OWN for position in config.values()):
+        return "trial-recipe"
     return "trial-" + "-".join(f"{round(config[key] * 1000):03d}" for key in sorted(config))
 
 
-def result_of(result, axes: tuple[Axis, ...], recipe: Recipe, where: RunFolder) -> TrialResult:
+def result_of(result, recipe: Recipe, where: RunFolder) -> TrialResult:
     """What a trial's folder says of it: it outlives the sweep's own records."""
     name = trial_name(result.config)
     folder = RunFolder(where.path / "trials" / name)
@@ -53,6 +55,6 @@ def result_of(result, axes: tuple[Axis, ...], recipe: Recipe, where: RunFolder) 
     if state is not None and not finished and state.handle is not None:
         tracking.add_tags(state.handle, {"stopped": "failed" if result.error else "early, by ASHA"})
         tracking.finish(state.handle, "FAILED" if result.error else "FINISHED")
-    return TrialResult(name, {axis.field: axis.value(result.config[axis.field]) for axis in axes}, sorted(curve.items()),
+    return TrialResult(name, values_at(result.config, recipe), sorted(curve.items()),
                        stopped=not finished and not result.error, error=str(result.error or "").strip().split("\n")[-1],
                        model=str(folder.model) if finished else "")

@@ -4,7 +4,8 @@ import pytest
 
 from pipelines.errors import BadInput
 from pipelines.training.recipe import parse_recipe
-from tuning.space import SPACES, Axis, space_of, with_values
+from tuning.space import OWN, SPACES, Axis, space_of, values_at, with_values
+from tuning.trials import trial_name
 
 THRESHOLD, DECAY, WEIGHT = SPACES["ccr"]
 
@@ -22,6 +23,20 @@ def recipe(objective: str):
 def test_positions_are_values_along_the_axis(axis, position, value):
     assert axis.value(position) == pytest.approx(value)
     assert axis.position(value) == pytest.approx(position)
+
+
+@pytest.mark.parametrize("axis, value, position", [(WEIGHT, 0.0, 0), (WEIGHT, 0.01, 0), (WEIGHT, 100.0, 1), (DECAY, 1.0, 1), (DECAY, 0.0, 0),
+                                                   (THRESHOLD, 0.0, 0), (THRESHOLD, 1.0, 1)])
+def test_a_value_outside_an_axis_is_shown_at_its_end(axis, value, position):
+    assert axis.position(value) == pytest.approx(position)
+
+
+@pytest.mark.parametrize("own", [{"consistency_weight": 0.0, "ema_decay": 1.0}, {"confidence_threshold": 0.0}, {"consistency_weight": 40.0}, {}])
+def test_the_first_trial_is_the_recipe_wherever_its_values_lie(own):
+    base = recipe("ccr").model_copy(update={"objective": recipe("ccr").objective | own})
+    first = {axis.field: OWN for axis in space_of(base)}
+    assert with_values(base, values_at(first, base), base.name) == base
+    assert trial_name(first) == "trial-recipe" != trial_name(dict.fromkeys(first, 0.0))
 
 
 def test_what_is_searched_are_the_three_constants_of_ccr():
