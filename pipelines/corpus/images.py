@@ -1,83 +1,19 @@
-"""Encoded images: decoding, sizes, what is wrong with a broken one, and the perceptual hash.
+"""Encoded images: as rows of a batch, sizes, what is wrong with a broken one, and the perceptual hash.
 
-Whatever is stored (CMYK, 16 bits, a palette, a turned camera) is seen as 8-bit RGB, upright; what is transparent lies on white.
-A corpus keeps the original bytes. Everything decodes through OpenCV, which releases the interpreter's lock; whoever wants several decoders starts threads
-or processes, so OpenCV's own threads are off.
+A corpus keeps the original bytes; pictures.py makes pixels of them. OpenCV releases the interpreter's lock: whoever wants several decoders
+starts threads or processes, so its own threads are off.
 """
 
-import io
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-MOST_PIXELS = 89_478_485  # Pillow's limit, 256 MB of RGB: a file of a few kilobytes may announce any size
-# Files so small cannot hold so many pixels, whatever they announce: deflate packs at most 1032 : 1 (and 8 pixels into a byte), a
-# JPEG needs a bit for each block of 64. The size of every other file is looked at before it is unpacked.
-HARMLESS_BYTES = {b"\xff\xd8": 64_000, b"\x89P": 8_000}
-
-cv2.setNumThreads(0)
-# A corrupt image is a result here (None), not a line on the terminal for each one.
-cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+from pipelines.corpus.image_formats import format_of, has_too_many_pixels
+from pipelines.corpus.pictures import decode_gray, decode_picture
 
 HASH_INPUT = 32  # the side in pixels of the thumbnail that is hashed
 HASH_SIDE = 8  # of the square of low frequencies that makes the 64 bits
-
-SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG", b"BM": "BMP", b"GIF8": "GIF", b"RIFF": "WebP",
-              b"II*\0": "TIFF", b"MM\0*": "TIFF", b"\0\0\0\x0cjP  ": "JPEG 2000"}
-
-
-def _decode(data: bytes | memoryview, mode: int) -> np.ndarray | None:
-    buffer = np.frombuffer(data, np.uint8)
-    if not buffer.size or (len(data) > HARMLESS_BYTES.get(bytes(data[:2]), 0) and _too_many_pixels(data)):
-        return None
-    try:
-        if has_alpha(data):
-            return _decode_on_white(data, mode)
-        return cv2.imdecode(buffer, mode)
-    except cv2.error:  # sizes beyond OpenCV's limits
-        return None
-
-
-def has_alpha(data: bytes | memoryview) -> bool:
-    """Whether a PNG, a WebP or a GIF announces transparency. Decoders drop it, and the colours below it are often black."""
-    head = bytes(data[:64])
-    if head.startswith(b"\x89PNG"):
-        return head[25:26] in (b"\x04", b"\x06") or b"tRNS" in bytes(data[:4096])
-    if head.startswith(b"RIFF"):
-        return (head[12:16] == b"VP8X" and bool(head[20] & 0x10)) or (head[12:16] == b"VP8L" and bool(head[24] & 0x10))
-    return head.startswith(b"GIF89a") and b"\x21\xf9\x04" in bytes(data[:4096])
-
-
-def _decode_on_white(data: bytes | memoryview, mode: int) -> np.ndarray | None:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-    try:
-        with Image.open(io.BytesIO(data)) as stored:
-            picture = ImageOps.exif_transpose(stored).convert("RGBA")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):  # Pillow raises each of them
-        return None
-    flat = Image.new("RGBA", picture.size, "white")
-    flat.alpha_composite(picture)
-    colours = np.asarray(flat)
-    return cv2.cvtColor(colours, cv2.COLOR_RGBA2GRAY if mode == cv2.IMREAD_GRAYSCALE else cv2.COLOR_RGBA2BGR)
-
-
-def _too_many_pixels(data: bytes | memoryview) -> bool:
-    size = announced_size(data)
-    return size is not None and size[0] * size[1] > MOST_PIXELS
-
-
-def announced_size(data: bytes | memoryview) -> tuple[int, int] | None:
-    """(width, height) in pixels that an image's head announces, decoded or not; None if nothing can be read from it."""
-    from PIL import Image, UnidentifiedImageError
-    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # a size is no danger
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.size
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
-        return None
-    finally:
-        Image.MAX_IMAGE_PIXELS = limit
 
 
 @dataclass(frozen=True)
@@ -111,7 +47,7 @@ def decode_image(data: bytes | memoryview, shape: Shape) -> np.ndarray | None:
     """The image as `shape` says, (shape.height, shape.width or its bucket's, 3) uint8 RGB; None if it is corrupt.
 
     An axis that shrinks is averaged, an axis that grows is interpolated with cubics: cubics alone would skip pixels of
-    large images. EXIF orientation is applied, 16 bits become 8.
+    large images. What is stored otherwise comes as pictures.py says.
     """
     image = _shaped(data, shape)
     return None if image is None else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
@@ -133,7 +69,7 @@ def decode_into(planes: np.ndarray, data: bytes | memoryview, shape: Shape) -> b
 
 def _shaped(data: bytes | memoryview, shape: Shape) -> np.ndarray | None:
     """(height, width, 3) uint8 BGR."""
-    image = _decode(data, cv2.IMREAD_COLOR)
+    image = decode_picture(data)
     if image is None:
         return None
     height, (found_height, found_width) = shape.height, image.shape[:2]
@@ -147,20 +83,10 @@ def _shaped(data: bytes | memoryview, shape: Shape) -> np.ndarray | None:
     return image if width == filled else cv2.copyMakeBorder(image, 0, 0, 0, filled - width, cv2.BORDER_REPLICATE)
 
 
-def decode_gray(data: bytes | memoryview) -> np.ndarray | None:
-    """The image at its own size, (height, width) uint8 luma; None if it is corrupt."""
-    return _decode(data, cv2.IMREAD_GRAYSCALE)
-
-
 def image_size(data: bytes | memoryview) -> tuple[int, int] | None:
     """(width, height) in pixels as `decode_image` sees them, that is after EXIF orientation; None if it is corrupt."""
     gray = decode_gray(data)
     return None if gray is None else (gray.shape[1], gray.shape[0])
-
-
-def image_format(data: bytes) -> str | None:
-    """The format that the first bytes announce, None if it is none of the known ones."""
-    return next((name for signature, name in SIGNATURES.items() if data.startswith(signature)), None)
 
 
 def is_cut_off(data: bytes) -> bool:
@@ -184,9 +110,12 @@ def image_problem(data: bytes, decoded: np.ndarray | None) -> str | None:
         return "truncated image"
     if decoded is not None:
         return None
-    if _too_many_pixels(data):
-        return "too many pixels"
-    return "not an image" if image_format(data) is None else "corrupt image"
+    format = format_of(data)
+    if format is None:
+        return "not an image"
+    if not format.is_read:
+        return "image format that is not read"
+    return "too many pixels" if has_too_many_pixels(data) else "corrupt image"
 
 
 def hash_thumbnail(gray: np.ndarray) -> np.ndarray:

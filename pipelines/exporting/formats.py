@@ -14,15 +14,12 @@ from typing import NamedTuple, Protocol
 
 import lmdb
 
-from pipelines.corpus.images import image_format
-from pipelines.ingestion.sources.files import IMAGE_SUFFIXES
+from pipelines.corpus.image_formats import ENDINGS, format_of
 from pipelines.ingestion.sources.labels import file_of_text
 
 COMMIT_ROWS = 1000
 FIRST_MAP = 1 << 26  # bytes; doubled as often as needed
 FILES_PER_FOLDER = 10_000
-ENDINGS = {"JPEG": ".jpg", "PNG": ".png", "BMP": ".bmp", "GIF": ".gif", "WebP": ".webp", "TIFF": ".tif", "JPEG 2000": ".jp2"}
-NETPBM = {b"P1": ".pbm", b"P4": ".pbm", b"P2": ".pgm", b"P5": ".pgm", b"P3": ".ppm", b"P6": ".ppm"}
 BREAKS_LINES = r"[\t\n\r]"  # what a text in labels.tsv must not hold
 
 
@@ -49,8 +46,8 @@ class Writer(Protocol):
 
 def ending(image: bytes, key: str) -> str:
     """The file ending of an image by its first bytes; the key's, if these are unknown."""
-    known = ENDINGS.get(image_format(image) or "") or NETPBM.get(image[:2])
-    return known or next((suffix for suffix in IMAGE_SUFFIXES if key.lower().endswith(suffix)), ".img")
+    format = format_of(image)
+    return format.endings[0] if format else next((ending for ending in ENDINGS if key.lower().endswith(ending)), ".img")
 
 
 class LmdbWriter:

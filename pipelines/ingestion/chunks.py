@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel
 
 from pipelines.corpus import storage
-from pipelines.corpus.images import decode_gray, hash_thumbnail, image_problem, perceptual_hashes
+from pipelines.corpus.images import hash_thumbnail, image_problem, perceptual_hashes
 from pipelines.corpus.manifest import ShardEntry, SourceCounts
+from pipelines.corpus.pictures import decode_gray
 from pipelines.corpus.quarantine import QUARANTINE_SCHEMA, Rejected, rejected_table
 from pipelines.corpus.shards import ROWS_PER_GROUP, ShardWriter, shard_name
 from pipelines.errors import BadInput

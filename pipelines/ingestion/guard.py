@@ -2,7 +2,8 @@
 
 import pyarrow as pa
 
-from pipelines.corpus.images import decode_gray, image_problem
+from pipelines.corpus.images import image_problem
+from pipelines.corpus.pictures import decode_gray
 from pipelines.errors import BadInput
 from pipelines.ingestion.duplicates.hashes import GUARD_HASHES, hash_rows, hashed
 from pipelines.ingestion.wordsets import open_sets

@@ -10,7 +10,7 @@ import torch
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel, PythonModelContext
 
-from pipelines.corpus.images import image_format
+from pipelines.corpus.image_formats import image_format
 from pipelines.reading.batches import read_stream
 from pipelines.reading.weights import load_recognizer
 

@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
-import numpy as np
 
 from pipelines.corpus.characters import DOTTED_CIRCLE, JOINERS, code_point
-from pipelines.corpus.images import decode_gray, has_alpha
+from pipelines.corpus.pictures import decode_picture
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; --wrong: #c33; }
@@ -139,10 +138,9 @@ class Thumbnail(NamedTuple):
 
 def fitted(image: bytes | None, width: int, height: int) -> Thumbnail | None:
     """An encoded image scaled down, whole, into width x height pixels; None if it cannot be decoded."""
-    gray = decode_gray(image) if image else None  # refuses what would fill the memory
-    if gray is None:
+    pixels = decode_picture(image) if image else None  # refuses what would fill the memory
+    if pixels is None:
         return None
-    pixels = gray if has_alpha(image) else cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     scale = min(width / pixels.shape[1], height / pixels.shape[0])
     if scale < 1:
         size = [max(1, round(length * scale)) for length in (pixels.shape[1], pixels.shape[0])]

@@ -4,7 +4,6 @@ import hashlib
 import os
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 import pyarrow as pa
 
@@ -20,7 +19,6 @@ HASHES = pa.schema([
     pa.field("label", pa.uint64(), nullable=False),  # hash of the label without case and white space; 0: unlabeled
     pa.field("blank", pa.bool_(), nullable=False),
 ])
-PNG, PNG_COLOURS = b"\x89PNG", (2, 3)  # colours or a palette, without transparency, which is decoded by other means
 GUARD_HASHES = pa.schema([*HASHES, pa.field("key", pa.string(), nullable=False)])  # key: SET:key of the benchmark image
 
 
@@ -33,13 +31,7 @@ class Hashed(NamedTuple):
 
 
 def hashed(image: bytes, text: str | None, gray: np.ndarray) -> Hashed:
-    """A row with its signature. `gray` is what `decode_gray` made of the image.
-
-    Of a PNG that says which gamma or profile it was made for OpenCV decodes other shades to grey than to colour, and so than
-    any copy of it has; the signature is of the shades of its colours.
-    """
-    if image.startswith(PNG) and image[25] in PNG_COLOURS:
-        gray = cv2.cvtColor(cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2GRAY)
+    """A row with its signature. `gray` is what `decode_gray` made of the image."""
     return Hashed(image, text, signature(gray))
 
 

@@ -7,9 +7,11 @@ centre, so a box from 10 to 30 is 20 pixels wide. What a region has beyond the p
 import cv2
 import numpy as np
 
-from pipelines.corpus.images import MOST_PIXELS, announced_size, has_alpha, image_format, image_problem
+from pipelines.corpus.image_formats import image_format
+from pipelines.corpus.images import image_problem
+from pipelines.corpus.pictures import decode_stored
 
-LOSSLESS = ("PNG", "BMP", "TIFF", "GIF")
+LOSSLESS = ("PNG", "BMP", "TIFF", "GIF", "PPM", "PGM", "PBM", "PAM", "Sun raster")
 JPEG = [cv2.IMWRITE_JPEG_QUALITY, 95, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
 LONGEST_SIDE = 32_766  # pixels: OpenCV counts them with 15 bits when it warps
 VERTICAL = 1.5  # height / width from which a text is taken for vertical
@@ -30,39 +32,13 @@ def decode_scene(data: bytes) -> tuple[np.ndarray | None, str | None]:
     EXIF orientation is not applied: the published annotations are in stored pixels (test image 651 of Total-Text carries
     a rotation that its annotation does not know). What is transparent lies on white, 16 bits become 8.
     """
-    size = announced_size(data)
-    if size is not None and size[0] * size[1] > MOST_PIXELS:
-        return None, "too many pixels"
-    picture = _decode(data) if data else None
+    picture = decode_stored(data)
     problem = image_problem(data, picture)
     return (picture, None) if problem is None else (None, problem)
 
 
-def _decode(data: bytes) -> np.ndarray | None:
-    buffer = np.frombuffer(data, np.uint8)
-    try:
-        if has_alpha(data):
-            return _on_white(cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED))
-        return cv2.imdecode(buffer, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # sizes beyond OpenCV's limits
-        return None
-
-
-def _on_white(picture: np.ndarray | None) -> np.ndarray | None:
-    if picture is None:
-        return None
-    if picture.dtype == np.uint16:
-        picture = (picture // 257).astype(np.uint8)
-    if picture.ndim == 2:
-        return cv2.cvtColor(picture, cv2.COLOR_GRAY2BGR)
-    if picture.shape[2] == 3:
-        return picture
-    opaque = picture[:, :, 3:].astype(np.float32) / 255
-    return np.rint(picture[:, :, :3] * opaque + 255 * (1 - opaque)).astype(np.uint8)
-
-
 def encode_crop(crop: np.ndarray, scene: bytes) -> bytes:
-    """The crop as PNG if the scene's file is lossless (PNG, BMP, TIFF, GIF), or else as JPEG of quality 95, 4:4:4.
+    """The crop as PNG if the scene's file is lossless (LOSSLESS), or else as JPEG of quality 95, 4:4:4.
 
     So nothing is lost twice, and crops of photographs stay small. crop is (height, width, 3) uint8 BGR.
     """
