@@ -15,6 +15,7 @@ from PIL import Image
 
 MOST_PIXELS = 89_478_485  # Pillow's limit, 256 MB of RGB: a file of a few kilobytes may announce any size
 HARMLESS_JPEG = 64_000  # bytes: a JPEG needs a bit for each block of 64 pixels, so that smaller ones cannot hold so many, whatever they announce
+HEAD_BYTES = 160  # in which every signature ends
 # What Pillow raises for damaged files, as a fuzzer finds.
 BROKEN = (OSError, ValueError, SyntaxError, EOFError, LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError, MemoryError,
           struct.error, zlib.error, Image.DecompressionBombError)

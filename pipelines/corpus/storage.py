@@ -15,11 +15,12 @@ from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import unquote
 
 import pyarrow as pa
 from pyarrow import fs
 
-from pipelines.errors import BadInput
+from pipelines.errors import BadInput, without_credentials
 
 UPLOAD_CHUNK = 8 << 20  # bytes
 GOOGLE_PATIENCE = timedelta(seconds=60)  # its client would try for 15 minutes, also without any credentials
@@ -46,15 +47,25 @@ def join(folder: str, *names: str) -> str:
 
 
 def absolute(path: str) -> str:
-    """A local path from the root (tasks may run in another folder), a URI as it is."""
-    return path.rstrip("/") if is_remote(path) else os.path.abspath(path.removeprefix("file://"))
+    """A local path from the root (tasks may run in another folder), a URI as it is. Raises BadInput for a URI with credentials."""
+    if is_remote(path):
+        return _without_credentials(path).rstrip("/")
+    return os.path.abspath(unquote(path.removeprefix("file://")) if path.startswith("file://") else path)
+
+
+def _without_credentials(uri: str) -> str:
+    """The URI, which is stored in manifests and shown in logs, if it holds no credentials."""
+    if without_credentials(uri) != uri:
+        raise BadInput(f"{uri}: expected a URI without credentials, found some: leave them out, and put them into the environment "
+                       "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY; GOOGLE_APPLICATION_CREDENTIALS; HF_TOKEN)")
+    return uri
 
 
 def locate(path: str) -> tuple[fs.FileSystem, str]:
     """The file system that a path or URI belongs to, and the path within it. Raises BadInput for an unknown scheme."""
     if not is_remote(path):
         return _local(), absolute(path)
-    scheme, _, rest = path.partition("://")
+    scheme, _, rest = _without_credentials(path).partition("://")
     if scheme not in SCHEMES:
         raise BadInput(f"{path}: expected a path or a URI that begins with {', '.join(f'{name}://' for name in SCHEMES)}, "
                        f"found {scheme}://: correct it")

@@ -8,7 +8,7 @@
     ctw1500-boxes  IMG.txt: xmin,ymin,xmax,ymax and 14 points relative to (xmin, ymin); no text (2017)
     ctw1500-xml    IMG.xml: <box><label>text</label><segs>28 coordinates</segs></box> (training)
 
-Text files are UTF-8, with or without BOM, lines ending in LF or CRLF. Blanks around a text are taken off; an empty text
+Text files are encoded, and their lines end, as those of labels.py. Blanks around a text are taken off; an empty text
 means that nobody wrote it down: the region is unlabeled. Sources: the readmes of the data sets.
 """
 
@@ -20,6 +20,8 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
+
+from pipelines.ingestion.sources.labels import LINE_END, as_utf8
 
 IGNORED = "###"
 NUMBER = r"[+-]?(?:\d+\.?\d*(?:[eE][+-]?\d+)?|\.\d+|nan|inf)"
@@ -206,9 +208,13 @@ def _records(data: bytes, format: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+    try:
+        data = as_utf8(data)
+    except UnicodeDecodeError:  # not what its mark says: the lines are of no format
+        pass
+    for number, line in enumerate(LINE_END.split(data), start=1):
         if line.strip():
-            yield number, line.removesuffix(b"\r")
+            yield number, line
 
 
 def text_format(files: list[bytes]) -> str | None:

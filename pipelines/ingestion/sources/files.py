@@ -1,17 +1,24 @@
 """What lies at a path: its files, whether they lie on this machine or in an object store."""
 
+import math
 import os
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import product
 from typing import NamedTuple
 
 from pipelines.corpus import storage
+from pipelines.corpus.image_formats import ENDINGS as IMAGE_SUFFIXES
+from pipelines.corpus.image_formats import HEAD_BYTES, image_format
 from pipelines.errors import BadInput
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".jp2", ".ppm", ".pgm", ".pbm")
-BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{},]*(?:,[^{},]*)+))\}")  # {0000..0099} or {train,valid}
+TEXT_SUFFIXES = (".txt", ".json", ".xml")  # of which some sets have one beside each image
+FETCHED_AHEAD = 16  # files of an object store that are under way at a time
+BRACES = re.compile(r"\{(?:([0-9]{1,18})\.\.([0-9]{1,18})|([^{},]*(?:,[^{},]*)+))\}")  # {0000..0099} or {train,valid}
+MOST_FILES = 100_000  # that a pattern may mean
 
 
 class Stamp(NamedTuple):
@@ -117,16 +124,32 @@ def set_of_files(place: Place, suffixes: tuple[str, ...]) -> dict[str, Stamp]:
 
 
 def expand_braces(pattern: str) -> list[str]:
-    """The paths that a pattern means: {0000..0099} counts with leading zeros, {a,b} lists. As shells and WebDataset do."""
-    found = BRACES.search(pattern)
-    if not found:
-        return [pattern]
-    first, last, listed = found.groups()
-    if listed is not None:
-        words = listed.split(",")
-    else:
-        words = [str(number).zfill(len(first)) for number in range(int(first), int(last) + 1)]
-    return [pattern[:found.start()] + word + rest for word in words for rest in expand_braces(pattern[found.end():])]
+    """The paths that a pattern means: {0000..0099} counts with leading zeros, {a,b} lists. As shells and WebDataset do.
+
+    Raises BadInput for a pattern of more than MOST_FILES, before it is written out.
+    """
+    parts, end = [], 0
+    for found in BRACES.finditer(pattern):
+        parts += [[pattern[end:found.start()]], _Numbers(*found.groups()[:2]) if found[3] is None else found[3].split(",")]
+        end = found.end()
+    if math.prod(map(len, parts)) > MOST_FILES:
+        raise BadInput(f"{pattern}: expected a pattern of at most {MOST_FILES:,} files, found one of more: "
+                       "correct its numbers, or name the folder that holds the files")
+    return ["".join(words) for words in product(*parts, [pattern[end:]])]
+
+
+class _Numbers:
+    """What {first..last} means, upwards or downwards; nothing is written out before it is asked for."""
+
+    def __init__(self, first: str, last: str):
+        step = 1 if int(first) <= int(last) else -1
+        self._range, self._digits = range(int(first), int(last) + step, step), len(first)
+
+    def __len__(self) -> int:
+        return len(self._range)
+
+    def __iter__(self) -> Iterator[str]:
+        return (str(number).zfill(self._digits) for number in self._range)
 
 
 def stems(paths: list[str], suffixes: tuple[str, ...]) -> list[str]:
@@ -157,6 +180,26 @@ def without_suffix(name: str, suffixes: tuple[str, ...]) -> str:
 def is_image_name(path: str) -> bool:
     """Whether the file name ends like an image."""
     return path.lower().endswith(IMAGE_SUFFIXES)
+
+
+def images_among(folder: str, paths: Iterable[str]) -> list[str]:
+    """Of files below a folder those that are images, in their order: by their endings, or else by their first bytes.
+
+    A file of another ending is looked into, and one without any; not one that ends in TEXT_SUFFIXES.
+    """
+    paths = list(paths)
+    unknown = [path for path in paths if not is_image_name(path) and not path.lower().endswith(TEXT_SUFFIXES)]
+    with ThreadPoolExecutor(FETCHED_AHEAD if storage.is_remote(folder) else 1) as pool:
+        images = dict(zip(unknown, pool.map(lambda path: _begins_like_an_image(storage.join(folder, path)), unknown), strict=True))
+    return [path for path in paths if images.get(path, is_image_name(path))]
+
+
+def _begins_like_an_image(path: str) -> bool:
+    try:
+        with storage.open_file(path) as file:
+            return image_format(file.read(HEAD_BYTES)) is not None
+    except (OSError, UnicodeEncodeError):  # nothing says that it is one
+        return False
 
 
 def is_hidden(path: str) -> bool:

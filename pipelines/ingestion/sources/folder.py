@@ -9,6 +9,7 @@ file may also be opened itself: then it alone decides which images come in. Fold
 
 import hashlib
 import posixpath
+import unicodedata
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +19,12 @@ from typing import NamedTuple
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.ingestion.sources.files import IMAGE_SUFFIXES, Place, Stamp, is_image_name, list_folder, printable, without_suffix
+from pipelines.ingestion.sources.files import FETCHED_AHEAD, IMAGE_SUFFIXES, Place, Stamp, images_among, list_folder, printable, without_suffix
 from pipelines.ingestion.sources.labels import LABEL_FILES, LIST_SUFFIXES, read_labels, text_of_file
 from pipelines.ingestion.sources.row import Row, Span, spans
 
 PAIR = ".gt.txt"
 VARIANTS = (".bin", ".nrm")  # binarized and normalised copies of a line's image share its text
-FETCHED_AHEAD = 16  # files of an object store that are under way at a time
 
 
 class Entry(NamedTuple):
@@ -95,7 +95,8 @@ def paired_row(key: str, image: bytes, data: bytes) -> Row:
         text = text_of_file(data)
     except UnicodeDecodeError:
         return Row(key, image, None, "label is not UTF-8", repr(data[:80]))
-    if "\n" in text:
+    text = text.removesuffix("\r")  # a line may end so
+    if "\n" in text or "\r" in text:
         return Row(key, image, None, "several lines of text", repr(text[:80]))
     return Row(key, image, text)
 
@@ -117,7 +118,7 @@ def open_folder(name: str, place: Place) -> FolderSource:
                        f"or name the one that holds, {storage.join(place.path, label_files[0])}")
     entries = _labeled_entries(place.path, label_files[0], place.files) if label_files else []
     named = {entry.path for entry in entries}
-    entries += _other_entries(place.files, named)
+    entries += _other_entries(place, named)
     if not entries:
         raise BadInput(f"{place.path}: expected an LMDB (data.mdb), tars, Parquet files, a label file ({', '.join(LABEL_FILES)}) or "
                        "images, found none: name the folder that holds the images")
@@ -134,11 +135,11 @@ def _open_list(name: str, place: Place) -> FolderSource:
     return FolderSource(name, folder, tuple(entries), _fingerprint(entries, files))
 
 
-def _other_entries(files: dict[str, Stamp], named: set[str]) -> list[Entry]:
+def _other_entries(place: Place, named: set[str]) -> list[Entry]:
     """The images that no label file names, and the `.gt.txt` that have no image."""
-    pairs = {path.removesuffix(PAIR): path for path in files if path.endswith(PAIR)}
+    pairs = {path.removesuffix(PAIR): path for path in place.files if path.endswith(PAIR)}
     entries, paired = [], set()
-    for path in sorted(filter(is_image_name, files)):
+    for path in images_among(place.path, sorted(place.files)):
         stem = next((stem for stem in _pair_stems(path) if stem in pairs), None)
         paired.add(stem)
         if path in named:
@@ -151,9 +152,9 @@ def _other_entries(files: dict[str, Stamp], named: set[str]) -> list[Entry]:
     return entries + [Entry(path, problem="missing file", detail=f"no image beside {printable(path)}") for path in lonely]
 
 
-def _pair_stems(path: str) -> tuple[str, str]:
+def _pair_stems(path: str) -> tuple[str, str, str]:
     stem = without_suffix(path, IMAGE_SUFFIXES)
-    return stem, without_suffix(stem, VARIANTS)
+    return stem, without_suffix(stem, VARIANTS), posixpath.splitext(path)[0]
 
 
 def _labeled_entries(folder: str, label_file: str, files: dict[str, Stamp]) -> list[Entry]:
@@ -162,13 +163,13 @@ def _labeled_entries(folder: str, label_file: str, files: dict[str, Stamp]) -> l
         data = storage.read_bytes(path)
     except OSError as problem:
         raise BadInput(f"{path}: expected a readable label file, found {problem.strerror or problem}: correct its permissions") from problem
-    entries, seen = [], set()
+    entries, seen, forms = [], set(), _normal_forms(files)
     for label in read_labels(path, data):
         where = f"{label_file}:{label.line}"
         if label.path is None:
             entries.append(Entry(where, label.text, label.problem, label.detail))
             continue
-        entry = _entry(label.path, label.text, where, files)
+        entry = _entry(label.path, label.text, where, files, forms)
         if entry.problem is None and entry.path in seen:
             entry = entry._replace(problem="image labeled twice", detail=f"line {label.line} of {label_file} names it again")
         elif entry.problem is None and label.problem is not None:
@@ -178,15 +179,26 @@ def _labeled_entries(folder: str, label_file: str, files: dict[str, Stamp]) -> l
     return entries
 
 
-def _entry(named: str, text: str | None, where: str, files: dict[str, Stamp]) -> Entry:
+def _normal_forms(files: dict[str, Stamp]) -> dict[str, list[str]]:
+    """Names with letters that Unicode can write in two ways, by their composed form: a list may be written in one, a disk in the other."""
+    forms: dict[str, list[str]] = {}
+    for path in files:
+        if not path.isascii():
+            forms.setdefault(unicodedata.normalize("NFC", path), []).append(path)
+    return forms
+
+
+def _entry(named: str, text: str | None, where: str, files: dict[str, Stamp], forms: dict[str, list[str]]) -> Entry:
     path = posixpath.normpath(named)
     if path.startswith(("/", "../")):
         return Entry(path, text, "path outside the folder", f"{where} names {named}")
-    if path not in files and posixpath.join("images", path) in files:
-        path = posixpath.join("images", path)
-    if path not in files:
+    places = path, posixpath.join("images", path)
+    found = [place for place in places if place in files] or next(filter(None, (forms.get(unicodedata.normalize("NFC", place)) for place in places)), [])
+    if not found:
         return Entry(path, text, "missing file", f"named in {where}")
-    return Entry(path, text)
+    if found[0] not in places and len(found) > 1:
+        return Entry(path, text, "several images of this name", f"named in {where}: {', '.join(map(ascii, found[:3]))}")
+    return Entry(found[0], text)
 
 
 def _fingerprint(entries: list[Entry], files: dict[str, Stamp]) -> str:

@@ -6,9 +6,11 @@
     .jsonl               one JSON object a line
 
 Headers and objects name the image by one of IMAGE_NAMES and the text by one of TEXT_NAMES, the first that is there; Hugging Face's
-`metadata.csv` and `metadata.jsonl` do. Files are UTF-8, with or without BOM.
+`metadata.csv` and `metadata.jsonl` do. Files are UTF-8, with or without BOM, or UTF-16 and UTF-32 with it. Lines end in LF, CRLF or CR, and at
+nothing else: a text may hold form feeds and U+2028.
 """
 
+import codecs
 import csv
 import io
 import json
@@ -17,12 +19,16 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from pipelines.errors import BadInput
+from pipelines.ingestion.sources.files import is_image_name
 
 LABEL_FILES = ("labels.tsv", "gt.txt", "labels.csv", "labels.jsonl", "metadata.csv", "metadata.jsonl")
 LIST_SUFFIXES = (".tsv", ".txt", ".csv", ".jsonl")
 IMAGE_NAMES = ("file_name", "filename", "file", "image_path", "image", "path", "img")
 TEXT_NAMES = ("text", "transcription", "label", "words", "word", "sentence", "gt", "ground_truth")
-BOM = b"\xef\xbb\xbf"
+BOM = codecs.BOM_UTF8
+WIDE_BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
+LINE_END = re.compile(rb"\r*\n|\r")  # CR CR LF is what two conversions make of one end
+DELIMITERS = ",;\t"
 ICDAR_LINE = re.compile(r'([^\t]+?),\s*"(.*)"\s*', re.DOTALL)
 ICDAR_LINE_BARE = re.compile(r"([^\t,]+),\s*(.*?)\s*", re.DOTALL)
 ESCAPED = re.compile(r'\\(["\\])')
@@ -40,8 +46,11 @@ class Label(NamedTuple):
 
 
 def read_labels(name: str, data: bytes) -> Iterator[Label]:
-    """The lines of a label file that are not empty. Raises BadInput for a header without the columns and for broken quotes."""
-    data = data.removeprefix(BOM)
+    """The lines of a label file that are not empty.
+
+    Raises BadInput for what is no text, for a header without the columns, and for broken quotes.
+    """
+    data = _checked_text(name, data)
     if name.lower().endswith(".csv"):
         return _csv_labels(name, data)
     if name.lower().endswith(".jsonl"):
@@ -49,16 +58,34 @@ def read_labels(name: str, data: bytes) -> Iterator[Label]:
     return _line_labels(name, data)
 
 
+def as_utf8(data: bytes) -> bytes:
+    """A text without its byte-order mark, in UTF-8 if the mark says that it is in UTF-16 or UTF-32. Raises UnicodeDecodeError."""
+    wide = next((encoding for mark, encoding in WIDE_BOMS.items() if data.startswith(mark)), None)
+    return data.removeprefix(BOM) if wide is None else data.decode(wide).encode("utf-8")
+
+
+def _checked_text(name: str, data: bytes) -> bytes:
+    try:
+        text = as_utf8(data)
+    except UnicodeDecodeError as problem:
+        raise BadInput(f"{name}: expected a label file in {problem.encoding}, as its byte-order mark says, found {problem.reason} at byte "
+                       f"{problem.start}: write it as UTF-8") from problem
+    if b"\0" in text:
+        line = len(LINE_END.findall(text, 0, text.index(b"\0"))) + 1
+        raise BadInput(f"{name}: expected a label file in UTF-8, or in UTF-16 with its byte-order mark, found a zero byte in line {line}: "
+                       "write it as UTF-8, or name the file that holds the labels")
+    return text
+
+
 def _lines(data: bytes) -> Iterator[tuple[int, bytes]]:
-    for number, line in enumerate(data.split(b"\n"), start=1):
-        line = line.removesuffix(b"\r")
+    for number, line in enumerate(LINE_END.split(data), start=1):
         if line.strip():
             yield number, line
 
 
 def _line_labels(name: str, data: bytes) -> Iterator[Label]:
     first = next((line for _, line in _lines(data)), b"")
-    split = split_line(name, first)
+    split = _splitter(data) if name.lower().endswith(".txt") else split_tab
     header = tuple(cell.lower() for cell in first.decode("utf-8", "replace").split("\t"))
     has_header = len(header) == 2 and header[0] in IMAGE_NAMES and header[1] in TEXT_NAMES
     for position, (number, line) in enumerate(_lines(data)):
@@ -72,11 +99,15 @@ def _line_labels(name: str, data: bytes) -> Iterator[Label]:
         yield _malformed(number, line) if parts is None else Label(number, *parts)
 
 
-def split_line(label_file: str, first_line: bytes) -> Callable[[str], tuple[str, str] | None]:
-    """The function that splits this file's lines into (path, text): some write gt.txt with tabs."""
-    if label_file.lower().endswith(".txt") and b"," in first_line.partition(b"\t")[0]:
-        return split_icdar
-    return split_tab
+def _splitter(data: bytes) -> Callable[[str], tuple[str, str] | None]:
+    """The function that finds an image's name in most lines, or, where names do not end like images', that splits most lines."""
+    lines = [line.decode("utf-8", "replace") for _, line in _lines(data)]
+
+    def found(split: Callable[[str], tuple[str, str] | None]) -> tuple[int, int]:
+        paths = [parts[0] for parts in map(split, lines) if parts is not None]
+        return sum(map(is_image_name, paths)), len(paths)
+
+    return max((split_tab, split_icdar), key=found)
 
 
 def split_tab(line: str) -> tuple[str, str] | None:
@@ -94,25 +125,48 @@ def split_icdar(line: str) -> tuple[str, str] | None:
 
 
 def _csv_labels(name: str, data: bytes) -> Iterator[Label]:
-    text = data.decode("utf-8", "surrogateescape")
-    head = text.partition("\n")[0]
-    delimiter = max(",;\t", key=head.count)
+    text, line = data.decode("utf-8", "surrogateescape"), 1
+    delimiter = _delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = [cell.strip().lower() for cell in next(reader, [])]
         image, label = _column(name, header, IMAGE_NAMES), _column(name, header, TEXT_NAMES)
         line = reader.line_num + 1
         for cells in reader:
+            if any(_holds_rows(cell, delimiter, len(header), image) for cell in cells):
+                raise csv.Error("other rows within quotes")
             if cells:
                 yield _csv_label(line, cells, len(header), image, label)
             line = reader.line_num + 1
     except csv.Error as problem:
-        raise BadInput(f"{name}: expected CSV whose quotes are closed and doubled inside quotes, found {problem} in the row that begins "
-                       f"before line {reader.line_num + 1}: correct it") from problem
+        raise BadInput(f"{name}: expected CSV whose quotes are closed and doubled inside quotes, found {problem} in the row that begins in "
+                       f"line {line}: correct it") from problem
+
+
+def _delimiter(text: str) -> str:
+    """The one under which the header names both columns, or else the one that it holds most of."""
+    headers = {}
+    for delimiter in DELIMITERS:
+        try:
+            headers[delimiter] = [cell.strip().lower() for cell in next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])]
+        except csv.Error:
+            continue
+    named = [mark for mark, cells in headers.items() if any(word in cells for word in IMAGE_NAMES) and any(word in cells for word in TEXT_NAMES)]
+    return named[0] if named else max(headers, key=lambda mark: len(headers[mark]), default=",")
+
+
+def _holds_rows(cell: str, delimiter: str, columns: int, image: int) -> bool:
+    """Whether a cell has swallowed rows, because a quote before them was not closed."""
+    if "\n" not in cell and "\r" not in cell:
+        return False
+    rows = [line.split(delimiter) for line in re.split(r"[\r\n]+", cell)[1:]]
+    return any(len(row) >= columns and is_image_name(row[image].strip('" ')) for row in rows)
 
 
 def _csv_label(line: int, cells: list[str], columns: int, image: int, label: int) -> Label:
     raw = ",".join(cells).encode("utf-8", "surrogateescape")
+    if not any(cells[columns:]):  # separators at the end of a line
+        cells = cells[:columns]
     if len(cells) != columns:
         return Label(line, None, None, "malformed label line", f"{len(cells)} cells under {columns} columns: {raw[:80]!r}")
     if any(SURROGATES.search(cells[index]) for index in (image, label)):
@@ -175,9 +229,12 @@ def _malformed(number: int, line: bytes) -> Label:
 def text_of_file(data: bytes) -> str:
     """The text of a file that holds nothing else: without BOM and without the line end at its end.
 
-    Raises UnicodeDecodeError if it is not UTF-8.
+    Raises UnicodeDecodeError if it is not UTF-8, nor UTF-16 or UTF-32 with a BOM.
     """
-    text = data.removeprefix(BOM).decode("utf-8")
+    data = as_utf8(data)
+    if b"\0" in data:
+        raise UnicodeDecodeError("utf-8", data, data.index(b"\0"), data.index(b"\0") + 1, "a zero byte, as UTF-16 without a BOM has them")
+    text = data.decode("utf-8")
     return text.removesuffix("\n").removesuffix("\r") if text.endswith("\n") else text
 
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.ingestion.sources.files import BRACES, Place, is_image_name, look, printable
+from pipelines.ingestion.sources.files import BRACES, Place, images_among, is_image_name, look, printable
 from pipelines.ingestion.sources.folder import folder_format, open_folder
 from pipelines.ingestion.sources.lmdb import lmdb_format, open_lmdb
 from pipelines.ingestion.sources.parquet import SUFFIXES as PARQUET_SUFFIXES
@@ -177,12 +177,13 @@ def _found_below(place: Place, inside: str) -> list[Leaf]:
     below = {name: _found_below(folder, posixpath.join(inside, name)) for name, folder in folders.items()}
     if not any(below.values()):
         return []
-    _check_loose(place, [name for name in place.names() if is_image_name(name)])
+    _check_loose(place, images_among(place.path, place.names()))
     return [leaf for name, folder in folders.items() for leaf in below[name] or _loose_leaf(folder, posixpath.join(inside, name))]
 
 
 def _loose_leaf(folder: Place, inside: str) -> list[Leaf]:
-    return [Leaf(inside, folder, LOOSE, loose=True)] if any(map(is_image_name, folder.files)) else []
+    has_images = any(map(is_image_name, folder.files)) or images_among(folder.path, folder.files)
+    return [Leaf(inside, folder, LOOSE, loose=True)] if has_images else []
 
 
 def _check_loose(place: Place, loose: list[str]) -> None:

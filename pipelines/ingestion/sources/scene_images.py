@@ -5,10 +5,14 @@ in its parent, and at and below its siblings named like images (`images`, `ch4_t
 siblings (`train2014`); in the folder of its own name below its parent's siblings named like images (`Images/Train` for
 `gt/Train`). The first place that has the name wins. Two files of one name at the same place are ambiguous, and neither is
 taken: a wrong pair would be worse than none. Files that differ in their suffix alone are one image.
+A name that leads out of the folder (from the root, or by `..`), and a link that leads out of the place where it lies, are refused: annotations
+come from elsewhere, and bring in no file that their user did not point at.
 """
 
+import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -18,6 +22,7 @@ from pipelines.corpus import storage
 from pipelines.ingestion.sources.files import IMAGE_SUFFIXES, Stamp, is_image_name, list_folder
 
 LIKE_IMAGES = re.compile(r"image|img|jpe?g|photo|picture", re.IGNORECASE)
+OUTSIDE = "path outside the folder"
 SPLITS = {"train": "train", "training": "train", "test": "test", "testing": "test", "val": "val", "valid": "val",
           "validation": "val"}
 
@@ -73,11 +78,16 @@ def other_split(folder: str, base: str) -> Callable[[str], bool]:
 
 
 class Images(dict):
-    """Lower-case file name, with or without its suffix -> the files of that name at one place."""
+    """Lower-case file name, composed (NFC), with or without its suffix -> the files of that name at one place, which is some folders."""
+
+    def __init__(self, folders: list[str]):
+        super().__init__()
+        self._folders = [os.path.join(os.path.realpath(folder), "") for folder in folders if not storage.is_remote(folder)]
+        self._real: dict[str, str] = {}  # folder: what it is without links
 
     def add(self, path: str, stamp: Stamp) -> None:
         """Take note of a file if it is an image."""
-        name = posixpath.basename(path).lower()
+        name = _comparable(path)
         if is_image_name(name):
             found = (path, *stamp)
             self.setdefault(name, []).append(found)
@@ -85,6 +95,25 @@ class Images(dict):
             self.setdefault(stem, []).append(found)
             if stem.isdigit() and stem != stem.lstrip("0"):  # 1.jpg and 0001.jpg are the same to a number
                 self.setdefault(stem.lstrip("0"), []).append(found)
+
+    def holds(self, path: str) -> bool:
+        """Whether a file lies at the place indeed, and is no link to elsewhere."""
+        if storage.is_remote(path):
+            return True
+        folder, name = posixpath.split(path)
+        if folder not in self._real:
+            self._real[folder] = os.path.realpath(folder)
+        real = os.path.realpath(path) if os.path.islink(path) else os.path.join(self._real[folder], name)
+        return real.startswith(tuple(self._folders))
+
+
+def _comparable(path: str) -> str:
+    return unicodedata.normalize("NFC", posixpath.basename(path).lower())
+
+
+def _leads_out(name: str) -> bool:
+    path = posixpath.normpath(name.replace("\\", "/"))
+    return path.startswith(("/", "../")) or path == ".." or path[1:3] == ":/"
 
 
 def find_images(folder: str, wanted: list[str], candidates: Callable[[str], list[str]], by_split: bool) -> list[Found]:
@@ -94,7 +123,7 @@ def find_images(folder: str, wanted: list[str], candidates: Callable[[str], list
     With `by_split` places that speak of another split than the annotations are passed over: the names of training and test
     images overlap in some sets.
     """
-    results: list[Found | None] = [None] * len(wanted)
+    results = [Found(None, problem=OUTSIDE, detail=f"the annotations name {name}"[:200]) if _leads_out(name) else None for name in wanted]
     for images in _places(folder, by_split):
         for index, name in enumerate(wanted):
             if results[index] is None:
@@ -107,10 +136,12 @@ def find_images(folder: str, wanted: list[str], candidates: Callable[[str], list
 
 def _lookup(images: Images, wanted: str, names: list[str]) -> Found | None:
     for name in names:
-        found = images.get(posixpath.basename(name).lower(), [])
+        found = images.get(_comparable(name), [])
         found = [item for item in found if item[0].endswith("/" + wanted)] or found
         if len(found) > 1:
             found = _preferred(found)
+        if len(found) == 1 and not images.holds(found[0][0]):
+            return Found(None, problem=OUTSIDE, detail=f"{found[0][0]} is a link to {os.path.realpath(found[0][0])}")
         if len(found) == 1:
             return Found(*found[0])
         if found:
@@ -134,7 +165,7 @@ def _places(folder: str, by_split: bool) -> Iterator[Images]:
     others = [place for name in siblings.folders if (place := storage.join(above, name)) != folder]
     like_images = [place for place in others if LIKE_IMAGES.search(posixpath.basename(place))]
     left_out = other_split(folder, above) if by_split else _nothing
-    near = _listed(like_images, left_out)
+    near = _listed(like_images, left_out, above)
     for name, stamp in siblings.files.items():
         near.add(storage.join(above, name), stamp)
     yield near
@@ -165,16 +196,16 @@ def _readable(folder: str) -> Level:
 
 
 def _directly_in(folders: list[str]) -> Images:
-    images = Images()
+    images = Images(folders)
     for folder in folders:
         for name, stamp in _readable(folder).files.items():
             images.add(storage.join(folder, name), stamp)
     return images
 
 
-def _listed(folders: list[str], left_out: Callable[[str], bool] = _nothing) -> Images:
-    """The images at and below folders, without those in folders that are left out."""
-    images = Images()
+def _listed(folders: list[str], left_out: Callable[[str], bool] = _nothing, *others: str) -> Images:
+    """The images at and below folders, without those in folders that are left out; some of `others`, which are added later, may come too."""
+    images = Images([*folders, *others])
     known: dict[str, bool] = {}
     for folder in folders:
         for name, stamp in sorted(list_folder(folder).items()):

@@ -238,5 +238,5 @@ def _image_names(file: str) -> list[str]:
 
 
 def _key(image: str) -> str:
-    path = posixpath.normpath(printable(image)).lstrip("/").removeprefix("../")
+    path = re.sub(r"^(\.*/)+", "", posixpath.normpath(printable(image)))
     return posixpath.splitext(path)[0] if is_image_name(path) else path

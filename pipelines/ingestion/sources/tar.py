@@ -1,6 +1,6 @@
 """WebDataset: tars whose consecutive members that share a name up to the first dot of the base name are one sample.
 
-    000017.jpg             the image, by its ending (IMAGE_SUFFIXES)
+    000017.jpg             the image, by its ending (IMAGE_SUFFIXES); where none ends so, by its first bytes
     000017.txt             its text: the first of .txt, .gt.txt, .lab, and .json with text, transcription or label; none: unlabeled
 
 A set is a folder that holds *.tar or *.tar.gz, one such file, or a pattern, train-{0000..0099}.tar. Keys are NAME/TAR/SAMPLE.
@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from pipelines.corpus import storage
+from pipelines.corpus.image_formats import image_format
 from pipelines.errors import BadInput
 from pipelines.ingestion.sources.files import Place, is_hidden, is_image_name, printable, set_of_files, stems
 from pipelines.ingestion.sources.labels import text_of_file
@@ -38,7 +39,7 @@ class Sample:
     key: str
     images: list[Member] = field(default_factory=list)
     texts: dict[str, Member] = field(default_factory=dict)  # by ending
-    others: list[str] = field(default_factory=list)
+    others: list[Member] = field(default_factory=list)  # with the data of those that begin like an image
 
     def add(self, member: Member, ending: str) -> None:
         """Take in a member."""
@@ -47,19 +48,20 @@ class Sample:
         elif ending in TEXT_ENDINGS:
             self.texts.setdefault(ending, member)
         else:
-            self.others.append(member.name)
+            self.others.append(member if _is_image(member) else member._replace(data=None))
 
     def row(self) -> Row:
         """The sample as a row."""
         key = printable(self.key)
-        if not self.images:
-            found = ", ".join([member.name for member in self.texts.values()] + self.others)
+        images = self.images or [member for member in self.others if member.data is not None]
+        if not images:
+            found = ", ".join(member.name for member in (*self.texts.values(), *self.others))
             return Row(key, None, None, "no image in sample", printable(found)[:200])
-        image = self.images[0]
+        image = images[0]
         if image.data is None:
             return Row(key, None, None, "image too large", f"{image.size} bytes")
-        if len(self.images) > 1:
-            return Row(key, image.data, None, "two images in one sample", printable(", ".join(one.name for one in self.images))[:200])
+        if len(images) > 1:
+            return Row(key, image.data, None, "two images in one sample", printable(", ".join(one.name for one in images))[:200])
         return Row(key, image.data, *self._text())
 
     def _text(self) -> tuple[str | None, str | None, str]:
@@ -74,6 +76,10 @@ class Sample:
             return (text_of_file(data), None, "") if ending != "json" else _json_text(data)
         except UnicodeDecodeError:
             return None, "label is not UTF-8", repr(data[:80])
+
+
+def _is_image(member: Member) -> bool:
+    return member.data is not None and image_format(member.data) is not None
 
 
 def _json_text(data: bytes) -> tuple[str | None, str | None, str]:
@@ -153,19 +159,15 @@ def _reader(path: str) -> Iterator[TarReader]:
 
 
 def _sample_members(reader: TarReader) -> Iterator[tuple[Member, str, str]]:
-    """(member, sample's name, ending in small letters) of the members that belong to samples."""
-    for member in reader.members(_wanted):
+    """(member, sample's name, ending in small letters) of the members that belong to samples: not of a README, which has no dot."""
+    for member in reader.members(lambda name: not is_hidden(posixpath.normpath(name))):
         name = posixpath.normpath(member.name)
         if is_hidden(name):
             continue
         folder, base = posixpath.split(name)
         stem, dot, ending = base.partition(".")
-        if dot:
+        if dot or _is_image(member):
             yield member, posixpath.join(folder, stem), ending.lower()
-
-
-def _wanted(name: str) -> bool:
-    return is_image_name(name) or posixpath.basename(name).partition(".")[2].lower() in TEXT_ENDINGS
 
 
 @dataclass(frozen=True)

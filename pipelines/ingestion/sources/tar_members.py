@@ -6,6 +6,7 @@ and keeps every header in memory. (POSIX.1-2017, "pax: Extended Description"; GN
 
 import gzip
 import io
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -14,6 +15,7 @@ BLOCK = 512
 ZEROS = bytes(BLOCK)
 MOST_BYTES = 1 << 28  # of a member that is read into memory
 MOST_NAME_BYTES = 1 << 20
+OCTAL, DECIMAL = re.compile(rb"[0-7]*"), re.compile(rb"[0-9]{1,18}")  # `int` takes signs, underscores and other scripts' digits for numbers too
 SKIPPED_AT_ONCE = 1 << 20
 REGULAR = (b"0", b"\0", b"7")
 WITHOUT_DATA = (b"1", b"2", b"3", b"4", b"5", b"6")  # links, devices, folders, pipes, whatever size their headers give
@@ -114,13 +116,12 @@ def _check_sum(header: bytes, offset: int) -> None:
 
 def _number(field: bytes) -> int:
     """Octal digits, or base 256 after a set bit (GNU)."""
-    if field[:1] >= b"\x80":
+    if field[:1] == b"\x80":
         return int.from_bytes(field[1:], "big")
-    digits = field.split(b"\0", 1)[0].strip()
-    try:
-        return int(digits or b"0", 8)
-    except ValueError:
-        raise BrokenTar(f"no number in a header ({field!r})") from None
+    digits = field.split(b"\0", 1)[0].strip(b" ")
+    if not OCTAL.fullmatch(digits):
+        raise BrokenTar(f"no number in a header ({field!r})")
+    return int(digits or b"0", 8)
 
 
 def _text(data: bytes) -> str:
@@ -138,12 +139,12 @@ def _pax(data: bytes) -> dict[str, str]:
     found = {}
     while data and data[:1] != b"\0":
         length, space, _ = data.partition(b" ")
-        if not space or not length.isdigit() or not len(length) + 1 < int(length) <= len(data):
+        if not space or not DECIMAL.fullmatch(length) or not len(length) + 1 < int(length) <= len(data):
             raise BrokenTar("a pax header without lengths")
-        key, _, value = data[len(length) + 1:int(length)].partition(b"=")
+        key, _, value = data[len(length) + 1:int(length)].removesuffix(b"\n").partition(b"=")
+        if key == b"size" and not DECIMAL.fullmatch(value):
+            raise BrokenTar(f"a pax header with a size that is no number ({value[:40]!r})")
         if key in (b"path", b"size"):
-            found[key.decode()] = value.removesuffix(b"\n").decode("utf-8", "surrogateescape")
+            found[key.decode()] = value.decode("utf-8", "surrogateescape")
         data = data[int(length):]
-    if not found.get("size", "0").isdigit():
-        raise BrokenTar("a pax header with a size that is no number")
     return found
