@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from pathlib import Path
 
@@ -19,6 +20,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from models.charset import Charset
 from models.recognizers import build
@@ -46,7 +48,7 @@ def picture(seed: int) -> bytes:
     return cv2.imencode(".png", noise)[1].tobytes()
 
 
-IMAGES = [picture(seed) for seed in range(3)] + [b"no image"]
+IMAGES = [picture(seed) for seed in range(4)]
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +60,10 @@ def model(tmp_path_factory) -> Path:
 def expected(model: Path) -> list[tuple[str, float]]:
     recognizer = load_recognizer(model)
     images = [cv2.cvtColor(cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-              for image in IMAGES[:3]]
+              for image in IMAGES]
     with torch.no_grad():
         reading = recognizer.read(as_input(images, torch.device("cpu")))
-    return [*zip(reading.texts, reading.confidences.tolist(), strict=True), ("", 0.0)]
+    return list(zip(reading.texts, reading.confidences.tolist(), strict=True))
 
 
 def confidences(model: Path):
@@ -91,6 +93,34 @@ def test_the_served_model_reads_what_the_recognizer_reads(model, served):
     assert list(table.columns) == ["text", "confidence"] and list(table.index) == [5, 6, 7, 8]
     assert list(table["text"]) == [text for text, _ in expected(model)]
     assert list(table["confidence"]) == confidences(model)
+
+
+def in_any_form(image: bytes) -> list:
+    """One image as clients send it."""
+    plain, safe = base64.b64encode(image).decode(), base64.urlsafe_b64encode(image).decode()
+    wrapped = "\n".join(plain[start:start + 76] for start in range(0, len(plain), 76))
+    return [image, bytearray(image), plain, plain.encode(), wrapped, safe, safe.rstrip("="), f"data:image/png;base64,{plain}",
+            f"DATA:;charset=utf-8;base64,{urllib.parse.quote(plain)}", f"data:image/png,{urllib.parse.quote(image)}"]
+
+
+def test_an_image_may_come_in_any_encoding(model, served):
+    loaded = mlflow.pyfunc.load_model(str(served)).unwrap_python_model()
+    letters = np.random.default_rng(0).integers(0, 256, (24, 64, 3), np.uint8)  # so many that its base64 holds + and /
+    images = [IMAGES[0], *(cv2.imencode(ending, letters)[1].tobytes() for ending in (".png", ".jpg", ".bmp", ".webp", ".tiff", ".ppm"))]
+    for image in images:
+        table = loaded.predict(None, pd.DataFrame({"image": in_any_form(image)}))
+        assert set(zip(table["text"], table["confidence"])) == set(zip(*(table[name][:1] for name in ("text", "confidence"))))
+
+
+def test_what_cannot_be_decoded_is_an_error_that_names_it(served):
+    loaded = mlflow.pyfunc.load_model(str(served)).unwrap_python_model()
+    bad = [b"", b"<html>", "no base64 !", "data:image/png;base64,AAAA", IMAGES[0][:60], None, 7.5, base64.b64encode(b"nothing").decode()]
+    with pytest.raises(MlflowException, match="expected 9 encoded images .* found 8 that cannot be read, counted from 0: "
+                       r"row 1 \(empty image\), row 2 \(not an image\), row 3 \(not an image\), row 4 \(not an image\), "
+                       r"row 5 \(truncated image\), row 6 \(no image\), row 7 \(no image\), row 8 \(not an image\): correct them") as raised:
+        loaded.predict(None, pd.DataFrame({"image": [IMAGES[0], *bad]}))
+    assert raised.value.get_http_status_code() == 400
+    assert len(loaded.predict(None, pd.DataFrame({"image": []}))) == 0
 
 
 def test_it_names_its_requirements_at_the_installed_versions(served):
@@ -284,3 +314,12 @@ def test_mlflow_serves_it(model, server):
         found = json.loads(ask(server, "/invocations", body))["predictions"]
         assert [row["text"] for row in found] == [text for text, _ in expected(model)]
         assert [row["confidence"] for row in found] == confidences(model)
+    safe = [base64.urlsafe_b64encode(image).decode() for image in IMAGES]
+    for texts in (safe, [f"data:image/png;base64,{image}" for image in encoded]):
+        found = json.loads(ask(server, "/invocations", {"inputs": {"image": texts}}))["predictions"]
+        assert [row["text"] for row in found] == [text for text, _ in expected(model)]
+    for body in ({"dataframe_split": {"columns": ["image"], "data": [[encoded[0]], ["bm90aGluZw=="]]}},
+                 {"inputs": {"image": [encoded[0], "no image"]}}):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            ask(server, "/invocations", body)
+        assert refused.value.code == 400 and "counted from 0: row 1 (not an image)" in refused.value.read().decode()
