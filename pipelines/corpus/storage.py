@@ -62,7 +62,9 @@ def _without_credentials(uri: str) -> str:
 
 
 def locate(path: str) -> tuple[fs.FileSystem, str]:
-    """The file system that a path or URI belongs to, and the path within it. Raises BadInput for an unknown scheme."""
+    """The file system that a path or URI belongs to, and the path within it. Raises BadInput for an unknown scheme, and for no UTF-8."""
+    if path != path.encode("utf-8", "replace").decode("utf-8"):
+        raise BadInput(f"{ascii(path)}: expected a path in UTF-8, found other bytes: rename it")
     if not is_remote(path):
         return _local(), absolute(path)
     scheme, _, rest = _without_credentials(path).partition("://")

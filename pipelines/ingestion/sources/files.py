@@ -86,7 +86,9 @@ def _walk(folder: str) -> Iterator[tuple[str, Stamp]]:
                 path = posixpath.join(inside, item.name)
                 if item.name.startswith("."):
                     continue
-                if item.is_dir():
+                if item.is_symlink() and not os.path.exists(item.path):
+                    yield path, Stamp(0, 0)  # leads nowhere, which whoever reads it will say
+                elif item.is_dir():
                     pending.append(path)
                 elif item.is_file():
                     yield path, Stamp(item.stat().st_size, item.stat().st_mtime_ns)
@@ -196,9 +198,9 @@ def images_among(folder: str, paths: Iterable[str]) -> list[str]:
 
 def _begins_like_an_image(path: str) -> bool:
     try:
-        with storage.open_file(path) as file:
+        with storage.open_file(path) if storage.is_remote(path) else open(path, "rb") as file:
             return image_format(file.read(HEAD_BYTES)) is not None
-    except (OSError, UnicodeEncodeError):  # nothing says that it is one
+    except OSError:  # nothing says that it is one
         return False
 
 

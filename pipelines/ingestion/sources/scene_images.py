@@ -19,6 +19,7 @@ from typing import NamedTuple
 from pyarrow import fs
 
 from pipelines.corpus import storage
+from pipelines.errors import BadInput
 from pipelines.ingestion.sources.files import IMAGE_SUFFIXES, Stamp, is_image_name, list_folder
 
 LIKE_IMAGES = re.compile(r"image|img|jpe?g|photo|picture", re.IGNORECASE)
@@ -49,7 +50,10 @@ def level(folder: str) -> Level:
     system, inside = storage.locate(folder)
     with storage.reaching(folder):
         found = system.get_file_info(fs.FileSelector(inside, recursive=False, allow_not_found=True))
-    seen = [item for item in found if not item.base_name.startswith(".")]
+    try:
+        seen = [item for item in found if not item.base_name.startswith(".")]
+    except UnicodeDecodeError as problem:
+        raise BadInput(f"{folder}: expected file names in UTF-8, found {problem.object!r}: rename it") from problem
     files = {item.base_name: Stamp(item.size or 0, item.mtime_ns or 0) for item in seen if item.type == fs.FileType.File}
     return Level(dict(sorted(files.items())), sorted(item.base_name for item in seen if item.type == fs.FileType.Directory))
 
