@@ -225,13 +225,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _conclude(folder: Path, chosen_by: dict[str, dict], winner: str, measured: dict, tests: list[str], seconds: float) -> None:
+    from pipelines.tracking import shown_uri
     print(f"\n{'model':<20} {'words':>6} {'word accuracy':>14} {'1 - NED':>8} {'CER':>7}")
     rows = {name: (row, "validation" + ("  <- chosen, registered" if name == winner else "")) for name, row in chosen_by.items()}
     for name, (row, remark) in [*rows.items(), (winner, (measured, ", ".join(tests)))]:
         print(f"{name:<20} {row['words']:>6} {row['accuracy']:>14.2%} {row['one_minus_ned']:>8.3f} {row['cer']:>7.3f}  {remark}")
     place = os.path.relpath(folder)
     print(f"\ndone in {seconds / 60:.1f} minutes\n"
-          f"runs and registry: mlflow ui --backend-store-uri {os.environ['MLFLOW_TRACKING_URI']}\n"
+          f"runs and registry: mlflow ui --backend-store-uri {shown_uri()}\n"
           f"worst mistakes:    {place}/reports/*/evaluation.html\nsweep:             {place}/runs/sweep/report.html\n"
           f"read with it:      mlflow models serve -m models:/{MODEL}@champion --env-manager local")
 

@@ -92,11 +92,11 @@ def _ray() -> Finding:
 
 
 def _tracking() -> Finding:
-    from pipelines.tracking import tracking_uri
+    from pipelines.tracking import shown_uri, tracking_uri
     uri = tracking_uri()
     if uri.startswith("sqlite:") and not os.access(Path(uri.removeprefix("sqlite:///")).parent, os.W_OK):
-        return Finding("MLflow", uri, "the folder cannot be written; run elsewhere or set MLFLOW_TRACKING_URI", True)
-    return Finding("MLflow", uri)
+        return Finding("MLflow", shown_uri(), "the folder cannot be written; run elsewhere or set MLFLOW_TRACKING_URI", True)
+    return Finding("MLflow", shown_uri())
 
 
 def main(argv: list[str] | None = None) -> int:

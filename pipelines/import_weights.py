@@ -17,7 +17,7 @@ from pipelines.reading.checkpoint_file import BRANCHES, read_tensors, sha256
 from pipelines.reading.published import import_weights
 from pipelines.reading.weights import DESCRIPTION, save_recognizer
 from pipelines.registry import versions
-from pipelines.tracking import prepare_store, tracking_uri
+from pipelines.tracking import prepare_store, shown_uri
 
 
 def options_of(arguments: Sequence[str]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
             print(f"made {out}; measure it: textray evaluate {out} --data NAME=PATH")
         if options.name:
             uri = register(folder, options.name, origin)
-            print(f"made {uri} in {tracking_uri()}; measure it: textray evaluate {uri} --data NAME=PATH")
+            print(f"made {uri} in {shown_uri()}; measure it: textray evaluate {uri} --data NAME=PATH")
     return 0
 
 

@@ -5,7 +5,7 @@ import argparse
 from pipelines.evaluation.options import add_rule_argument
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.registry.champion import register
-from pipelines.tracking import tracking_uri
+from pipelines.tracking import shown_uri
 
 
 def parser() -> argparse.ArgumentParser:
@@ -31,8 +31,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     registered = register(options.run, options.name, promote=options.promote, gates=open_sets(options.gate), rule=options.rule)
     print(registered.sentence)
-    print(f"made {registered.uri} in {tracking_uri()}; serve it: "
-          f"MLFLOW_TRACKING_URI={tracking_uri()} mlflow models serve -m {registered.uri} --env-manager local")
+    print(f"made {registered.uri} in {shown_uri()}; serve it: "
+          f"MLFLOW_TRACKING_URI={shown_uri()} mlflow models serve -m {registered.uri} --env-manager local")
     return 0
 
 

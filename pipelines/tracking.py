@@ -7,6 +7,7 @@ The driver prepares the store once and starts the run; a worker gets a RunHandle
 import importlib.metadata
 import logging
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -22,7 +23,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
-from pipelines.errors import BadInput
+from pipelines.errors import BadInput, without_credentials
 
 EXPERIMENT = "textray"
 KEY_PACKAGES = ("textray", "torch", "ray", "mlflow", "pyarrow", "numpy", "opencv-python-headless", "lmdb", "pydantic")
@@ -41,10 +42,23 @@ class RunHandle:
 
 
 def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or SQLite in the working folder; absolute, so that workers find the same store."""
+    """MLFLOW_TRACKING_URI, or SQLite in the working folder; absolute, so that workers find the same store.
+
+    Raises BadInput for a folder whose name holds a `?`: the path would end there, and the store lie elsewhere.
+    """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     scheme, separator, path = uri.partition(":///")
-    return f"{scheme}{separator}{Path(path).absolute()}" if scheme == "sqlite" and separator else uri
+    if scheme != "sqlite" or not separator:
+        return uri
+    if "/" in str(Path(path).absolute()).partition("?")[2]:
+        raise BadInput(f"{Path(path).absolute()}: expected a folder for the MLflow store without ? in its name, found one with it, which MLflow cannot "
+                       "open: work in another folder, or set MLFLOW_TRACKING_URI to a database elsewhere (sqlite:////path/mlflow.db) or a server")
+    return f"{scheme}{separator}{Path(path).absolute()}"
+
+
+def shown_uri() -> str:
+    """The store's URI for a terminal, and for whoever pastes it into a shell: without credentials."""
+    return shlex.quote(without_credentials(tracking_uri()))
 
 
 def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple[str, str]:
@@ -120,7 +134,7 @@ def _without_failing(run: RunHandle, what: str) -> Iterator[MlflowClient]:
     try:
         yield MlflowClient(tracking_uri=run.uri)
     except STORE_PROBLEMS as problem:
-        print(f"textray: warning: {what} of run {run.run} is not stored in {run.uri} ({_first_line(problem)})",
+        print(f"textray: warning: {what} of run {run.run} is not stored in {without_credentials(run.uri)} ({_first_line(problem)})",
               file=sys.stderr)
 
 
@@ -191,7 +205,7 @@ def git_state() -> dict[str, str]:
 
 
 def _first_line(problem: object) -> str:
-    return (str(problem).strip().splitlines() or [type(problem).__name__])[0][:300]
+    return without_credentials((str(problem).strip().splitlines() or [type(problem).__name__])[0])[:300]
 
 
 class MetricLog:
@@ -234,7 +248,7 @@ class MetricLog:
             self.lost += len(self._pending)
             self._pending = []
         if self.lost:
-            print(f"textray: {self.lost} metric values of run {self.run.run} were not stored in {self.run.uri}",
+            print(f"textray: {self.lost} metric values of run {self.run.run} were not stored in {without_credentials(self.run.uri)}",
                   file=sys.stderr)
 
     def __enter__(self) -> "MetricLog":
@@ -255,7 +269,7 @@ class MetricLog:
                 MlflowClient(tracking_uri=self.run.uri).log_batch(self.run.run, metrics=points)
             except STORE_PROBLEMS as problem:
                 if not self._warned:
-                    print(f"textray: warning: metrics cannot be stored in {self.run.uri} for now "
+                    print(f"textray: warning: metrics cannot be stored in {without_credentials(self.run.uri)} for now "
                           f"({_first_line(problem)}); the run goes on and they are tried again", file=sys.stderr)
                     self._warned = True
                 return

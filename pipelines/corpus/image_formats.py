@@ -7,6 +7,7 @@ asked about bytes that the table does not know, so the limit of pixels holds for
 import io
 import re
 import struct
+import warnings
 import zlib
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,6 +26,8 @@ RADIANCE_SIZE = re.compile(rb"\n([-+][XY]) +(\d{1,9}) +[-+][XY] +(\d{1,9})[ \r]*
 CODESTREAM = b"\xff\x4f\xff\x51"  # of a JPEG 2000: its size follows
 
 Size = tuple[int, int]  # width, height in pixels
+
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")  # a line for each damaged file
 
 
 class Format(NamedTuple):

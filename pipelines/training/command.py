@@ -23,5 +23,5 @@ def command(stage: str, description: str, example: str, argv: list[str] | None) 
     print(f"run {recipe.name}: {recipe.training.steps} steps done{accuracy}\nmodel:  {run / 'model'}\n"
           f"next:   textray {'finetune RECIPE initialize_from=' if stage == 'pretrain' else 'evaluate '}{run}"
           f"{'' if stage == 'pretrain' else ' --data NAME=PATH'}\n"
-          f"curves: mlflow ui --backend-store-uri {tracking.tracking_uri()}")
+          f"curves: mlflow ui --backend-store-uri {tracking.shown_uri()}")
     return 0

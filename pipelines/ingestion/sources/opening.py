@@ -87,8 +87,8 @@ def _open(argument: str, options: ReadOptions) -> list[Source]:
         shown = {folder for source in opened.values() if source.kind in SCENE_FORMATS for folder in source.image_folders()}
         return [opened.get(leaf.inside) or _open_leaf(name, place, leaf, options) for leaf in leaves if not _all_in(leaf, shown)]
     except OSError as problem:
-        raise BadInput(f"{problem.filename or path}: expected a readable folder, found {problem.strerror or problem}: "
-                       "correct its permissions") from problem
+        reason = os.strerror(problem.errno) if problem.errno else problem  # pyarrow's own words repeat the path
+        raise BadInput(f"{problem.filename or path}: expected a readable file or folder, found {reason}: correct its name or its permissions") from problem
 
 
 def _all_in(leaf: Leaf, shown: set[str]) -> bool:

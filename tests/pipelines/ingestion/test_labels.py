@@ -1,5 +1,8 @@
 """Label files: what every line says, or why it says nothing."""
 
+import codecs
+import unicodedata
+
 import pytest
 
 from foreign import make_folder, only, rows_of
@@ -146,3 +149,93 @@ def test_the_fingerprint_follows_the_texts_beside_the_images(tmp_path):
 @pytest.mark.parametrize("text", ["", "word", "a\n", "a\r", "a\r\n", "\n", "\ufeffbom", "\ufeff\n", "two\nlines"])
 def test_a_text_survives_a_file_of_its_own(text):
     assert text_of_file(file_of_text(text)) == text
+
+
+def texts_of(folder) -> list[str | None]:
+    return [row.text for row in rows_of(only(folder))]
+
+
+@pytest.mark.parametrize("labels", [
+    b"x,1/a.jpg\tA\nx,1/b.jpg\tB, b\n", b"x,1/a.jpg\tA\n\nx,1/b.jpg\tB, b", b"x,1/a.jpg\tA\nx,1/gone.jpg, \"odd\"\nx,1/b.jpg\tB, b\n"])
+def test_a_comma_in_a_path_does_not_make_a_list_with_tabs_another(tmp_path, labels):
+    folder = make_folder(tmp_path / "g", {"gt.txt": labels, "x,1/a.jpg": b"1", "x,1/b.jpg": b"2"})
+    assert [(row.key, row.text) for row in rows_of(only(folder)) if row.image] == [("g/x,1/a.jpg", "A"), ("g/x,1/b.jpg", "B, b")]
+
+
+def test_a_tab_in_a_text_does_not_make_a_list_with_commas_another(tmp_path):
+    folder = make_folder(tmp_path / "g", {"gt.txt": b'a.jpg, "one\ttab"\nb.jpg, "two"\n', "a.jpg": b"1", "b.jpg": b"2"})
+    assert texts_of(folder) == ["one\ttab", "two"]
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r", b"\r\r\n"])
+@pytest.mark.parametrize("name, lines", [
+    ("labels.tsv", [b"a.jpg\tA", b"b.jpg\tB\xe2\x80\xa8\x0cb\xc2\x85", b""]),
+    ("gt.txt", [b'a.jpg, "A"', b'b.jpg, "B\xe2\x80\xa8\x0cb\xc2\x85"', b""]),
+    ("labels.csv", [b"file_name,text", b"a.jpg,A", b"b.jpg,B\xe2\x80\xa8\x0cb\xc2\x85", b""]),
+    ("labels.jsonl", [b'{"file_name": "a.jpg", "text": "A"}', b'{"file_name": "b.jpg", "text": "B\xe2\x80\xa8\\fb\xc2\x85"}', b""])])
+def test_lines_end_as_any_system_ends_them_and_at_nothing_else(tmp_path, name, lines, end):
+    folder = make_folder(tmp_path / "l", {name: end.join(lines), "a.jpg": b"1", "b.jpg": b"2"})
+    assert texts_of(folder) == ["A", "B\u2028\x0cb\x85"]
+
+
+@pytest.mark.parametrize("encoding, mark", [("utf-8", codecs.BOM_UTF8), ("utf-16-le", codecs.BOM_UTF16_LE), ("utf-16-be", codecs.BOM_UTF16_BE),
+                                            ("utf-32-le", codecs.BOM_UTF32_LE), ("utf-32-be", codecs.BOM_UTF32_BE)])
+@pytest.mark.parametrize("name, labels", [("labels.tsv", "é.jpg\tÄ\r\n"), ("gt.txt", 'é.jpg, "Ä"\n'), ("metadata.csv", "text;file\nÄ;é.jpg\n"),
+                                          ("labels.jsonl", '{"file": "é.jpg", "text": "Ä"}'), ("é.gt.txt", "Ä\n")])
+def test_a_byte_order_mark_says_the_encoding(tmp_path, name, labels, encoding, mark):
+    folder = make_folder(tmp_path / "b", {name: mark + labels.encode(encoding), "é.jpg": b"1"})
+    assert rows_of(only(folder)) == [Row("b/é.jpg", b"1", "Ä")]
+
+
+@pytest.mark.parametrize("labels, message", [
+    ("a.jpg\tA\n".encode("utf-16-le"), "in UTF-8, or in UTF-16 with its byte-order mark, found a zero byte in line 1: write it as UTF-8"),
+    (b"a.jpg\tA\nb.jpg\t\0\n", "found a zero byte in line 2"), (b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR", "found a zero byte in line 3"),
+    (codecs.BOM_UTF16_LE + b"a\0.", "in utf-16-le, as its byte-order mark says, found truncated data at byte 4: write it as UTF-8")])
+@pytest.mark.parametrize("name", ["labels.tsv", "gt.txt", "labels.csv", "labels.jsonl"])
+def test_what_is_no_text_is_refused(tmp_path, name, labels, message):
+    with pytest.raises(BadInput, match=message):
+        only(make_folder(tmp_path / "x", {name: labels, "a.jpg": b"1"}))
+
+
+@pytest.mark.parametrize("labels, line", [
+    (b'file,text\na.jpg,"open\nb.jpg,B\nc.jpg,C"\nd.jpg,D\n', 2), (b'file,text\na.jpg,A\nb.jpg,"open\nc.jpg,C\nd.jpg,"D"\n', 3),
+    (b'text;file\nA;a.jpg\n"open;b.jpg\nC;c.jpg\nD;d.jpg"\n', 3), (b'file,text\na.jpg,"open\r\nb.jpg,"', 2), (b'file,text\ra.jpg,"x\rb.jpg,B\r', 2)])
+def test_a_quote_without_its_end_swallows_no_rows(tmp_path, labels, line):
+    files = {f"{name}.jpg": b"1" for name in "abcd"}
+    with pytest.raises(BadInput, match=f"expected CSV whose quotes are closed and doubled inside quotes, found .* begins in line {line}: correct it"):
+        only(make_folder(tmp_path / "x", {"labels.csv": labels, **files}))
+
+
+def test_a_csv_keeps_line_breaks_that_are_no_rows_and_empty_cells_at_the_ends_of_lines(tmp_path):
+    labels = b'file,text\na.jpg,"two\nlines, one comma"\nb.jpg,B,,\nc.jpg,,\nd.jpg,D,,x\n'
+    folder = make_folder(tmp_path / "c", {"labels.csv": labels, **{f"{name}.jpg": b"1" for name in "abcd"}})
+    assert [(row.text, row.problem) for row in rows_of(only(folder))] == [
+        ("two\nlines, one comma", None), ("B", None), ("", None), (None, "malformed label line"), (None, None)]
+
+
+def test_a_csv_is_split_where_its_header_is(tmp_path):
+    folder = make_folder(tmp_path / "c", {"labels.csv": b"text (one, or, more)\tfile\ttext\nx\ta,1.jpg\tA\n", "a,1.jpg": b"1"})
+    assert rows_of(only(folder)) == [Row("c/a,1.jpg", b"1", "A")]
+
+
+@pytest.mark.parametrize("listed, lies", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_a_name_is_found_whichever_way_its_letters_are_written(tmp_path, listed, lies):
+    listed, lies = (unicodedata.normalize(form, "schön/é.jpg") for form in (listed, lies))
+    folder = make_folder(tmp_path / "n", {"labels.tsv": f"{listed}\tA\n".encode(), f"images/{lies}": b"1"})
+    assert rows_of(only(folder)) == [Row(f"n/images/{lies}", b"1", "A")]
+
+
+def test_two_files_that_only_their_normal_form_tells_apart_are_not_guessed_at(tmp_path):
+    both = [unicodedata.normalize(form, "e\u0301\u0323.jpg") for form in ("NFC", "NFD")] + ["\u00e9\u0323.jpg"]
+    folder = make_folder(tmp_path / "n", {"labels.tsv": f"{both[0]}\tA\n{both[1]}\tB\n".encode(), both[1]: b"2", both[2]: b"3"})
+    assert [(row.text, row.problem) for row in rows_of(only(folder))] == [("A", "several images of this name"), ("B", None), (None, None)]
+
+
+@pytest.mark.parametrize("content", [b"word\r", b"word\r\n", b"\xff\xfew\0o\0r\0d\0\n\0"])
+def test_a_text_beside_its_image_has_one_line_however_it_ends(tmp_path, content):
+    assert texts_of(make_folder(tmp_path / "h", {"1.png": b"1", "1.gt.txt": content})) == ["word"]
+
+
+def test_a_text_beside_its_image_with_more_lines_is_told(tmp_path):
+    folder = make_folder(tmp_path / "h", {"1.png": b"1", "1.gt.txt": b"one\rtwo", "2.png": b"2", "2.gt.txt": b"w\0o\0"})
+    assert [row.problem for row in rows_of(only(folder))] == ["several lines of text", "label is not UTF-8"]
