@@ -4,7 +4,7 @@ import re
 
 URI = re.compile(r"(\b[A-Za-z][\w+.-]*://)([^\s'\"<>]+)")
 PORT = re.compile(r":\d*$")
-SECRET = re.compile(r"([?&;][^=&;]*(?:key|secret|token|password|passwd|pwd|signature|credential|\bsig)[^=&;]*=)[^&;,]+", re.IGNORECASE)
+SECRET = re.compile(r"([?&;][^=&;]*(?:key|secret|token|password|passwd|pwd|signature|credential|\bsig)[^=&;]*=)[^&;,]*[^&;,:]", re.IGNORECASE)
 
 
 class BadInput(Exception):

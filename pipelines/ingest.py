@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _options(arguments: argparse.Namespace) -> Options:
     for name, least in (("min_side", 0), ("max_aspect", 1), ("min_contrast", 0), ("max_text_length", 0), ("rows_per_shard", 1), ("rows_per_group", 1)):
-        if getattr(arguments, name) < least:
+        if not least <= getattr(arguments, name) < float("inf"):
             raise BadInput(f"--{name.replace('_', '-')}: expected {least} or more, "
                            f"found {getattr(arguments, name)}: correct it")
     if not 0 <= arguments.max_errors <= 1:

@@ -27,7 +27,7 @@ from pipelines.errors import BadInput, without_credentials
 
 EXPERIMENT = "textray"
 KEY_PACKAGES = ("textray", "torch", "ray", "mlflow", "pyarrow", "numpy", "opencv-python-headless", "lmdb", "pydantic")
-STORE_PROBLEMS = (MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError)  # what a store that is away or full raises
+STORE_PROBLEMS = (MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError, ModuleNotFoundError)  # of a store that is away or full, or has no driver here
 METRICS_PER_CALL, PARAMETERS_PER_CALL = 1000, 100  # limits of MLflow's log-batch
 PARAMETER_LENGTH = 6000  # limit of MLflow; the recipe file holds the whole value
 

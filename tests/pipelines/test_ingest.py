@@ -308,3 +308,14 @@ def test_what_does_not_look_like_a_word_is_filtered_by_published_defaults():
 def test_labels_keep_their_script_and_get_one_normal_form(form, kept):
     row = Row("s/1", cv2.imencode(".png", np.arange(200, dtype=np.uint8)[None].repeat(30, axis=0))[1].tobytes(), "e\u0301 \ufb01 \u4eac")
     assert inspect(row, "s", Options(unicode=form)).row.text == kept
+
+
+def test_names_of_any_kind_come_through(ray_session, tmp_path, monkeypatch, capsys):
+    (tmp_path / "a b?%20#[1]+(2)").mkdir()
+    monkeypatch.chdir(tmp_path / "a b?%20#[1]+(2)")
+    make_folder(Path("w?%20 +[x](y)"), {"p?%20 #+.png": jpeg(0), "q.jfif": jpeg(1), "r.heic": b"\0\0\0\x18ftypheic" + bytes(20)})
+    assert run("ingest", ["w?%20 +[x](y)", "n (1)+[2]=w?%20 +[x](y)", "--out", "c?%20 [z]", "--max-errors", "0.5"]) == 0
+    corpus = Corpus.open("c?%20 [z]")
+    assert sorted(row["key"] for row in all_rows(corpus)) == [f"{source}/{name}" for source in ("n (1)+[2]", "w?%20 +[x](y)") for name in ("p?%20 #+.png", "q.jfif")]
+    assert {key: reason for key, _, reason in rejected(corpus)} == {f"{source}/r.heic": "image format that is not read" for source in ("n (1)+[2]", "w?%20 +[x](y)")}
+    assert left_in(tmp_path) == ["a b?%20#[1]+(2)"]

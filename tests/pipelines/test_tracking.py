@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import shlex
 import time
 from pathlib import Path
 
@@ -169,3 +170,31 @@ def test_values_that_a_store_never_took_are_counted(store, monkeypatch, capfd):
     log.close()
     assert log.lost == 5
     assert f"5 metric values of run {handle.run} were not stored" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a b", "a%20b", "a#b", "[a](b)+"])
+def test_a_store_lies_in_its_folder_whatever_its_name(tmp_path, monkeypatch, name):
+    (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / name)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert tracking.tracking_uri() == f"sqlite:///{tmp_path / name / 'mlflow.db'}"
+    assert shlex.split(tracking.shown_uri()) == [tracking.tracking_uri()]
+
+
+def test_a_folder_in_which_mlflow_cannot_open_a_store_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "what?").mkdir()
+    monkeypatch.chdir(tmp_path / "what?")
+    for uri in (None, "sqlite:///mlflow.db", f"sqlite:///{tmp_path}/what?/mlflow.db"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri) if uri else monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with pytest.raises(BadInput, match="what.*expected a folder for the MLflow store without . in its name, found one with it"):
+            tracking.prepare_store()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert list(tmp_path.rglob("*")) == [tmp_path / "what?"]
+
+
+def test_the_store_s_password_is_not_shown(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:SECRET@nowhere.invalid/runs")
+    assert tracking.shown_uri() == "'postgresql://***@nowhere.invalid/runs'"
+    with pytest.raises(BadInput, match=r"the MLflow store postgresql://\*\*\*@nowhere.invalid/runs cannot be used"):
+        tracking.prepare_store()

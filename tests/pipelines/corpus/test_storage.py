@@ -162,3 +162,41 @@ def test_what_cannot_be_reached_is_one_sentence(server, capsys):
     assert errors[0].startswith("textray: error: s3://no-such-bucket/c: expected a corpus (a folder with corpus.json), found no such folder: make")
     assert errors[1] == ("textray: error: ftp://host/c/corpus.json: expected a path or a URI that begins with s3://, gs://, hf://, file://, found ftp://: "
                          "correct it")
+
+
+@pytest.mark.parametrize("uri", ["s3://KEY:HUSH@bucket/words", "s3://KEY:HUSH/HUSH@bucket/words", "gs://HUSH@bucket/words", "https://me:HUSH@host/words",
+                                 "s3://bucket/words?secret_key=HUSH", "hf://me:HUSH@datasets/a/b"])
+def test_a_uri_with_credentials_is_refused_and_not_repeated(words, tmp_path, uri, capfd):
+    for arguments in (["ingest", uri, "--out", str(tmp_path / "c")], ["ingest", f"N={uri}", "--out", str(tmp_path / "c")],
+                      ["ingest", f"tar:{uri}", "--out", str(tmp_path / "c")], ["ingest", str(words), "--out", uri],
+                      ["ingest", str(words), "--guard", uri, "--out", str(tmp_path / "c")], ["describe", uri]):
+        assert run(arguments[0], arguments[1:]) == 2
+        said = capfd.readouterr()
+        assert "HUSH" not in said.out + said.err and said.err.count("\n") == 1
+        assert "expected a URI without credentials, found some: leave them out" in said.err
+    assert not (tmp_path / "c").exists()
+    with pytest.raises(BadInput, match="without credentials"):
+        storage.locate(uri)
+
+
+@pytest.mark.parametrize("name", ["a b", "a%20b", "a?b#c", "a+b", "[a](b)", "ä=&b"])
+def test_a_name_is_the_same_everywhere(place, tmp_path, name):
+    for folder in (str(tmp_path), place):
+        path = storage.join(folder, name, f"{name}.bin")
+        storage.write_bytes(path, b"1")
+        assert storage.list_names(folder) == [name] and storage.list_files(folder)[0].path == f"{name}/{name}.bin"
+        assert storage.read_bytes(path) == b"1" and storage.kind(path) == "file"
+        storage.remove(storage.join(folder, name))
+        assert storage.kind(path) is None
+
+
+def test_a_file_uri_is_decoded_and_a_path_is_not(tmp_path):
+    (tmp_path / "a b%20?").mkdir()
+    uri = (tmp_path / "a b%20?").as_uri()
+    assert uri.endswith("/a%20b%2520%3F") and storage.kind(uri) == "folder" and storage.absolute(uri) == str(tmp_path / "a b%20?")
+    assert storage.kind(str(tmp_path / "a%20b%2520%3F")) is None
+
+
+def test_a_path_that_is_not_utf_8_is_named():
+    with pytest.raises(BadInput, match=r"'a\\udcff': expected a path in UTF-8, found other bytes: rename it"):
+        storage.kind("a\udcff")

@@ -195,3 +195,38 @@ def test_memory_does_not_grow_with_the_archive(tmp_path):
     large = make_tar(tmp_path / "large.tar", {f"{number:05}.jpg": data for number, data in enumerate([bytes(100_000)] * 1500)})
     assert sum(table.num_rows for table in tar_tables(str(large), rows_per_table=100)) == 1500  # 150 MB
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 80_000  # KiB
+
+
+def pax(record: bytes) -> bytes:
+    """An archive whose one file has a pax header with this record."""
+    header = bytearray(tarfile.TarInfo("a.jpg").tobuf(tarfile.USTAR_FORMAT))
+    extended = tarfile.TarInfo("pax")
+    extended.type, extended.size = tarfile.XHDTYPE, len(record)
+    return extended.tobuf(tarfile.USTAR_FORMAT) + record.ljust(512, b"\0") + bytes(header) + bytes(1024)
+
+
+def with_field(start: int, field: bytes) -> bytes:
+    """An archive whose one header has other bytes from `start` on, and the sum of these."""
+    header = bytearray(tarfile.TarInfo("a.jpg").tobuf(tarfile.USTAR_FORMAT))
+    header[start:start + len(field)] = field
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
+@pytest.mark.parametrize("record", [
+    "12 size=１２\n".encode(), "11 size=²\n".encode(), b"12 size=1_0\n", b"11 size=+3\n", b"11 size=-3\n", b"11 size= 3\n", b"11 size=0x1\n"[:11], b"9 size=\n",
+    b"+9 path=a\n", b"1_0 path=a\n", "１０ path=a\n".encode(), b"9" * 5000 + b" path=a\n", b"30 size=" + b"9" * 21 + b"\n", b"\t9 path=a\n"])
+def test_a_pax_header_counts_in_plain_digits(tmp_path, record):
+    if len(record) > 512:
+        record = record[:512]
+    (tmp_path / "t.tar").write_bytes(pax(record))
+    with pytest.raises(BadInput, match="expected a whole tar, found a pax header with(out lengths| a size that is no number)"):
+        only(tmp_path / "t.tar")
+
+
+@pytest.mark.parametrize("field", [b"0000000001_0", b"-0000000001\0", b"+0000000001\0", b"0o000000001\0", b"00000000009\0", b"\xff" * 12, b"\t0000000001"])
+def test_a_header_counts_in_octal_digits(tmp_path, field):
+    (tmp_path / "t.tar").write_bytes(with_field(124, field))
+    with pytest.raises(BadInput, match="expected a whole tar, found no number in a header"):
+        only(tmp_path / "t.tar")
