@@ -57,6 +57,12 @@ class ShardEntry(BaseModel):
     row_groups: list[int]  # rows in each row group
 
 
+class Versioned(BaseModel):
+    """What a manifest of any version says."""
+
+    schema_version: int = SCHEMA_VERSION
+
+
 class Manifest(BaseModel):
     """The content of corpus.json."""
 

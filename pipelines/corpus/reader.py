@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import ValidationError
-
 from pipelines.corpus import storage
-from pipelines.corpus.manifest import MANIFEST, SCHEMA_VERSION, Manifest
+from pipelines.corpus.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Versioned
 from pipelines.corpus.quarantine import QUARANTINE
+from pipelines.corpus.shards import undamaged
 from pipelines.errors import BadInput
+from pipelines.state import parse_json
 
 
 class RowGroup(NamedTuple):
@@ -44,17 +44,12 @@ class Corpus:
         """Open the corpus at `path`, a folder or a URI. Raises BadInput if it is missing, unfinished, damaged or too new."""
         folder = storage.absolute(os.fspath(path)) if storage.is_remote(os.fspath(path)) else os.fspath(path)
         data = _manifest_bytes(folder)
-        try:
-            manifest = Manifest.model_validate_json(data)
-        except ValidationError as problem:
-            first = problem.errors()[0]
-            where = ".".join(str(part) for part in first["loc"])
-            raise BadInput(f"{folder}/{MANIFEST}: expected a corpus manifest, found {first['msg']} "
-                           f"at {where or 'the top'}: ingest the sources again") from problem
-        if manifest.schema_version != SCHEMA_VERSION:
-            raise BadInput(f"{folder}: expected a corpus of schema version {SCHEMA_VERSION}, "
-                           f"found {manifest.schema_version}: read it with the version of textray that wrote it, "
-                           "or ingest the sources again")
+        file, again = f"{folder}/{MANIFEST}", "this is not the manifest of a corpus; ingest the sources again"
+        version = parse_json(data, Versioned, file, again).schema_version
+        if version != SCHEMA_VERSION:
+            raise BadInput(f"{folder}: expected a corpus of schema version {SCHEMA_VERSION}, found {version}: read it with the version of "
+                           "textray that wrote it, or ingest the sources again")
+        manifest = parse_json(data, Manifest, file, again)
         _check_shards(folder, manifest)
         return cls(folder, manifest, hashlib.sha256(data).hexdigest())
 
@@ -70,12 +65,18 @@ class Corpus:
                 for shard in self.manifest.shards for index, rows in enumerate(shard.row_groups)]
 
     def read_row_group(self, shard: str, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read row group `index` of the shard named `shard`; `columns` in the order of the schema, None for all."""
-        with self._parquet(shard, self._footers.get(shard)) as file:
+        """Read row group `index` of the shard named `shard`; `columns` in the order of the schema, None for all.
+
+        Raises BadInput for a shard that is damaged, or not the one that the manifest lists.
+        """
+        with undamaged(storage.join(self.path, shard)), self._parquet(shard, self._footers.get(shard)) as file:
             self._footers[shard] = file.metadata
             while len(self._footers) > self.FOOTERS_KEPT:
                 self._footers.popitem(last=False)
-            return file.read_row_group(index, columns=None if columns is None else list(columns))
+            table = file.read_row_group(index, columns=None if columns is None else list(columns))
+            for name in columns or ():  # Arrow leaves out what is not there
+                table.schema.field(name)
+            return table
 
     def _parquet(self, name: str, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
         path = storage.join(self.path, name)
@@ -90,7 +91,7 @@ class Corpus:
 
     def quarantine_iter(self) -> Iterator[pa.Table]:
         """The rejected rows, as tables with QUARANTINE_SCHEMA."""
-        with self._parquet(QUARANTINE) as file:
+        with undamaged(storage.join(self.path, QUARANTINE)), self._parquet(QUARANTINE) as file:
             for index in range(file.num_row_groups):
                 yield file.read_row_group(index)
 

@@ -3,12 +3,15 @@
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipelines.corpus import storage
 from pipelines.corpus.manifest import ShardEntry
+from pipelines.errors import BadInput
 
 ROWS_PER_GROUP = 1000
 
@@ -30,6 +33,27 @@ PARQUET_OPTIONS = dict(
     use_dictionary=["source", "labeler"],
     write_statistics=[name for name in SCHEMA.names if name != "image"],
 )
+
+
+@contextmanager
+def undamaged(path: str, remedy: str = "copy the corpus again, or ingest it again") -> Iterator[None]:
+    """Turns what a damaged Parquet or Arrow file at `path` does to its reader into BadInput; what a disk or a store does passes."""
+    try:
+        yield
+    except (pa.ArrowException, ValueError, LookupError) as problem:
+        reason = str(problem)
+    except OSError as problem:  # so Arrow reports a torn footer or page, too, without the number of an error
+        reason = str(problem)
+        if problem.errno is not None or not re.search("parquet|thrift|page|compress|end of stream", reason, re.IGNORECASE):
+            raise
+    else:
+        return
+    raise BadInput(f"{path}: expected it whole, found it damaged ({(reason.splitlines() or ['unreadable'])[0][:200]}): {remedy}")
+
+
+def of_staging(path: str) -> str:
+    """The remedy for a damaged file of an unfinished corpus."""
+    return f"remove the folder {path.partition('.partial/')[0]}.partial and run the same command again"
 
 
 def shard_name(source: str, index: int) -> str:

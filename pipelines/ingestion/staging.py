@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,8 +27,10 @@ from pydantic import ValidationError
 from pipelines.corpus import storage
 from pipelines.corpus.manifest import MANIFEST, SourceCounts, write_manifest
 from pipelines.corpus.quarantine import QUARANTINE, write_quarantine
+from pipelines.corpus.shards import of_staging, undamaged
 from pipelines.errors import BadInput
 from pipelines.ingestion.chunks import Chunk, ChunkResult
+from pipelines.state import parse_json
 
 
 def check_target(target: str, overwrite: bool) -> None:
@@ -74,8 +77,8 @@ class Staging:
 
     def _holds(self, plan: dict) -> bool:
         try:
-            return json.loads(storage.read_bytes(self._plan)) == json.loads(json.dumps(plan))
-        except FileNotFoundError:
+            return parse_json(storage.read_bytes(self._plan), dict[str, Any], self._plan, "") == json.loads(json.dumps(plan))
+        except (FileNotFoundError, BadInput):  # a damaged plan is another plan
             return False
 
     def finished(self, chunk: Chunk) -> ChunkResult | None:
@@ -106,7 +109,8 @@ class Staging:
 
     def _tables(self, name: str) -> Iterator[pa.Table]:
         """The row groups of a file of rejected rows."""
-        with pq.ParquetFile(storage.open_file(storage.join(self.done, name))) as file:
+        path = storage.join(self.done, name)
+        with undamaged(path, of_staging(path)), pq.ParquetFile(storage.open_file(path)) as file:
             for index in range(file.num_row_groups):
                 yield file.read_row_group(index)
 

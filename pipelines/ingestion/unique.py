@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pipelines.corpus import storage
 from pipelines.corpus.quarantine import Rejected
-from pipelines.corpus.shards import ShardWriter, shard_name
+from pipelines.corpus.shards import ShardWriter, of_staging, shard_name, undamaged
 from pipelines.ingestion.chunks import ChunkResult, Options, RejectedWriter, room_for
 from pipelines.ingestion.duplicates.search import HashFile, find
 from pipelines.ingestion.staging import Staging
@@ -97,7 +97,7 @@ def write_without(touched: Touched, corpus: str, unique: str, done: str, options
 
 
 def _rows(path: str) -> Iterator[dict]:
-    with pq.ParquetFile(storage.open_file(path)) as file:
+    with undamaged(path, of_staging(path)), pq.ParquetFile(storage.open_file(path)) as file:
         for index in range(file.num_row_groups):
             yield from file.read_row_group(index).drop_columns("source").to_pylist()
 
@@ -108,7 +108,8 @@ def matched_keys(drops: pa.Table, corpus: str) -> list[str]:
     places = list(zip(drops["match_source"].to_pylist(), drops["match_index"].to_pylist(), drops["match_row"].to_pylist()))
     for shard in sorted({place[:2] for place in places if place[0] is not None}):
         chosen = [number for number, place in enumerate(places) if place[:2] == shard]
-        with pq.ParquetFile(storage.open_file(storage.join(corpus, shard_name(*shard)))) as file:
+        path = storage.join(corpus, shard_name(*shard))
+        with undamaged(path, of_staging(path)), pq.ParquetFile(storage.open_file(path)) as file:
             ends = np.cumsum([file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)])
             groups = np.searchsorted(ends, [places[number][2] for number in chosen], side="right")
             for group in np.unique(groups).tolist():

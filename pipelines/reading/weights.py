@@ -15,13 +15,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from models.charset import Charset
 from models.recognizer import Recognizer
 from models.recognizers import build
 from pipelines.errors import BadInput
+from pipelines.state import parse_json
 
 DESCRIPTION, WEIGHTS = "recognizer.json", "weights.pt"
+
+
+class Description(BaseModel):
+    """What recognizer.json holds; whoever writes a model may add more."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+    charset: str
+    overrides: dict[str, Any]
+    weights_sha256: str
+    trained: list[str] | None = None  # the parts that were trained, of a pretrained model
+    run: str = ""
 
 
 def save_recognizer(folder: str | Path, recognizer: Recognizer, extra: Mapping[str, Any] | None = None) -> Path:
@@ -118,15 +133,11 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     """
     file = Path(folder) / DESCRIPTION
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-        if {"name", "charset", "overrides", "weights_sha256"} <= description.keys():
-            return description
+        data = file.read_bytes()
     except FileNotFoundError:
         raise BadInput(f"expected {file}, found no such file") from None
-    except (ValueError, AttributeError):
-        pass
-    raise BadInput(f"{file} is not the description of a recognizer: expected JSON with name, charset, overrides and "
-                   "weights_sha256")
+    found = parse_json(data, Description, str(file), "this is not the description of a recognizer; train or copy the model again")
+    return found.model_dump(exclude_unset=True)
 
 
 def load_recognizer(where: str | Path, runs: str | Path = "runs") -> Recognizer:
@@ -149,8 +160,8 @@ def load_recognizer(where: str | Path, runs: str | Path = "runs") -> Recognizer:
         recognizer.temperature = _temperature(description)
         state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
         _check_fit(recognizer.state_dict(), state)
-    except (ValueError, pickle.UnpicklingError) as problem:
-        reason = str(problem).splitlines()[0]
+    except (ValueError, TypeError, KeyError, ArithmeticError, RuntimeError, EOFError, pickle.UnpicklingError) as problem:
+        reason = (str(problem).splitlines() or [type(problem).__name__])[0]
         raise BadInput(f"the model in {folder} cannot be loaded by this version: {reason}") from None
     recognizer.load_state_dict(state)
     return recognizer.eval().to(memory_format=torch.channels_last)  # a fifth faster
@@ -165,6 +176,8 @@ def _temperature(description: Mapping[str, Any]) -> float:
 
 
 def _check_fit(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor]) -> None:
+    if not isinstance(found, Mapping) or not all(isinstance(value, torch.Tensor) for value in found.values()):
+        raise ValueError(f"{WEIGHTS} holds something else than tensors by name")
     differences = [f"missing {name}" for name in wanted if name not in found]
     differences += [f"unexpected {name}" for name in found if name not in wanted]
     differences += [f"{name} is {tuple(found[name].shape)} instead of {tuple(wanted[name].shape)}"

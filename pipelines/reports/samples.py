@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from pipelines.corpus.quarantine import QUARANTINE, QUARANTINE_SCHEMA
 from pipelines.corpus.reader import Corpus, RowGroup
+from pipelines.corpus.shards import undamaged
 from pipelines.corpus.storage import join, open_file
 from pipelines.errors import BadInput
 from pipelines.ingestion.wordsets import open_sets
@@ -140,7 +141,7 @@ def find_rows(corpus: Corpus, keys: Iterable[str]) -> dict[str, Shown]:
 
 
 def _may_hold(corpus: Corpus, shard: str, keys: list[str]) -> list[int]:
-    with open_file(join(corpus.path, shard)) as file:
+    with undamaged(join(corpus.path, shard)), open_file(join(corpus.path, shard)) as file:
         footer = pq.read_metadata(file)
     column = footer.schema.names.index("key")
     candidates = []
@@ -157,7 +158,8 @@ def gather_rejects(corpus: Corpus, seed: int) -> Rejects:
     Memory holds the pictures to show and 8 bytes for each duplicate. Raises BadInput if the file is missing.
     """
     try:
-        with open_file(join(corpus.path, QUARANTINE)) as file, closing(pq.ParquetFile(file)) as parquet:
+        path = join(corpus.path, QUARANTINE)
+        with undamaged(path), open_file(path) as file, closing(pq.ParquetFile(file)) as parquet:
             return _Gathering(corpus, parquet, seed).run()
     except FileNotFoundError:
         raise BadInput(f"{corpus.path}: expected {QUARANTINE} beside the shards, found none: copy the corpus again, "

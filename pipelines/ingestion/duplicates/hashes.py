@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from pipelines.corpus.shards import of_staging, undamaged
 from pipelines.corpus.storage import is_remote, open_file
 from pipelines.ingestion.duplicates.similarity import SIGNATURE_BYTES, Signature, signature
 
@@ -64,8 +65,9 @@ def write_hashes(path: str, table: pa.Table) -> None:
 
 def read_hashes(path: str) -> pa.Table:
     """A file of hashes: mapped if it lies on this machine, read whole if not."""
-    file = open_file(path) if is_remote(path) else pa.memory_map(path)
-    return pa.ipc.open_file(file).read_all()
+    with undamaged(path, of_staging(path)):
+        file = open_file(path) if is_remote(path) else pa.memory_map(path)
+        return pa.ipc.open_file(file).read_all()
 
 
 class Rows(NamedTuple):
