@@ -14,11 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from pathlib import Path
+from typing import Any
 
 from pipelines import cli
 from pipelines.corpus.reader import Corpus
+from pipelines.corpus.storage import here
 from pipelines.errors import BadInput
-from pipelines.training.runs import RunFolder
+from pipelines.state import parse_json
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SOURCE_WORDS = 20_000
@@ -164,9 +166,10 @@ def learn(folder: Path, step: Steps, material: Material) -> dict[str, Path]:
     step("fine-tune on the source's labels", "finetune", RECIPES / "demo_supervised.yaml", runs, *labeled, *supervised)
     step("fine-tune on both (CCR)", "finetune", RECIPES / "demo_ccr.yaml", runs, *both, *ccr)
     step("sweep four trials", "tune", RECIPES / "demo_sweep.yaml", "--trials", "4", runs, *both, *trial)
-    best = json.loads((folder / "runs" / "sweep" / "trials.json").read_text(encoding="utf-8"))[0]
+    file = folder / "runs" / "sweep" / "trials.json"
+    best = parse_json(file.read_bytes(), list[dict[str, Any]], str(file), "run the demo again with --overwrite")[0]
     return {"supervised": folder / "runs" / "supervised", "ccr": folder / "runs" / "ccr",
-            "sweep, best trial": RunFolder(folder / "runs" / "sweep" / "trials" / best["name"]).path}
+            "sweep, best trial": folder / "runs" / "sweep" / "trials" / best["name"]}
 
 
 def measure(folder: Path, step: Steps, title: str, model: Path, sets: dict[str, Path]) -> dict:
@@ -202,8 +205,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", help="real benchmarks (words/train/{IIIT5K,IC15,SVT}, words/test/{SVT,IIIT5K,IC13}) instead of drawn targets")
     parser.add_argument("--overwrite", action="store_true", help="remove what an earlier demo left in the folder")
     arguments = parser.parse_args(argv)
-    folder = Path(arguments.folder).absolute()
-    data = arguments.data and Path(arguments.data).absolute()
+    folder = here(arguments.folder, "--folder")
+    data = arguments.data and here(arguments.data, "--data")
     if data:
         real_sets(data)
     if folder.exists():

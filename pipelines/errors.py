@@ -1,10 +1,12 @@
-"""The one exception that a user's input can cause, and what it must not tell."""
+"""The one exception that a user's input can cause, what it must not tell, and how a full disk is told from other faults."""
 
+import errno
 import re
 
 URI = re.compile(r"(\b[A-Za-z][\w+.-]*://)([^\s'\"<>]+)")
 PORT = re.compile(r":\d*$")
 SECRET = re.compile(r"([?&;][^=&;]*(?:key|secret|token|password|passwd|pwd|signature|credential|\bsig)[^=&;]*=)[^&;,]*[^&;,:]", re.IGNORECASE)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, in a quota, below the limit of a file's size
 
 
 class BadInput(Exception):
@@ -29,3 +31,8 @@ def _bare(rest: str) -> str:
     host = rest.partition("/")[0]
     end = host.rfind("@") if "@" in host else rest.rfind("@") if ":" in PORT.sub("", host) else -1
     return SECRET.sub(r"\1***", "***@" + rest[end + 1:] if end >= 0 else rest)
+
+
+def disk_full(problem: BaseException) -> bool:
+    """Whether there was no room to write."""
+    return isinstance(problem, OSError) and problem.errno in NO_ROOM

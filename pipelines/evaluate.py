@@ -3,10 +3,10 @@
 import argparse
 import re
 import sys
-from pathlib import Path
 
 import torch
 
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.evaluation.gates import failed_gates, parse_gates
 from pipelines.evaluation.measure import evaluate_set, rule_on
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
                "  textray evaluate my-run --data SVT=data/SVT --lexicon 50")
     arguments.add_argument("model", help="a run's name or folder, a model folder, or models:/NAME@champion")
     add_reading_arguments(arguments)
-    arguments.add_argument("--out", metavar="FOLDER", help="where the report goes (default: reports/evaluation-MODEL)")
+    arguments.add_argument("--out", metavar="FOLDER", help="where the report goes, a folder or URI (default: reports/evaluation-MODEL)")
     add_options(arguments)
     arguments.add_argument("--gate", action="append", default=[], metavar="NAME=ACCURACY",
                            help="exit with status 1 if a set, or `average`, is below this accuracy (0 to 1)")
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.precision != "float32":
         for result in results:
             result.notes.append(options.precision)
-    out = Path(options.out or Path("reports") / f"evaluation-{file_safe(options.model)}")
+    out = options.out or storage.join("reports", f"evaluation-{file_safe(options.model)}")
     write_results(out, options.model, results, about)
     print(as_text(rows(results)))
     print(f"\nmade {out}/evaluation.html (the worst mistakes), evaluation.json (every number), "

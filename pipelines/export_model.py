@@ -4,11 +4,11 @@ import argparse
 import sys
 import time
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
 from pipelines.corpus.images import Shape, decode_image
+from pipelines.corpus.storage import here
 from pipelines.errors import BadInput
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.reading.batches import shape_of
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `textray export-model`."""
     options = parser().parse_args(argv)
-    target, start = Path(options.out), time.monotonic()
+    target, start = here(options.out, "--out"), time.monotonic()
     chosen = format_of(target)
     if target.exists() and not options.overwrite:
         raise BadInput(f"--out: expected a free name, found {target}: choose another, or add --overwrite to replace it")

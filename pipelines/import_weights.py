@@ -12,6 +12,7 @@ import yaml
 from models.charset import Charset
 from models.published import LAYOUTS
 from models.recognizer import Recognizer
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.reading.checkpoint_file import BRANCHES, read_tensors, sha256
 from pipelines.reading.published import import_weights
@@ -46,13 +47,13 @@ def charset_of(argument: str | None) -> Charset | None:
         raise BadInput(f"--charset: {problem}") from None
 
 
-def _free(folder: Path) -> Path:
-    if (folder / DESCRIPTION).exists():
+def _free(folder: str) -> str:
+    if storage.kind(storage.join(folder, DESCRIPTION)) is not None:
         raise BadInput(f"--out: expected a folder without a model, found one in {folder}: choose another, or remove it")
     return folder
 
 
-def register(folder: Path, name: str, tags: dict[str, str]) -> str:
+def register(folder: str | Path, name: str, tags: dict[str, str]) -> str:
     """Put a model folder into the registry as the next version of `name`; returns its URI."""
     store, experiment = prepare_store()
     return f"models:/{name}/{versions.add_version(store, experiment, name, folder, run=None, tags=tags)}"
@@ -66,9 +67,9 @@ def parser() -> argparse.ArgumentParser:
                     "Files of these are known:\n" + "\n".join(f"  {layout.source}" for layout in LAYOUTS),
         epilog="example:\n  textray import-weights TPS-ResNet-BiLSTM-Attn.pth --name trba\n"
                "  textray evaluate models:/trba/1 --data IIIT5K=data/IIIT5K")
-    arguments.add_argument("file", type=Path, help="a checkpoint of PyTorch: a state dict, or a dictionary that holds one")
+    arguments.add_argument("file", help="a checkpoint of PyTorch: a state dict, or a dictionary that holds one")
     arguments.add_argument("--name", help="the registered model's name")
-    arguments.add_argument("--out", type=Path, metavar="FOLDER", help="write a model folder; without --name only that")
+    arguments.add_argument("--out", metavar="FOLDER", help="write a model folder, a path or URI; without --name only that")
     arguments.add_argument("--charset", metavar="CHARACTERS",
                            help="36, 62, 94, the characters themselves in the file's order, or @FILE that holds them")
     arguments.add_argument("--branch", choices=BRANCHES, help="which network of a file that holds two, as those of CCR and SemiMTR may (default: online)")
@@ -84,11 +85,12 @@ def main(argv: list[str] | None = None) -> int:
         raise BadInput("expected --name NAME, to register the model, or --out FOLDER, to write it, or both, found neither: add one")
     charset, overrides = charset_of(options.charset), options_of(options.option)
     out = None if options.out is None else _free(options.out)
-    state = read_tensors(options.file, options.branch)
-    print(f"import-weights: {len(state):,} tensors in {options.file}", file=sys.stderr)
+    file = storage.here(options.file, "FILE")
+    state = read_tensors(file, options.branch)
+    print(f"import-weights: {len(state):,} tensors in {file}", file=sys.stderr)
     imported = import_weights(state, charset, overrides)
     recognizer = imported.recognizer
-    origin = {"imported_from": options.file.name, "imported_sha256": sha256(options.file), "imported_layout": imported.source}
+    origin = {"imported_from": file.name, "imported_sha256": sha256(file), "imported_layout": imported.source}
     print(_summary(recognizer, imported.source))
     with tempfile.TemporaryDirectory() as temporary:
         folder = save_recognizer(out or Path(temporary) / "model", recognizer, origin)

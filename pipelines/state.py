@@ -45,7 +45,7 @@ def parse_yaml(data: bytes, file: str, remedy: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError, ValueError) as problem:  # such as a date in the 13th month
-        raise BadInput(f"{file}: expected YAML, found text that is none ({_shown(' '.join(str(problem).split()), 200)}): {remedy}") from None
+        raise BadInput(f"{file}: expected YAML, found text that is not YAML ({_shown(' '.join(str(problem).split()), 200)}): {remedy}") from None
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise BadInput(f"{file}: expected keys and values, found {_what(tree)}: {remedy}")
     return tree
@@ -68,7 +68,7 @@ def _difference(problem: ValidationError) -> str:
     first = problem.errors()[0]
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "json_invalid":
-        return f"expected JSON, found text that is none or ends too early ({first['ctx']['error']})"
+        return f"expected JSON, found text that is not JSON or ends too early ({first['ctx']['error']})"
     if first["type"] == "missing":
         return f"expected a value for {where}, found none"
     if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):

@@ -90,7 +90,7 @@ def _svg(drawing, plot) -> str:
     return text.getvalue()[text.getvalue().index("<svg"):]
 
 
-def write_report(file: Path, recipe: Recipe, axes: Sequence[Axis], trials: Sequence[TrialResult]) -> Path:
+def write_report(file: Path, recipe: Recipe, axes: Sequence[Axis], trials: Sequence[TrialResult]) -> str | Path:
     """Write the page. `trials` are ranked, the best first; at least one has a word accuracy."""
     best = trials[0]
     fields = [axis.field for axis in axes]

@@ -13,8 +13,8 @@ from their checkpoints.
 
 import argparse
 import json
-import os
 import sys
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,9 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from pipelines import tracking
 from pipelines.cluster import start_ray
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.training.driver import open_streams, train
+from pipelines.training.driver import find_start, open_streams, train, with_absolute_corpora
 from pipelines.training.recipe import Recipe, load_recipe, parse_recipe
 from pipelines.training.runs import RunFolder, RunState
 from tuning.report import write_report
@@ -42,7 +43,7 @@ def run_trial(config: dict[str, float], *, recipe: dict[str, Any], folder: str, 
     """The function that Tune runs for each trial, in a process of its own."""
     base = parse_recipe(recipe)
     name = trial_name(config)
-    train(with_values(base, values_at(config, base), name), resume=True, folder=Path(folder) / "trials" / name, parent=tracking.RunHandle(**parent),
+    train(with_values(base, values_at(config, base), name), resume=True, folder=storage.join(folder, "trials", name), parent=tracking.RunHandle(**parent),
           callbacks=[TuneReportCallback()], reserved_cpus=reserved_cpus, quiet=True)
 
 
@@ -72,10 +73,12 @@ def sweep(recipe: Recipe, *, trials: int, concurrency: int | None = None, resume
     if recipe.data.validation is None:
         raise BadInput("a sweep decides by word accuracy on validation words: expected data.validation.corpus in the recipe, found none")
     streams = open_streams(recipe)
-    where = RunFolder(Path(recipe.runs) / recipe.name)
+    where = RunFolder(storage.join(recipe.runs, recipe.name))
     with where.claimed(recipe, resume) as state:
         start_ray()
         count = concurrent_trials(recipe, concurrency, len(streams))
+        if recipe.initialize_from:
+            state.start, _ = find_start(recipe, state.start)
         if state.handle is None:
             state.tracked = asdict(tracking.start_run(recipe.name, recipe.to_yaml(), params={"trials": trials} | recipe.model_dump(mode="json"),
                                                       tags={"sweep": ", ".join(axis.field for axis in axes)}))
@@ -89,11 +92,12 @@ def sweep(recipe: Recipe, *, trials: int, concurrency: int | None = None, resume
 def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, where: RunFolder, state: RunState) -> list[TrialResult]:
     cpus = ray.cluster_resources()["CPU"]
     trainable = tune.with_resources(tune.with_parameters(
-        run_trial, recipe=_with_absolute_paths(recipe).model_dump(mode="json"), folder=str(where.path), parent=state.tracked,
+        run_trial, recipe=_absolute(recipe, state).model_dump(mode="json"), folder=where.path, parent=state.tracked,
         reserved_cpus=cpus * (count - 1) / count + DRIVER_CPUS), {"cpu": DRIVER_CPUS})
-    storage = where.path / "tune"
-    if tune.Tuner.can_restore(str(storage)):
-        tuner = tune.Tuner.restore(str(storage), trainable=trainable, resume_unfinished=True, resume_errored=True)
+    system, inside = storage.locate(where.path)
+    if tune.Tuner.can_restore(storage.join(inside, "tune"), storage_filesystem=system):
+        tuner = tune.Tuner.restore(storage.join(inside, "tune"), storage_filesystem=system, trainable=trainable, resume_unfinished=True,
+                                   resume_errored=True)
     else:
         start = {axis.field: OWN for axis in axes}
         tuner = tune.Tuner(
@@ -102,7 +106,7 @@ def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, whe
                                         search_alg=BasicVariantGenerator(points_to_evaluate=[start], max_concurrent=count,
                                                                          random_state=recipe.seed),
                                         scheduler=_halving(recipe)),
-            run_config=tune.RunConfig(name="tune", storage_path=str(where.path), verbose=0, callbacks=[_Announce(trials)]))
+            run_config=tune.RunConfig(name="tune", storage_path=inside, storage_filesystem=system, verbose=0, callbacks=[_Announce(trials)]))
     grid = tuner.fit()
     return [result_of(result, recipe, where) for result in grid]
 
@@ -118,15 +122,10 @@ def _halving(recipe: Recipe) -> ASHAScheduler | None:
     return ASHAScheduler(time_attr="step", max_t=steps - 1, grace_period=every, reduction_factor=2, stop_last_trials=False)
 
 
-def _with_absolute_paths(recipe: Recipe) -> Recipe:
-    """Trials run in processes with another working folder."""
-    data = {name: part.model_copy(update={"corpus": str(Path(part.corpus).absolute())}) for name, part in recipe.data if part is not None}
-    start = recipe.initialize_from
-    if start and not start.startswith("models:/"):
-        from pipelines.reading.weights import find_model
-        start = str(find_model(start, recipe.runs).absolute())
-    return recipe.model_copy(update={"data": recipe.data.model_copy(update=data), "initialize_from": start,
-                                     "runs": str(Path(recipe.runs).absolute())})
+def _absolute(recipe: Recipe, state: RunState) -> Recipe:
+    """The recipe of the trials, which run in processes with another working folder, some of them days later."""
+    start = state.start.model if state.start else None
+    return with_absolute_corpora(recipe).model_copy(update={"initialize_from": start, "runs": storage.absolute(recipe.runs)})
 
 
 def _conclude(recipe: Recipe, axes: tuple[Axis, ...], results: list[TrialResult], where: RunFolder, state: RunState) -> list[TrialResult]:
@@ -138,11 +137,14 @@ def _conclude(recipe: Recipe, axes: tuple[Axis, ...], results: list[TrialResult]
         tracking.finish(state.handle, "FAILED")
         reasons = "; ".join(sorted({result.error for result in ranked if result.error})) or "no trial came to its end"
         raise BadInput(f"all {len(ranked)} trials of the sweep {recipe.name} failed: {reasons}")
-    (where.path / "best.yaml").write_text(with_values(recipe, best.values, f"{recipe.name}_best").to_yaml(), encoding="utf-8")
-    (where.path / "trials.json").write_text(json.dumps([asdict(result) for result in ranked], indent=1), encoding="utf-8")
-    write_report(where.path / "report.html", recipe, axes, ranked)
-    for file in ("best.yaml", "trials.json", "report.html"):
-        tracking.add_file(state.handle, where.path / file)
+    with tempfile.TemporaryDirectory() as temporary:
+        made = {name: Path(temporary, name) for name in ("best.yaml", "trials.json", "report.html")}
+        made["best.yaml"].write_text(with_values(recipe, best.values, f"{recipe.name}_best").to_yaml(), encoding="utf-8")
+        made["trials.json"].write_text(json.dumps([asdict(result) for result in ranked], indent=1), encoding="utf-8")
+        write_report(made["report.html"], recipe, axes, ranked)
+        for name, file in made.items():
+            storage.write_bytes(where.file(name), file.read_bytes())
+            tracking.add_file(state.handle, file)
     with tracking.MetricLog(state.handle) as log:
         log.log(best.steps, {f"best_{METRIC}": best.accuracy})
     tracking.finish(state.handle)
@@ -191,8 +193,8 @@ def main(argv: list[str] | None = None) -> int:
         shown = "failed" if result.error else f"{result.accuracy:.2%}" if result.accuracy is not None else "none"
         print("  ".join([f"{shown:>13}", f"{result.steps:>5}", *(f"{result.values[name]:>{len(name)}g}" for name in fields)])
               + ("  stopped early" if result.stopped else ""))
-    folder = os.path.relpath(Path(recipe.runs) / recipe.name)
-    print(f"best recipe: {folder}/best.yaml\nbest model:  {os.path.relpath(ranked[0].model)}\nreport:      {folder}/report.html")
+    folder = storage.shown(storage.join(recipe.runs, recipe.name))
+    print(f"best recipe: {folder}/best.yaml\nbest model:  {storage.shown(ranked[0].model)}\nreport:      {folder}/report.html")
     return 0
 
 

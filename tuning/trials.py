@@ -1,10 +1,10 @@
 """What a trial of a sweep is called, and what its folder says of how it went."""
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines import tracking
+from pipelines.training.journal import read_journal
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder
 from tuning.space import OWN, values_at
@@ -44,10 +44,9 @@ def trial_name(config: dict[str, Any]) -> str:
 def result_of(result, recipe: Recipe, where: RunFolder) -> TrialResult:
     """What a trial's folder says of it: it outlives the sweep's own records."""
     name = trial_name(result.config)
-    folder = RunFolder(where.path / "trials" / name)
+    folder = RunFolder(where.file(f"trials/{name}"))
     curve: dict[int, float] = {}
-    for line in folder.progress.read_text(encoding="utf-8").splitlines() if folder.progress.is_file() else []:
-        numbers = json.loads(line)
+    for numbers in read_journal(folder.progress):
         if METRIC in numbers:
             curve[numbers["step"]] = numbers[METRIC]
     state = folder.state()
@@ -57,4 +56,4 @@ def result_of(result, recipe: Recipe, where: RunFolder) -> TrialResult:
         tracking.finish(state.handle, "FAILED" if result.error else "FINISHED")
     return TrialResult(name, values_at(result.config, recipe), sorted(curve.items()),
                        stopped=not finished and not result.error, error=str(result.error or "").strip().split("\n")[-1],
-                       model=str(folder.model) if finished else "")
+                       model=folder.model if finished else "")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
 from pipelines.corpus import storage
 from pipelines.corpus.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Versioned
 from pipelines.corpus.quarantine import QUARANTINE

@@ -46,6 +46,11 @@ def join(folder: str, *names: str) -> str:
     return posixpath.join(folder, *names)
 
 
+def parent(path: str | os.PathLike) -> str:
+    """The folder, a path or URI, in which something lies."""
+    return posixpath.dirname(absolute(os.fspath(path)))
+
+
 def absolute(path: str) -> str:
     """A local path from the root (tasks may run in another folder), a URI as it is. Raises BadInput for a URI with credentials."""
     if is_remote(path):
@@ -59,6 +64,19 @@ def _without_credentials(uri: str) -> str:
         raise BadInput(f"{uri}: expected a URI without credentials, found some: leave them out, and put them into the environment "
                        "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY; GOOGLE_APPLICATION_CREDENTIALS; HF_TOKEN)")
     return uri
+
+
+def shown(path: str) -> str:
+    """A place as a user reads it: what lies below the working folder from there, all else whole."""
+    here = os.getcwd()
+    return os.path.relpath(path, here) if not is_remote(path) and absolute(path).startswith(here + os.sep) else path
+
+
+def here(path: str | os.PathLike, option: str) -> Path:
+    """A path of this machine, for what cannot be written or read elsewhere. Raises BadInput for a URI."""
+    if is_remote(os.fspath(path)):
+        raise BadInput(f"{option} {path}: expected a path of this machine, found a URI: use a disk, and copy from or to there")
+    return Path(absolute(os.fspath(path)))
 
 
 def locate(path: str) -> tuple[fs.FileSystem, str]:

@@ -8,9 +8,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
 import lmdb
 import pyarrow.compute as pc
+from pydantic import BaseModel
 
 from pipelines.corpus import storage
 from pipelines.corpus.account import counted
@@ -18,8 +20,17 @@ from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.exporting.formats import BREAKS_LINES, FolderWriter, Item, LmdbWriter, TarWriter, Writer
 from pipelines.progress import Progress
+from pipelines.state import parse_json
 
 NOTE = "export.json"  # in what was exported: what it is, and the sign that --overwrite may replace it
+
+
+class Note(BaseModel):
+    """What export.json must say to be such a sign."""
+
+    format: Literal["lmdb", "webdataset", "folder"]
+    corpus_sha256: str
+    rows: int
 
 
 def export(corpus: str | os.PathLike, target: str | os.PathLike, format: str, sources: list[str] | None = None, *,
@@ -134,6 +145,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
         return
     if not (target / NOTE).is_file():
         raise BadInput(f"{target}: expected a free name or an earlier export ({NOTE}), found something else: choose another --out")
+    parse_json((target / NOTE).read_bytes(), Note, str(target / NOTE), "this is not the note of an export; choose another --out")
     if not overwrite:
         raise BadInput(f"{target}: expected a free name, found an earlier export: choose another --out, or add --overwrite to replace it")
 

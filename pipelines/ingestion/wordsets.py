@@ -1,14 +1,14 @@
 """Sets of labeled words to measure on: a corpus, or anything that can be ingested, read where it lies."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
+from pipelines.corpus import storage
 from pipelines.corpus.manifest import MANIFEST
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
-from pipelines.ingestion.sources.opening import open_sources
+from pipelines.ingestion.sources.opening import open_sources, split_argument
 from pipelines.ingestion.sources.row import Source
 
 ROWS_PER_PIECE = 10_000
@@ -45,10 +45,8 @@ def open_sets(arguments: list[str]) -> list[WordSet]:
 
 
 def _open(argument: str) -> list[WordSet]:
-    name, separator, path = argument.partition("=")
-    if not separator or os.path.exists(argument):
-        name, path = "", argument
-    if os.path.isfile(os.path.join(path, MANIFEST)):
+    name, format, path = split_argument(argument)
+    if not format and storage.kind(storage.join(path, MANIFEST)) == "file":
         parts = _corpus_sets(Corpus.open(path))
     else:
         sources = open_sources([argument])

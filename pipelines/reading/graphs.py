@@ -186,7 +186,7 @@ def _run_exported_program(file: Path, names: list[str]) -> Callable[[Tensor], di
 
 
 def _run_torchscript(file: Path, names: list[str]) -> Callable[[Tensor], dict[str, Tensor]]:
-    module = torch.jit.load(str(file))
+    module = torch.jit.load(str(file), map_location="cpu")
     return lambda images: dict(zip(names, module(images), strict=True))
 
 

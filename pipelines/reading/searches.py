@@ -20,6 +20,7 @@ from models.decoding.cloze import pseudo_log_likelihoods
 from models.decoding.lexicon import Lexicon, lexicon_reading
 from models.decoding.ngram import Ngram, trained_on
 from models.recognizer import Recognizer
+from pipelines.corpus.storage import read_bytes
 from pipelines.errors import BadInput
 from pipelines.reading.weights import find_model, load_recognizer
 
@@ -136,7 +137,7 @@ def read_lines(file: str, option: str) -> list[str]:
         BadInput: it cannot be read.
     """
     try:
-        return [line.strip() for line in Path(file).read_text("utf-8-sig").splitlines()]
+        return [line.strip() for line in read_bytes(file).decode("utf-8-sig").splitlines()]
     except OSError as problem:
         raise BadInput(f"{option}: expected a file that can be read, found {file} ({problem.strerror})") from None
     except UnicodeDecodeError:

@@ -8,8 +8,8 @@ import hashlib
 import io
 import json
 import math
-import os
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,8 +39,8 @@ class Description(BaseModel):
     run: str = ""
 
 
-def save_recognizer(folder: str | Path, recognizer: Recognizer, extra: Mapping[str, Any] | None = None) -> Path:
-    """Write a recognizer into a folder; `extra` (JSON values, such as the recipe's name) goes into recognizer.json.
+def save_recognizer(folder: str | Path, recognizer: Recognizer, extra: Mapping[str, Any] | None = None) -> str | Path:
+    """Write a recognizer into a folder, a path or URI; `extra` (JSON values, such as the recipe's name) goes into recognizer.json.
 
     Equal weights give equal files. Each file is replaced whole; recognizer.json comes last and holds the sha256 of
     weights.pt, so a folder whose writing was interrupted is recognised.
@@ -48,36 +48,58 @@ def save_recognizer(folder: str | Path, recognizer: Recognizer, extra: Mapping[s
     Returns:
         The folder.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     buffer = io.BytesIO()
     torch.save({name: tensor.detach().cpu().contiguous() for name, tensor in recognizer.state_dict().items()}, buffer)
     weights = buffer.getvalue()
     description = {**(extra or {}), "name": recognizer.name, "charset": recognizer.charset.characters,
                    "overrides": recognizer.overrides, "temperature": recognizer.temperature,
                    "weights_sha256": hashlib.sha256(weights).hexdigest()}
-    _replace(folder / WEIGHTS, weights)
+    _replace(folder, WEIGHTS, weights)
     _write_description(folder, description)
     return folder
 
 
-def save_temperature(folder: Path, temperature: float) -> None:
+def save_temperature(folder: str | Path, temperature: float) -> None:
     """Change the temperature that recognizer.json holds, and nothing else; the file is replaced whole."""
     _write_description(folder, {**read_description(folder), "temperature": temperature})
 
 
-def _write_description(folder: Path, description: Mapping[str, Any]) -> None:
-    _replace(folder / DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+def _write_description(folder: str | Path, description: Mapping[str, Any]) -> None:
+    _replace(folder, DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def _replace(file: Path, content: bytes) -> None:
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_bytes(content)
-    os.replace(temporary, file)
+def _replace(folder: str | Path, name: str, content: bytes) -> None:
+    from pipelines.corpus import storage  # only here and below: a served model has its folder and knows no stores
+    storage.write_bytes(storage.join(str(folder), name), content)
 
 
-def find_model(where: str | Path, runs: str | Path = "runs") -> Path:
-    """The model folder that `where` means.
+def _is_uri(place: str | Path) -> bool:
+    return "://" in str(place)
+
+
+def _holds(place: str | Path, name: str) -> bool:
+    """Whether a folder, a path or URI, holds a file."""
+    if not _is_uri(place):
+        return Path(place, name).is_file()
+    from pipelines.corpus import storage
+    return storage.kind(storage.join(str(place), name)) == "file"
+
+
+def model_bytes(folder: str | Path, name: str) -> bytes:
+    """A file of a model folder, a path or URI, whole. Raises FileNotFoundError."""
+    if not _is_uri(folder):
+        return Path(folder, name).read_bytes()
+    from pipelines.corpus import storage
+    return storage.read_bytes(storage.join(str(folder), name))
+
+
+def model_files(folder: str | Path) -> dict[str, bytes]:
+    """Both files of a model folder, a path or URI, by name."""
+    return {name: model_bytes(folder, name) for name in (DESCRIPTION, WEIGHTS)}
+
+
+def find_model(where: str | Path, runs: str | Path = "runs") -> str | Path:
+    """The model folder that `where` means, a path of this machine or the URI of one in an object store.
 
     Args:
         where: a model folder, a run's folder (its `model/`), the name of a run under `runs`, or a registered model:
@@ -88,18 +110,43 @@ def find_model(where: str | Path, runs: str | Path = "runs") -> Path:
     """
     if str(where).startswith("models:/"):
         return _registered(str(where))
-    places = [Path(where), Path(where) / "model", Path(runs) / where, Path(runs) / where / "model"]
+    places = [where, _below(where, "model")] + ([] if _is_uri(where) else [_below(runs, str(where)), _below(runs, f"{where}/model")])
     for place in places:
-        if (place / DESCRIPTION).is_file():
-            return place
-    if any((place / WEIGHTS).is_file() for place in places):
+        if _holds(place, DESCRIPTION):
+            return place if _is_uri(place) else Path(place)
+    if any(_holds(place, WEIGHTS) for place in places):
         raise BadInput(f"{where} holds {WEIGHTS} but no {DESCRIPTION}: its writing was interrupted; train or copy it "
                        "again")
-    if Path(where).is_dir() or (Path(runs) / where).is_dir():
+    if any(_holds(place, "run.json") or (not _is_uri(place) and Path(place).is_dir()) for place in places):
         raise BadInput(f"expected a model ({DESCRIPTION} and {WEIGHTS}) in {where} or in its folder model/, found "
                        "neither: has the run finished?")
     raise BadInput(f"expected a model, found none called {where}: give a run's name under {runs}/, a run's or a "
                    "model's folder, or a registered model such as models:/NAME@champion")
+
+
+def _below(folder: str | Path, name: str) -> str | Path:
+    return f"{str(folder).rstrip('/')}/{name}" if _is_uri(folder) else Path(folder, name)
+
+
+def pinned(where: str) -> str:
+    """A registered model by a name that never means another: models:/NAME@champion becomes models:/NAME/3. Others as they are.
+
+    Raises:
+        BadInput: there is no such model.
+    """
+    alias = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/latest)", where)
+    if alias is None:
+        return where
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    from pipelines.tracking import prepare_store
+    client = MlflowClient(tracking_uri=prepare_store()[0])
+    try:
+        versions = [client.get_model_version_by_alias(*alias.groups())] if alias[2] else client.search_model_versions(f"name='{alias[1]}'")
+        return f"models:/{alias[1]}/{max(int(found.version) for found in versions)}"
+    except (MlflowException, ValueError):
+        raise BadInput(f"expected a registered model at {where}, found none; `textray register` puts one there") from None
 
 
 def _registered(uri: str) -> Path:
@@ -126,17 +173,17 @@ def model_inside(folder: Path) -> Path:
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:
-    """What recognizer.json of a model folder holds.
+    """What recognizer.json of a model folder, a path or URI, holds.
 
     Raises:
         BadInput: it is not there, or not what `save_recognizer` writes.
     """
-    file = Path(folder) / DESCRIPTION
+    file = str(_below(folder, DESCRIPTION))
     try:
-        data = file.read_bytes()
+        data = model_bytes(folder, DESCRIPTION)
     except FileNotFoundError:
         raise BadInput(f"expected {file}, found no such file") from None
-    found = parse_json(data, Description, str(file), "this is not the description of a recognizer; train or copy the model again")
+    found = parse_json(data, Description, file, "this is not the description of a recognizer; train or copy the model again")
     return found.model_dump(exclude_unset=True)
 
 
@@ -148,15 +195,17 @@ def load_recognizer(where: str | Path, runs: str | Path = "runs") -> Recognizer:
     """
     folder = find_model(where, runs)
     description = read_description(folder)
+    file = _below(folder, WEIGHTS)
     try:
-        weights = (folder / WEIGHTS).read_bytes()
+        weights = model_bytes(folder, WEIGHTS)
     except FileNotFoundError:
-        raise BadInput(f"expected {folder / WEIGHTS} beside {DESCRIPTION}, found no such file") from None
+        raise BadInput(f"expected {file} beside {DESCRIPTION}, found no such file") from None
     if hashlib.sha256(weights).hexdigest() != description["weights_sha256"]:
-        raise BadInput(f"{folder / WEIGHTS} is not the file that {DESCRIPTION} describes (sha256 differs): it was "
+        raise BadInput(f"{file} is not the file that {DESCRIPTION} describes (sha256 differs): it was "
                        "changed, or its writing was interrupted; train or copy it again")
     try:
         recognizer = build(description["name"], Charset(description["charset"]), **description["overrides"])
+        _check_sizes(recognizer)
         recognizer.temperature = _temperature(description)
         state = torch.load(io.BytesIO(weights), map_location="cpu", weights_only=True)
         _check_fit(recognizer.state_dict(), state)
@@ -165,6 +214,13 @@ def load_recognizer(where: str | Path, runs: str | Path = "runs") -> Recognizer:
         raise BadInput(f"the model in {folder} cannot be loaded by this version: {reason}") from None
     recognizer.load_state_dict(state)
     return recognizer.eval().to(memory_format=torch.channels_last)  # a fifth faster
+
+
+def _check_sizes(recognizer: Recognizer) -> None:
+    for name in ("height", "width", "max_length"):
+        value = getattr(recognizer, name)
+        if type(value) is not int or not 0 < value < 1 << 16:
+            raise ValueError(f"{name}: expected a whole number above 0, found {value!r}")
 
 
 def _temperature(description: Mapping[str, Any]) -> float:

@@ -9,6 +9,7 @@ import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
 from models.recognizer import Recognizer
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.evaluation.measure import evaluate_set, rule_on, total
 from pipelines.evaluation.metrics import Score
@@ -25,7 +26,7 @@ from pipelines.training.runs import RunFolder
 class Trained:
     """A model folder and the MLflow run that it came from, if the store has that run."""
 
-    folder: Path
+    folder: str | Path
     run: str | None
     recipe: str  # the name in its recipe; empty if it is not known
 
@@ -55,17 +56,17 @@ def find_trained(run: str, store: str) -> Trained:
         folder, tracked = _of_mlflow(run, store), run
     else:
         folder = find_model(run)
-        state = RunFolder(folder.parent).state()
+        state = RunFolder(storage.parent(folder)).state()
         tracked = state.handle.run if state and state.handle and find_run(state.handle.run, store) else None
     return Trained(folder, tracked, str(read_description(folder).get("run", "")))
 
 
-def _of_mlflow(run: str, store: str) -> Path:
+def _of_mlflow(run: str, store: str) -> str | Path:
     found = find_run(run, store)
     if found is None:
         raise BadInput(f"expected a run of the MLflow store {store}, found none with the id {run}")
     folder = found.data.tags.get("model")  # where training left it; another machine may only have the artifacts
-    if folder and Path(folder).is_dir():
+    if folder and storage.kind(folder) == "folder":
         return find_model(folder)
     try:
         return find_model(mlflow.artifacts.download_artifacts(run_id=run, artifact_path="model", tracking_uri=store))

@@ -10,16 +10,18 @@ from mlflow.models import Model
 
 from pipelines.errors import BadInput
 from pipelines.reading.package import save_served
+from pipelines.reading.weights import model_files
 
 CHAMPION = "champion"
 
 
-def add_version(store: str, experiment: str, name: str, recognizer: Path, *, run: str | None,
+def add_version(store: str, experiment: str, name: str, recognizer: str | Path, *, run: str | None,
                 tags: dict[str, str]) -> str:
     """Register a model folder as the next version of `name`; returns the version.
 
     Args:
         store: URI of the MLflow store.
+        recognizer: the model folder, a path or URI.
         experiment: id of the experiment that holds the model.
         run: id of the run that trained it, if the store has it.
     """
@@ -29,9 +31,12 @@ def add_version(store: str, experiment: str, name: str, recognizer: Path, *, run
     status = "FAILED"
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary, "model")
-            save_served(folder, recognizer, Model(artifact_path=model.artifact_location, model_uuid=model.model_id,
-                                                  run_id=run, model_id=model.model_id))
+            folder, files = Path(temporary, "model"), Path(temporary, "recognizer")
+            files.mkdir()
+            for file, content in model_files(recognizer).items():
+                (files / file).write_bytes(content)
+            save_served(folder, files, Model(artifact_path=model.artifact_location, model_uuid=model.model_id,
+                                              run_id=run, model_id=model.model_id))
             client.log_model_artifacts(model.model_id, str(folder))
         status = "READY"
     finally:

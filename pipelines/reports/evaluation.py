@@ -1,8 +1,8 @@
 """The page of an evaluation, with the worst mistakes as pictures, and its numbers as files."""
 
 import json
-from pathlib import Path
 
+from pipelines.corpus import storage
 from pipelines.evaluation.measure import Mistake, Result, total
 from pipelines.evaluation.metrics import BINS, Score
 from pipelines.evaluation.table import HEADER, VARIANTS, rows
@@ -45,8 +45,8 @@ def _picture(mistake: Mistake) -> html.Picture:
     return html.Picture(mistake.image, lines, frozenset({"read"}))
 
 
-def write_results(folder: Path, model: str, results: list[Result], about: dict[str, object]) -> None:
-    """Write evaluation.json (every number), predictions.jsonl (every word) and evaluation.html into a folder."""
+def write_results(folder: str, model: str, results: list[Result], about: dict[str, object]) -> None:
+    """Write evaluation.json (every number), predictions.jsonl (every word) and evaluation.html into a folder, a path or URI."""
     numbers = {"model": model, "recognizer": about, "computed_as": VARIANTS,
                "sets": [{"name": result.words.name, "path": result.words.path, "rule": result.rule, "notes": result.notes,
                          "unlabeled": result.evaluation.unlabeled, **result.evaluation.score.as_dict()}
@@ -56,6 +56,6 @@ def write_results(folder: Path, model: str, results: list[Result], about: dict[s
                          "confidence": round(word.confidence, 6), "correct": word.correct, "distance": word.distance,
                          "problem": word.problem}, ensure_ascii=False) + "\n"
              for result in results for word in result.evaluation.words]
-    html.write_text(folder / "predictions.jsonl", "".join(lines))
-    html.write_text(folder / "evaluation.html", as_page(model, results))
-    html.write_text(folder / "evaluation.json", json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
+    html.write_text(storage.join(folder, "predictions.jsonl"), "".join(lines))
+    html.write_text(storage.join(folder, "evaluation.html"), as_page(model, results))
+    html.write_text(storage.join(folder, "evaluation.json"), json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")

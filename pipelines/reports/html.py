@@ -5,7 +5,6 @@ data is escaped here.
 """
 
 import base64
-import os
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import NamedTuple
 
 import cv2
 
+from pipelines.corpus import storage
 from pipelines.corpus.characters import DOTTED_CIRCLE, JOINERS, code_point
 from pipelines.corpus.pictures import decode_picture
 
@@ -150,13 +150,9 @@ def fitted(image: bytes | None, width: int, height: int) -> Thumbnail | None:
     return Thumbnail(source, pixels.shape[1], pixels.shape[0])
 
 
-def write_text(file: str | Path, text: str) -> Path:
-    """Write a file whole or not at all; its folder is made. Returns the file."""
-    file = Path(file)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+def write_text(file: str | Path, text: str) -> str | Path:
+    """Write a file, at a path or URI, whole or not at all; its folder is made. Returns the file."""
+    storage.write_bytes(str(file), text.encode())
     return file
 
 

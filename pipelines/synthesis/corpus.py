@@ -16,6 +16,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.shards import ROWS_PER_GROUP
 from pipelines.errors import BadInput
@@ -98,7 +99,7 @@ class SyntheticWords:
 
 def sha256_of(path: str | Path) -> str:
     """The hash of a file's content."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return hashlib.sha256(storage.read_bytes(str(path))).hexdigest()
 
 
 def rows_per_shard(count: int) -> int:

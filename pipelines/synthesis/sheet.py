@@ -1,11 +1,11 @@
 """Pictures in a grid with their labels, to look at."""
 
 import os
-from pathlib import Path
 
 import cv2
 import numpy as np
 
+from pipelines.corpus.storage import here
 from pipelines.errors import BadInput
 from pipelines.synthesis.corpus import Settings
 
@@ -32,7 +32,7 @@ def contact_sheet(settings: Settings, count: int) -> np.ndarray:
 
 def write_sheet(file: str, count: int, settings: Settings) -> None:
     """Write the contact sheet as PNG or JPEG. Raises BadInput if the file has another suffix or cannot be written."""
-    path = Path(file)
+    path = here(file, "--sheet")
     if count < 1:
         raise BadInput(f"expected at least 1 picture, found {count}: check -n")
     if path.suffix.lower() not in (".png", ".jpg"):

@@ -12,6 +12,7 @@ from random import Random
 from typing import NamedTuple
 
 from models.charset import Charset
+from pipelines.corpus.storage import read_bytes
 from pipelines.errors import BadInput
 from pipelines.synthesis.shares import Shares
 
@@ -162,7 +163,7 @@ def english_words() -> list[str]:
 def lines_of(file: str | Path) -> list[str]:
     """The lines of a UTF-8 file, stripped, empty ones left out. Raises BadInput if it cannot be read."""
     try:
-        text = Path(file).read_text("utf-8-sig")
+        text = read_bytes(str(file)).decode("utf-8-sig")
     except FileNotFoundError as problem:
         raise BadInput(f"expected a file of words, one per line, at {file}, found nothing there: "
                        "check --words") from problem

@@ -1,9 +1,9 @@
 """The command line that `textray pretrain` and `textray finetune` have in common."""
 
 import argparse
-from pathlib import Path
 
 from pipelines import tracking
+from pipelines.corpus import storage
 from pipelines.training.driver import train
 from pipelines.training.recipe import load_recipe
 
@@ -19,8 +19,8 @@ def command(stage: str, description: str, example: str, argv: list[str] | None) 
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     outcome = train(recipe, resume=arguments.resume)
     accuracy = f", word accuracy {outcome.metrics['word_accuracy']:.2%} on the validation words" if "word_accuracy" in outcome.metrics else ""
-    run = outcome.folder.relative_to(Path.cwd()) if outcome.folder.is_relative_to(Path.cwd()) else outcome.folder
-    print(f"run {recipe.name}: {recipe.training.steps} steps done{accuracy}\nmodel:  {run / 'model'}\n"
+    run = storage.shown(outcome.place)
+    print(f"run {recipe.name}: {recipe.training.steps} steps done{accuracy}\nmodel:  {storage.shown(outcome.model)}\n"
           f"next:   textray {'finetune RECIPE initialize_from=' if stage == 'pretrain' else 'evaluate '}{run}"
           f"{'' if stage == 'pretrain' else ' --data NAME=PATH'}\n"
           f"curves: mlflow ui --backend-store-uri {tracking.shown_uri()}")

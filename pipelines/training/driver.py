@@ -4,37 +4,40 @@ The driver checks everything that can be checked before a process is started, cl
 worker builds the recipe's objective, takes its share of the feed and runs `loop.fit`. Rank 0 writes progress, metrics and checkpoints.
 """
 
-import json
 import math
+import os
 import sys
-import threading
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import ray
 import torch
-from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
 from models.costs import frames
 from models.recognizer import Recognizer
 from pipelines import tracking
 from pipelines.cluster import start_ray
+from pipelines.corpus import storage
+from pipelines.corpus.account import counted
 from pipelines.corpus.reader import Corpus
-from pipelines.corpus.storage import absolute
-from pipelines.errors import BadInput
+from pipelines.errors import NO_ROOM, BadInput, disk_full
 from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.datasource import Readers, tasks_at_once
 from pipelines.feed.selection import Selection
 from pipelines.feed.stream import Stream, open_stream
 from pipelines.reading.batches import shape_of
-from pipelines.reading.weights import find_model, save_recognizer
+from pipelines.reading.weights import DESCRIPTION, WEIGHTS, find_model, model_files, pinned, read_description, save_recognizer
+from pipelines.training import checkpoints
+from pipelines.training.journal import cut_torn_line, read_journal
 from pipelines.training.recipe import Recipe
-from pipelines.training.runs import RunFolder
+from pipelines.training.runs import RunFolder, RunState, Start
 from pipelines.training.validation import check_words
+from pipelines.training.watching import Progress, say, say_streams
 from pipelines.training.worker import Job, build_objective, trained_parts, work
 
 
@@ -42,9 +45,18 @@ from pipelines.training.worker import Job, build_objective, trained_parts, work
 class Outcome:
     """What a run left behind."""
 
-    folder: Path
-    model: Path
+    place: str  # the run's folder, a path or URI
     metrics: dict[str, Any]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a run on this machine."""
+        return Path(self.place)
+
+    @property
+    def model(self) -> str:
+        """Where the recognizer lies."""
+        return storage.join(self.place, "model")
 
 
 def open_streams(recipe: Recipe, lanes: int | None = None) -> dict[str, Stream]:
@@ -67,7 +79,7 @@ def open_streams(recipe: Recipe, lanes: int | None = None) -> dict[str, Stream]:
         of_width = ctc_frames(recipe, objective.recognizer, [width for _, width in widths]) if part == "labeled" else {}
         selection = Selection(recipe.charset.characters if part == "labeled" else None, objective.recognizer.max_length,
                               of_width.get(objective.recognizer.width), source.fraction, recipe.seed)
-        streams[part] = open_stream([absolute(corpus) for corpus in source.corpora], selection, batch_size=source.batch_size,
+        streams[part] = open_stream([storage.absolute(corpus) for corpus in source.corpora], selection, batch_size=source.batch_size,
                                     seed=recipe.seed * 2 + (part == "unlabeled"), workers=recipe.training.workers, weights=source.weights,
                                     widths=widths, frames=of_width, lanes=lanes)
     return streams
@@ -115,7 +127,7 @@ def share_readers(recipe: Recipe, streams: dict[str, Stream], reserved: float = 
     return Readers(min(1.0, left / tasks), memory / (training.workers * len(streams)))
 
 
-def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, parent: tracking.RunHandle | None = None,
+def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = None, parent: tracking.RunHandle | None = None,
           callbacks: Sequence = (), reserved_cpus: float = 0.0, quiet: bool = False) -> Outcome:
     """Train what a recipe describes, or continue where it was killed.
 
@@ -127,172 +139,183 @@ def train(recipe: Recipe, *, resume: bool = False, folder: Path | None = None, p
     Raises:
         BadInput: something in the recipe cannot be, or training met a loss that is not finite.
     """
-    where = RunFolder(folder or Path(recipe.runs) / recipe.name)
+    where = RunFolder(folder or storage.join(recipe.runs, recipe.name))
     earlier = where.state()
     streams = open_streams(recipe, earlier and earlier.lanes)
     if recipe.data.validation:
         check_words(Corpus.open(recipe.data.validation.corpus), recipe.data.validation.words, rule_of(recipe.recognizer.rule, recipe.charset))
-    if recipe.initialize_from:
-        find_model(recipe.initialize_from, recipe.runs)
-    with where.claimed(recipe, resume) as state:
+    with where.claimed(recipe, resume) as state, _room_for(where):
         if state.status == "finished":
-            _say(f"the run {recipe.name} has finished already: {where.model}", quiet)
-            return Outcome(where.path, where.model, _last_metrics(where))
+            say(f"the run {recipe.name} has finished already: {where.model}", quiet)
+            _restore_model(recipe, where)
+            return Outcome(where.path, _last_metrics(where))
         corpora = fingerprints(recipe)
         state.check_corpora(corpora)
+        if earlier is not None:
+            say(f"continuing the run {recipe.name} in {where.path}", quiet)
+            with where.training(lambda: say("waiting for the killed run's workers to end", quiet)):
+                cut_torn_line(where.progress)
+        done = _whole_checkpoint(where)
+        files = None
+        if recipe.initialize_from and not done:  # behind a checkpoint nothing of it is needed, and it may be gone
+            state.start, files = find_start(recipe, state.start)
         start_ray()
         readers = share_readers(recipe, streams, reserved_cpus)
-        if earlier is not None:
-            _say(f"continuing the run {recipe.name} in {where.path}", quiet)
-            with where.training(lambda: _say("waiting for the killed run's workers to end", quiet)):
-                pass
-        _say_streams(streams, quiet)
+        say_streams(streams, quiet)
         if state.handle is None:
-            state.tracked = vars(_start_tracking(recipe, streams, parent))
+            state.tracked = vars(_start_tracking(recipe, streams, parent, state.start))
         else:
             tracking.reopen(state.handle)
         state.status, state.corpora, state.lanes = "running", corpora, next(iter(streams.values())).lanes
         where.write(state)
+        job = Job(with_absolute_corpora(recipe).model_dump(mode="json"), streams, state.tracked, where.path, readers, done, files and ray.put(files))
         try:
-            metrics = _fit(recipe, streams, where, state.handle, readers, list(callbacks), quiet)
+            metrics = _fit(recipe, job, where, list(callbacks), quiet)
         except BaseException as problem:
-            state.status = "failed"
-            where.write(state)
-            tracking.finish(state.handle, "KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
+            _note_failure(where, state, problem)
             raise
         state.status = "finished"
         where.write(state)
-        tracking.add_tags(state.handle, {"model": str(where.model)})
+        tracking.add_tags(state.handle, {"model": where.model})
         tracking.finish(state.handle)
-        return Outcome(where.path, where.model, metrics)
+        return Outcome(where.path, metrics)
 
 
 def fingerprints(recipe: Recipe) -> dict[str, str]:
     """The sha256 of every corpus that a recipe names, by its absolute place."""
     parts = [part for part in (recipe.data.labeled, recipe.data.unlabeled) if part is not None]
     places = [place for part in parts for place in part.corpora] + ([recipe.data.validation.corpus] if recipe.data.validation else [])
-    return {absolute(place): Corpus.open(place).sha256 for place in places}
+    return {storage.absolute(place): Corpus.open(place).sha256 for place in places}
 
 
-def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: tracking.RunHandle | None) -> tracking.RunHandle:
+def find_start(recipe: Recipe, known: Start | None) -> tuple[Start, dict[str, bytes]]:
+    """The model that a run begins with, by a name that never means another, and its files.
+
+    Args:
+        known: what the run began with when it was started first; it must be the same still.
+
+    Raises:
+        BadInput: there is no such model, it does not fit the recipe, or it was changed.
+    """
+    name = known.model if known else pinned(recipe.initialize_from)
+    place = find_model(name, recipe.runs)
+    name = name if name.startswith("models:/") else storage.absolute(str(place))
+    found = Start(name, read_description(place)["weights_sha256"])
+    if known not in (None, found):
+        raise BadInput(f"expected the model {name} that the run {recipe.name!r} began with (weights_sha256 {known.weights_sha256}), found another "
+                       f"there ({found.weights_sha256}); put the first one back, or choose another name=")
+    build_objective(recipe, place)  # says now, and not from a worker after a minute, what does not fit
+    return found, model_files(place)
+
+
+def _whole_checkpoint(where: RunFolder) -> int:
+    """The steps of the newest whole checkpoint; 0 if there is none. Damaged ones are named on stderr, and removed."""
+    found, torn = checkpoints.newest_whole(where.checkpoints)
+    if torn:
+        named = ", ".join(f"{name}: {problem}" for name, problem in sorted(torn.items()))
+        print(f"textray: warning: left out {counted(len(torn), 'damaged checkpoint')} of {where.path} ({named}); training goes on from "
+              f"{f'the whole one of step {found.step}' if found else 'the beginning, since no other is whole'}", file=sys.stderr, flush=True)
+    checkpoints.forget(where.checkpoints, torn)
+    return found.step if found else 0
+
+
+def _full(problem: BaseException) -> bool:
+    """Whether a disk was full, here or where a worker wrote; of a worker's error Ray hands on the text."""
+    return disk_full(problem) or (isinstance(problem, TrainingFailedError) and
+                                  any(os.strerror(code) in str(problem) for code in NO_ROOM))
+
+
+def _note_failure(where: RunFolder, state: RunState, problem: BaseException) -> None:
+    """Write down how training ended, as far as that can be written; a run that only lacked room counts as killed."""
+    if not _full(problem):
+        state.status = "failed"
+        try:
+            where.write(state)
+        except (OSError, BadInput) as another:
+            print(f"textray: warning: the state of {where.path} is not written ({another})", file=sys.stderr)
+    tracking.finish(state.handle, "KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
+
+
+@contextmanager
+def _room_for(where: RunFolder) -> Iterator[None]:
+    """Turns a full disk into BadInput."""
+    try:
+        yield
+    except (OSError, TrainingFailedError) as problem:
+        if not _full(problem):
+            raise
+        raise BadInput(f"{where.path}: expected room to write it, found the disk full: free some space and run the same command again, which "
+                       "continues") from problem
+
+
+def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: tracking.RunHandle | None,
+                    start: Start | None) -> tracking.RunHandle:
     corpora = {f"{part}.{number}" if number else part: Corpus.open(path).sha256
                for part, stream in streams.items() for number, path in enumerate(stream.paths)}
     if recipe.data.validation:
         corpora["validation"] = Corpus.open(recipe.data.validation.corpus).sha256
+    began = {"initialized_from": start.model, "initialized_from.sha256": start.weights_sha256} if start else {}
     return tracking.start_run(recipe.name, recipe.to_yaml(), params=recipe.model_dump(mode="json"), corpora=corpora, parent=parent,
-                              tags={"recipe": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest})
+                              tags={"recipe": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest} | began)
 
 
-def _fit(recipe: Recipe, streams: dict[str, Stream], where: RunFolder, handle: tracking.RunHandle, readers: Readers, callbacks: list,
-         quiet: bool) -> dict[str, Any]:
+def _fit(recipe: Recipe, job: Job, where: RunFolder, callbacks: list, quiet: bool) -> dict[str, Any]:
     training = recipe.training
     gpu = ray.cluster_resources().get("GPU", 0) >= training.workers if training.gpu is None else training.gpu
-    job = Job(_absolute(recipe).model_dump(mode="json"), streams, vars(handle), str(where.path), readers)
+    system, inside = storage.locate(where.path)
     trainer = TorchTrainer(
         work, train_loop_config={"job": job},
         scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=gpu, resources_per_worker={"CPU": training.cpus_per_worker}
                                      | ({"GPU": 1} if gpu else {})),
-        run_config=RunConfig(name="checkpoints", storage_path=str(where.path), callbacks=callbacks,
-                             failure_config=FailureConfig(max_failures=training.max_failures),
-                             checkpoint_config=CheckpointConfig(num_to_keep=training.keep_checkpoints)))
-    with _Progress(where, training.steps, quiet):
+        run_config=RunConfig(name="checkpoints", storage_path=inside, storage_filesystem=system, callbacks=callbacks,
+                             failure_config=FailureConfig(max_failures=training.max_failures)))  # what is kept, `checkpoints.prune` decides
+    with Progress(where, training.steps, quiet):
         try:
-            result = trainer.fit()
+            trainer.fit()
         except TrainingFailedError:
-            if where.failure.is_file():
-                raise BadInput(where.failure.read_text(encoding="utf-8")) from None
+            if storage.kind(where.failure) == "file":
+                raise BadInput(storage.read_bytes(where.failure).decode(errors="replace")) from None
             raise
-    with result.checkpoint.as_directory() as checkpoint:
-        _keep_model(recipe, Path(checkpoint), where)
-    return dict(result.metrics)
+    last, _ = checkpoints.newest_whole(where.checkpoints)
+    if last is None or last.step < training.steps:
+        raise BadInput(f"expected the checkpoint of step {training.steps} in {where.checkpoints}, found "
+                       f"{f'that of step {last.step}' if last else 'none that is whole'}: run the same command again, which continues")
+    state = last.state()
+    _keep_model(recipe, state, where)
+    return {"step": last.step, **state["metrics"]}
 
 
-def _absolute(recipe: Recipe) -> Recipe:
-    """The recipe with paths that mean the same in every process."""
-    data = recipe.data
-    if data.validation:
-        validation = data.validation.model_copy(update={"corpus": absolute(data.validation.corpus)})
-        data = data.model_copy(update={"validation": validation})
-    start = recipe.initialize_from and str(find_model(recipe.initialize_from, recipe.runs).absolute())
-    return recipe.model_copy(update={"data": data, "initialize_from": start})
+def with_absolute_corpora(recipe: Recipe) -> Recipe:
+    """The recipe with corpora that mean the same in every process."""
+    parts: dict[str, Any] = {}
+    for name, part in recipe.data:
+        if part is not None:
+            corpus = storage.absolute(part.corpus) if isinstance(part.corpus, str) else [storage.absolute(each) for each in part.corpus]
+            parts[name] = part.model_copy(update={"corpus": corpus})
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update=parts)})
 
 
-def _keep_model(recipe: Recipe, checkpoint: Path, where: RunFolder) -> None:
-    """The recognizer of the last checkpoint, as a model folder."""
+def _keep_model(recipe: Recipe, state: dict[str, Any], where: RunFolder) -> None:
+    """The recognizer in the state of the last checkpoint, as a model folder."""
     objective = build_objective(recipe)
-    objective.load_state_dict(torch.load(checkpoint / "state.pt", weights_only=True)["objective"])
+    objective.load_state_dict(state["objective"])
     save_recognizer(where.model, objective.recognizer, {"run": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest,
                                                         "rule": recipe.recognizer.rule, "trained": trained_parts(objective)})
 
 
+def _restore_model(recipe: Recipe, where: RunFolder) -> None:
+    """Make the model of a finished run again, from its last checkpoint, if it is gone."""
+    if all(storage.kind(storage.join(where.model, name)) == "file" for name in (DESCRIPTION, WEIGHTS)):
+        return
+    last, _ = checkpoints.newest_whole(where.checkpoints)
+    if last is None or last.step < recipe.training.steps:
+        raise BadInput(f"expected the model of the finished run {recipe.name!r} in {where.model}, found neither it nor a whole checkpoint of its "
+                       "last step: copy the model there again, or choose another name= to train anew")
+    _keep_model(recipe, last.state(), where)
+
+
 def _last_metrics(where: RunFolder) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
-    for line in where.progress.read_text(encoding="utf-8").splitlines() if where.progress.is_file() else []:
-        numbers |= json.loads(line)
+    for line in read_journal(where.progress):
+        numbers |= line
     return numbers
-
-
-def _say(line: str, quiet: bool) -> None:
-    if not quiet:
-        print(line, file=sys.stderr, flush=True)
-
-
-def _say_streams(streams: dict[str, Stream], quiet: bool) -> None:
-    for part, stream in streams.items():
-        left_out = "".join(f"; left out {count}: {reason}" for reason, count in stream.left_out.items())
-        _say(f"{part}: {stream.rows} images of {', '.join(stream.paths)}, {stream.batch_size} a step and worker{left_out}", quiet)
-
-
-class _Follower:
-    """The lines that come to a file from now on, as soon as they are complete."""
-
-    def __init__(self, file: Path):
-        self._file, self._offset = file, file.stat().st_size if file.is_file() else 0
-
-    def new(self) -> list[str]:
-        if not self._file.is_file():
-            return []
-        with open(self._file, encoding="utf-8") as file:
-            file.seek(self._offset)
-            lines = file.read()
-        complete = lines[:lines.rfind("\n") + 1]
-        self._offset += len(complete.encode())
-        return complete.splitlines()
-
-
-class _Progress:
-    """Prints what rank 0 appends to the run's progress file, with the time left, and what any rank has to say."""
-
-    def __init__(self, where: RunFolder, steps: int, quiet: bool):
-        self._numbers, self._notices, self._steps, self._quiet = _Follower(where.progress), _Follower(where.notices), steps, quiet
-        self._done = threading.Event()
-        self._first: tuple[int, float] | None = None
-
-    def __enter__(self) -> "_Progress":
-        self._thread = threading.Thread(target=self._follow, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *problem) -> None:
-        self._done.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        while not self._done.wait(0.5):
-            self._print_new()
-        self._print_new()
-
-    def _print_new(self) -> None:
-        for line in self._numbers.new():
-            _say(self._line(json.loads(line)), self._quiet)
-        for line in self._notices.new():
-            _say(line, self._quiet)
-
-    def _line(self, numbers: dict[str, Any]) -> str:
-        step, now = numbers.pop("step"), numbers.pop("time")
-        self._first = self._first or (step, now)
-        rate = (step - self._first[0]) / (now - self._first[1]) if now > self._first[1] else 0.0
-        left = f"  left {time.strftime('%H:%M:%S', time.gmtime((self._steps - step) / rate))}" if rate > 0 and step < self._steps else ""
-        shown = "  ".join(f"{name.replace('_', ' ')} {value:,.0f}" if value >= 1000 else f"{name.replace('_', ' ')} {value:.4g}"
-                          for name, value in numbers.items())
-        return f"step {step}/{self._steps}  {shown}{left}"

@@ -17,8 +17,10 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationErro
 from models.charset import Charset
 from models.objectives import OBJECTIVES
 from models.recognizers import RECOGNIZERS
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.evaluation.protocols import RULE_NAMES
+from pipelines.state import parse_yaml
 
 
 class Section(BaseModel):
@@ -171,23 +173,22 @@ def options_of(objective: type) -> type[BaseModel]:
 
 
 def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
-    """Read a recipe file and apply `key=value` overrides.
+    """Read a recipe file, at a path or URI, and apply `key=value` overrides.
 
     Raises:
         BadInput: no such file, not YAML, an unknown key (names the nearest), or a value of the wrong type.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise BadInput(f"expected a recipe file, found nothing at {file}; recipes/ in the repository holds some")
+    file = str(path)
     try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except yaml.YAMLError as problem:
-        raise BadInput(f"{file} is not YAML: {' '.join(str(problem).split())}") from None
-    if not isinstance(tree, dict):
-        raise BadInput(f"{file}: expected a recipe (keys and values), found {type(tree).__name__}")
+        data = storage.read_bytes(file)
+    except (FileNotFoundError, NotADirectoryError):
+        raise BadInput(f"expected a recipe file, found nothing at {file}; recipes/ in the repository holds some") from None
+    except OSError as problem:
+        raise BadInput(f"{file}: expected a recipe file, found one that cannot be read ({problem.strerror}); correct it") from None
+    tree = parse_yaml(data, file, "correct it; recipes/ in the repository holds some that are right")
     for override in overrides:
         _override(tree, override)
-    return parse_recipe(tree, str(file))
+    return parse_recipe(tree, file)
 
 
 def parse_recipe(tree: dict[str, Any], where: str = "recipe") -> Recipe:

@@ -1,42 +1,59 @@
-"""The folder of a run: its recipe, its state, its checkpoints, its model, and who may write there.
+"""The folder of a run, on this machine or in an object store: its recipe, its state, its checkpoints, its model, and who may write there.
 
     runs/NAME/recipe.yaml      the whole recipe, every default written out
               run.json         state: running, finished or failed; the digest of the recipe; the MLflow run
               progress.jsonl   the numbers that were logged, one line each
-              checkpoints/     Ray Train's
+              checkpoints/     brought there by Ray Train, told whole from torn by `checkpoints.py`
               model/           the recognizer, once the run has finished
 """
 
 import fcntl
 import json
 import os
-import shutil
+import re
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from typing import Literal
 
-import yaml
+from pydantic import ConfigDict
 
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
+from pipelines.state import parse_json, parse_yaml
 from pipelines.tracking import RunHandle
+from pipelines.training.lease import leased
 from pipelines.training.recipe import Recipe
 
 # What may change when a run is resumed: on how many workers, and how they are placed.
 WHERE = {f"training.{key}" for key in ("workers", "cpus_per_worker", "threads_per_worker", "gpu", "max_failures")}
-BEFORE_STATE = {"lock", "recipe.yaml", "run.json.partial"}  # all that a run leaves that was killed before its state was written
+# All that a run leaves that was killed before its state was written.
+BEFORE_STATE = re.compile(r"lock|lease\.json|(recipe\.yaml|run\.json)(\.\d+\.tmp)?")
+LOST = "put back a copy of this file, or choose another name="
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model whose weights a run began with, by a name that never means another, and the hash of those weights."""
+
+    model: str
+    weights_sha256: str
 
 
 @dataclass
 class RunState:
     """What run.json holds. A run that was killed is still "running", but nobody holds its lock."""
 
-    status: str
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+    status: Literal["running", "finished", "failed"]
     digest: str
     steps: int
     tracked: dict[str, str] | None = None
     corpora: dict[str, str] = field(default_factory=dict)  # the fingerprint of each corpus that it uses, by its place
     lanes: int | None = None  # of its streams (plan.py): the order of a run that goes on with another number of workers
+    start: Start | None = None  # of a recipe with initialize_from
 
     def check_corpora(self, now: dict[str, str]) -> None:
         """The order in which a run goes on is that of the corpora it began with. A run from before they were noted takes what it finds.
@@ -57,47 +74,61 @@ class RunState:
 
 
 class RunFolder:
-    """A run's folder, locked while a process trains in it."""
+    """A run's folder, a path or URI, held while a process trains in it: by the kernel's lock on this machine, by a lease in a store."""
 
-    def __init__(self, path: str | Path):
-        self.path = Path(path).absolute()
-        self._lock = None
+    def __init__(self, path: str | os.PathLike):
+        self.path = storage.absolute(os.fspath(path))
+        self._held = ExitStack()
+        self._lost = threading.Event()  # set when another process has taken the folder
+
+    def file(self, name: str) -> str:
+        """The path or URI of a file of the run."""
+        return storage.join(self.path, name)
 
     @property
-    def checkpoints(self) -> Path:
-        """Where Ray Train keeps its checkpoints."""
-        return self.path / "checkpoints"
+    def checkpoints(self) -> str:
+        """Where the checkpoints lie."""
+        return self.file("checkpoints")
 
     @property
-    def model(self) -> Path:
+    def model(self) -> str:
         """Where the finished recognizer lies."""
-        return self.path / "model"
+        return self.file("model")
 
     @property
-    def progress(self) -> Path:
+    def progress(self) -> str:
         """The numbers that were logged."""
-        return self.path / "progress.jsonl"
+        return self.file("progress.jsonl")
 
     @property
-    def notices(self) -> Path:
+    def notices(self) -> str:
         """What workers have to say to whoever watches, a line each."""
-        return self.path / "notices.txt"
+        return self.file("notices.txt")
 
     @property
-    def failure(self) -> Path:
+    def failure(self) -> str:
         """Why training cannot go on, one sentence; written by the worker that found out."""
-        return self.path / "failure.txt"
+        return self.file("failure.txt")
 
     def state(self) -> RunState | None:
-        """The run's state; None where there is no run yet."""
-        file = self.path / "run.json"
-        return RunState(**json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+        """The run's state; None where there is no run yet. Raises BadInput if run.json is not what it should be."""
+        file = self.file("run.json")
+        try:
+            data = storage.read_bytes(file)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except OSError as problem:
+            raise BadInput(f"{file}: expected the state of a run, found {problem.strerror}: {LOST}") from None
+        state = parse_json(data, RunState, file, LOST)
+        if state.tracked is not None and state.tracked.keys() != RunHandle.__annotations__.keys():
+            raise BadInput(f"{file}: expected {', '.join(RunHandle.__annotations__)} in tracked, found {', '.join(state.tracked)}: {LOST}")
+        return state
 
     def write(self, state: RunState) -> None:
-        """Replace the state in one step."""
-        temporary = self.path / "run.json.partial"
-        temporary.write_text(json.dumps(asdict(state), indent=1), encoding="utf-8")
-        os.replace(temporary, self.path / "run.json")
+        """Replace the state in one step. Raises BadInput if the folder was taken over meanwhile."""
+        if self._lost.is_set():
+            raise BadInput(f"the run in {self.path} was taken over by another process")
+        storage.write_bytes(self.file("run.json"), json.dumps(asdict(state), indent=1).encode())
 
     def claim(self, recipe: Recipe, resume: bool) -> RunState:
         """Lock the folder for this recipe, as long as this process lives, and return the state to go on from.
@@ -109,26 +140,57 @@ class RunFolder:
             BadInput: the name is taken: by a run that somebody trains right now, by another recipe, or by a finished or failed run and
                 `resume` is not given.
         """
-        state = self.state()
-        if state is None and self.path.exists() and {file.name for file in self.path.iterdir()} - BEFORE_STATE:
-            raise BadInput(f"expected a new folder or a run at {self.path}, found other files; choose another name=")
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.path / "lock", "w", encoding="utf-8")
+        what = f"the run {recipe.name!r} in {self.path}"
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise BadInput(f"the run {recipe.name!r} in {self.path} is being trained by another process; wait for it, or choose another "
-                           "name=") from None
+            self._check_free()
+            self._hold(what)
+        except OSError as problem:
+            raise BadInput(f"{what}: expected a folder to write to, found {problem.strerror} ({problem.filename}); choose another runs=") from None
+        try:
+            return self._go_on(recipe, resume)
+        except BaseException:
+            self._held.close()
+            raise
+
+    def _go_on(self, recipe: Recipe, resume: bool) -> RunState:
+        """The state from which the recipe may be trained in this folder, which is held."""
+        state, text = self.state(), recipe.to_yaml().encode()
         if state is None:
             state = RunState("running", recipe.digest, recipe.training.steps)
-            (self.path / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+            storage.write_bytes(self.file("recipe.yaml"), text)
         elif state.digest != recipe.digest and not (resume and self._elsewhere(recipe)):
             raise BadInput(f"the run {recipe.name!r} exists in {self.path} with another recipe ({self._differences(recipe)}); choose another "
                            "name=, or repeat that recipe to continue it")
         elif state.status != "running" and not resume:
             raise BadInput(f"the run {recipe.name!r} exists in {self.path} ({state.status}); choose another name=, or say --resume")
-        self.failure.unlink(missing_ok=True)
+        if state.digest == recipe.digest and self._recipe_file() != text:  # it was damaged or lost
+            storage.write_bytes(self.file("recipe.yaml"), text)
+        storage.remove(self.failure)
         return state
+
+    def _check_free(self) -> None:
+        """What is there must be a run, or what a run leaves that was killed at once."""
+        found = storage.kind(self.path)
+        others = found == "folder" and not all(BEFORE_STATE.fullmatch(name) for name in storage.list_names(self.path))
+        if found == "file" or (others and self.state() is None):
+            raise BadInput(f"expected a new folder or a run at {self.path}, found other files; choose another name=")
+
+    def _hold(self, what: str) -> None:
+        if storage.is_remote(self.path):
+            self._lost = self._held.enter_context(leased(self.file("lease.json"), what))
+            return
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            lock = self._held.enter_context(open(self.file("lock"), "w", encoding="utf-8"))
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BadInput(f"{what} is being trained by another process; wait for it, or choose another name=") from None
+
+    def _recipe_file(self) -> bytes | None:
+        try:
+            return storage.read_bytes(self.file("recipe.yaml"))
+        except FileNotFoundError:
+            return None
 
     def _elsewhere(self, recipe: Recipe) -> bool:
         """Whether only the machines differ on which the run goes on."""
@@ -137,8 +199,8 @@ class RunFolder:
 
     def _recipes(self, recipe: Recipe) -> tuple[dict, dict]:
         from pipelines.tracking import flat
-        before = flat(yaml.safe_load((self.path / "recipe.yaml").read_text(encoding="utf-8")))
-        return before, flat(recipe.model_dump(mode="json"))
+        before = parse_yaml(self._recipe_file() or b"", self.file("recipe.yaml"), LOST)
+        return flat(before), flat(recipe.model_dump(mode="json"))
 
     def _differences(self, recipe: Recipe) -> str:
         before, now = self._recipes(recipe)
@@ -150,9 +212,12 @@ class RunFolder:
         """Hold the folder for writing checkpoints and progress: rank 0, while it trains.
 
         When a driver is killed its workers live on for a moment. Whoever continues the run waits here until they are gone.
-        `wait_line` is called once if there is somebody to wait for.
+        `wait_line` is called once if there is somebody to wait for. In a store the lease gives them the time.
         """
-        with open(self.path / "workers.lock", "w", encoding="utf-8") as lock:
+        if storage.is_remote(self.path):
+            yield
+            return
+        with open(self.file("workers.lock"), "w", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -164,10 +229,10 @@ class RunFolder:
     def claimed(self, recipe: Recipe, resume: bool) -> Iterator[RunState]:
         """`claim` for the time of the block. A new run whose state was never written leaves no folder behind."""
         fresh = self.state() is None
-        state = self.claim(recipe, resume)
-        try:
-            yield state
-        finally:
-            if fresh and self.state() is None:
-                shutil.rmtree(self.path)
-            self._lock.close()
+        with self._held:
+            state = self.claim(recipe, resume)
+            try:
+                yield state
+            finally:
+                if fresh and storage.kind(self.file("run.json")) is None:
+                    storage.remove(self.path)

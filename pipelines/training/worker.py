@@ -1,6 +1,5 @@
 """What one process of data-parallel training does. Runs under Ray Train, in a process of its own."""
 
-import json
 import os
 import tempfile
 import time
@@ -11,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import torch
 from ray.train import Checkpoint
@@ -21,6 +21,7 @@ from models.batch import Batch
 from models.objectives import OBJECTIVES
 from models.recognizer import Recognizer
 from models.recognizers import build
+from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.evaluation.measure import evaluate_recognizer
@@ -30,8 +31,10 @@ from pipelines.feed.datasource import Readers, ray_blocks
 from pipelines.feed.stream import Share, Stream
 from pipelines.feed.waiting import announced
 from pipelines.reading.batches import shape_of
-from pipelines.reading.weights import find_model, load_recognizer, read_description
+from pipelines.reading.weights import load_recognizer, read_description
 from pipelines.tracking import MetricLog, RunHandle
+from pipelines.training import checkpoints
+from pipelines.training.journal import Journal, add_line
 from pipelines.training.loop import Hooks, NonFinite, Numerics, Schedule, build_optimizer, fit, one_cycle
 from pipelines.training.recipe import Recipe, parse_recipe
 from pipelines.training.runs import RunFolder
@@ -45,18 +48,20 @@ class Job:
     recipe: dict[str, Any]
     streams: dict[str, Stream]
     tracked: dict[str, str]
-    folder: str
+    folder: str  # of the run, a path or URI
     readers: Readers
+    done: int = 0  # steps of the checkpoint that the driver found whole; 0: the run begins
+    start: ray.ObjectRef | None = None  # of the files of the model to start from, by name: it may lie on the driver's machine alone
 
 
-def build_objective(recipe: Recipe) -> nn.Module:
-    """The recipe's objective around a freshly initialised recognizer, or one that starts from another run's weights."""
+def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:
+    """The recipe's objective around a freshly initialised recognizer, or one that starts from the weights of the model folder `start`."""
     try:
         recognizer = build(recipe.recognizer.name, recipe.charset, **recipe.recognizer.options)
     except (ValueError, TypeError) as problem:
         raise BadInput(f"recognizer: {problem}") from None
-    if recipe.initialize_from and not any(parameter.is_meta for parameter in recognizer.parameters()):
-        start_from(recipe.initialize_from, recipe.runs, recognizer)
+    if start is not None:
+        start_from(start, recognizer, recipe.initialize_from)
     options = {name: value for name, value in recipe.objective.items() if name != "name"}
     try:
         return OBJECTIVES[recipe.objective["name"]](recognizer, **options)
@@ -64,15 +69,14 @@ def build_objective(recipe: Recipe) -> nn.Module:
         raise BadInput(f"objective: {problem}") from None
 
 
-def start_from(source: str, runs: str, recognizer: Recognizer) -> list[str]:
-    """Copy the trained parts of a model into a recognizer; returns their names.
+def start_from(folder: Path, recognizer: Recognizer, source: str) -> list[str]:
+    """Copy the trained parts of the model in a folder, which the user calls `source`, into a recognizer; returns their names.
 
     A decoder moves on only between equal decoders with one charset; otherwise it starts anew, as the protocols of pretraining want.
 
     Raises:
         BadInput: an encoder that does not fit.
     """
-    folder = find_model(source, runs)
     other, parts = load_recognizer(folder), read_description(folder).get("trained")
     copied = []
     for name, part in recognizer.named_children():
@@ -106,13 +110,13 @@ def trained_parts(objective: nn.Module) -> list[str]:
 def work(config: dict[str, Any]) -> None:
     """The function that Ray Train runs in every worker."""
     job: Job = config["job"]
-    folder = Path(job.folder)
-    if (folder / "failure.txt").is_file():
+    failure = RunFolder(job.folder).failure
+    if storage.kind(failure) is not None:
         raise RuntimeError("training has failed for good; another try would end the same way")
     try:
         _Worker(job, parse_recipe(job.recipe)).run()
     except (NonFinite, BadInput) as problem:
-        (folder / "failure.txt").write_text(str(problem), encoding="utf-8")
+        storage.write_bytes(failure, str(problem).encode())
         raise
 
 
@@ -134,7 +138,9 @@ class _Worker:
         torch.set_num_threads(training.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size() - 1))
         self.device = device = ray.train.torch.get_device()
         torch.manual_seed(recipe.seed)  # the same weights on every rank
-        self.objective = build_objective(recipe).to(device, memory_format=torch.channels_last)  # a fifth faster, and what bf16 wants
+        state = self._newest_checkpoint()
+        objective = build_objective(recipe) if state else self._first_objective()
+        self.objective = objective.to(device, memory_format=torch.channels_last)  # a fifth faster, and what bf16 wants
         parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         options = recipe.optimizer
         self.optimizer = build_optimizer(parameters, name=options.name, learning_rate=options.learning_rate, weight_decay=options.weight_decay,
@@ -142,7 +148,8 @@ class _Worker:
         self.rates = None if options.schedule == "constant" else one_cycle(
             self.optimizer, steps=training.steps, learning_rate=options.learning_rate, warmup_fraction=options.warmup_fraction,
             initial_division=options.initial_division, final_division=options.final_division)
-        done = self._restore()
+        done = self._restore(state) if state else 0
+        del state  # as large as the model and its optimizer
         with RunFolder(self.job.folder).training() if self.rank == 0 else nullcontext():
             self._train(device, done)
 
@@ -153,6 +160,7 @@ class _Worker:
         trained = torch.compile(trained) if training.compile else trained
         bf16 = training.precision == "bf16" or (training.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
         log = MetricLog(RunHandle(**self.job.tracked)) if self.rank == 0 else None
+        self.journal = Journal(RunFolder(self.job.folder).progress) if self.rank == 0 else None
         try:
             fit(self.objective, trained, self.optimizer, self.rates, self._batches(done),
                 schedule=Schedule(training.steps, training.log_every, training.validate_every, training.checkpoint_every),
@@ -162,6 +170,8 @@ class _Worker:
         finally:
             if log is not None:
                 log.close()
+            if self.journal is not None:
+                self.journal.flush()
 
     def _batches(self, done: int) -> Iterator[Batch]:
         recognizer = self.objective.recognizer
@@ -175,8 +185,8 @@ class _Worker:
 
     def _waits(self, part: str, seconds: float) -> None:
         """Tell the driver, from any rank."""
-        with open(RunFolder(self.job.folder).notices, "a", encoding="utf-8") as file:
-            file.write(f"rank {self.rank} has waited {seconds:.0f} s for {part} images: its readers are slow, or have no CPU to run on\n")
+        add_line(RunFolder(self.job.folder).notices,
+                 f"rank {self.rank} has waited {seconds:.0f} s for {part} images: its readers are slow, or have no CPU to run on")
 
     def _share(self, done: int) -> Share:
         """This worker's batches of the remaining steps. The first is the one that no worker has taken, however many there were before."""
@@ -192,8 +202,7 @@ class _Worker:
         if log is None:
             return
         log.log(step, numbers)
-        with open(Path(self.job.folder) / "progress.jsonl", "a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, "time": time.time(), **numbers}) + "\n")
+        self.journal.append({"step": step, "time": time.time(), **numbers})
 
     def _validate(self, log: MetricLog | None, step: int) -> None:
         """Measure on rank 0; the other ranks wait for it in their next collective operation."""
@@ -215,21 +224,36 @@ class _Worker:
         if not checkpoint or self.rank != 0:
             ray.train.report(report)
             return
+        self.journal.flush()
         with tempfile.TemporaryDirectory() as folder:
-            torch.save({"step": step, "batches": self._taken_at(step), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(),
-                        "rates": self.rates.state_dict() if self.rates else None, "metrics": self.metrics, "skipped": self.skipped}, Path(folder) / "state.pt")
+            checkpoints.write_checkpoint(Path(folder), step, {
+                "step": step, "batches": self._taken_at(step), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(),
+                "rates": self.rates.state_dict() if self.rates else None, "metrics": self.metrics, "skipped": self.skipped})
             ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
+        checkpoints.prune(RunFolder(self.job.folder).checkpoints, self.recipe.training.keep_checkpoints)
 
     def _taken_at(self, step: int) -> int:
         return self.taken + (step - self.resumed_at) * self.recipe.training.accumulate * self.world
 
-    def _restore(self) -> int:
-        """Load the last checkpoint, if there is one; returns the steps done."""
-        checkpoint = ray.train.get_checkpoint()
-        if checkpoint is None:
-            return 0
-        with checkpoint.as_directory() as folder:
-            state = torch.load(Path(folder) / "state.pt", weights_only=True, map_location="cpu")
+    def _newest_checkpoint(self) -> dict[str, Any] | None:
+        """The state in the newest whole checkpoint; None for a run that begins. All ranks look before the first of them writes."""
+        found, _ = checkpoints.newest_whole(RunFolder(self.job.folder).checkpoints)
+        if found is None and self.job.done:
+            raise BadInput(f"expected a whole checkpoint in {RunFolder(self.job.folder).checkpoints}, where there was one of step {self.job.done} "
+                           "when training began, found none; run the same command again")
+        return found and found.state()
+
+    def _first_objective(self) -> nn.Module:
+        """The objective of a run that begins."""
+        if self.job.start is None:
+            return build_objective(self.recipe)
+        with tempfile.TemporaryDirectory() as folder:
+            for name, content in ray.get(self.job.start).items():
+                Path(folder, name).write_bytes(content)
+            return build_objective(self.recipe, Path(folder))
+
+    def _restore(self, state: dict[str, Any]) -> int:
+        """Go on from the state in a checkpoint; returns the steps done."""
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         if self.rates is not None:

@@ -136,7 +136,7 @@ def test_counts_that_do_not_add_up_are_refused(tmp_path):
     (lambda folder: (folder / "corpus.json").unlink(), "found no corpus.json: make one with `textray ingest"),
     (lambda folder: (folder / "corpus.json").write_text("{}", encoding="utf-8"),
      "corpus.json: expected a value for rows, found none: this is not the manifest of a corpus"),
-    (lambda folder: (folder / "corpus.json").write_text("[1", encoding="utf-8"), "corpus.json: expected JSON, found text that is none or ends too early"),
+    (lambda folder: (folder / "corpus.json").write_text("[1", encoding="utf-8"), "corpus.json: expected JSON, found text that is not JSON or ends too early"),
     (lambda folder: (folder / "part-words-00000.parquet").unlink(),
      "part-words-00000.parquet with .* found no such file"),
     (lambda folder: (folder / "part-words-00000.parquet").write_bytes(b"PAR1"), "found 4 bytes"),

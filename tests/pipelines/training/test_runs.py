@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from pipelines import cli
+from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.training.recipe import parse_recipe
 from pipelines.training.runs import RunFolder
@@ -64,3 +66,61 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path):
         ended = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True)
         assert "the run 'try' in" in ended.stderr and "is being trained by another process" in ended.stderr
     assert json.loads((tmp_path / "try" / "run.json").read_text(encoding="utf-8"))["status"] == "running"
+
+
+SPOILED = [b"", b'{"status": "runn', b"\0" * 99, bytes(range(256)), b"[]", b"7", b'{"version": 9}', b'{"status": "running", "digest": 7, "steps": 10}',
+           b'{"status": "lost", "digest": "a", "steps": 10}', b'{"status": "running", "digest": "a", "steps": "10"}',
+           b'{"status": "running", "digest": "a", "steps": 10, "tracked": {"uri": "x"}}', b'{"status": "running", "digest": "a", "steps": 10, "more": 1}']
+
+
+@pytest.mark.parametrize("data", SPOILED)
+def test_a_spoiled_state_is_refused_in_one_sentence_by_every_command_that_reads_it(tmp_path, capsys, data):
+    (tmp_path / "try").mkdir()
+    (tmp_path / "try" / "run.json").write_bytes(data)
+    (tmp_path / "try.yaml").write_text(recipe().model_copy(update={"runs": str(tmp_path)}).to_yaml(), encoding="utf-8")
+    for command in (["finetune", str(tmp_path / "try.yaml")], ["finetune", str(tmp_path / "try.yaml"), "--resume"]):
+        assert cli.main(command) == 2
+        [line] = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"textray: error: {tmp_path / 'try' / 'run.json'}: expected ")
+        assert line.endswith("put back a copy of this file, or choose another name=")
+    assert (tmp_path / "try" / "run.json").read_bytes() == data
+
+
+@pytest.mark.parametrize("data", [b"", b"name: [", b"\0\0", b"- 1", bytes(range(256)), None])
+def test_a_spoiled_recipe_of_a_run_is_written_again_by_its_own_and_named_to_another(tmp_path, data):
+    folder, file = RunFolder(tmp_path / "try"), tmp_path / "try" / "recipe.yaml"
+    with folder.claimed(recipe(), resume=False) as state:
+        folder.write(state)
+    file.unlink() if data is None else file.write_bytes(data)
+    with pytest.raises(BadInput, match="recipe.yaml: expected .*, found .*: put back a copy"):
+        folder.claim(recipe(steps=20), resume=True)
+    with folder.claimed(recipe(), resume=False):
+        pass
+    assert file.read_text(encoding="utf-8") == recipe().to_yaml()
+
+
+def test_a_file_or_a_folder_in_the_wrong_place_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(BadInput, match="expected a new folder or a run at .*, found other files"):
+        RunFolder(tmp_path / "file").claim(recipe(), resume=False)
+    with pytest.raises(BadInput, match="expected a folder to write to, found Not a directory"):
+        RunFolder(tmp_path / "file" / "try").claim(recipe(), resume=False)
+    (tmp_path / "try" / "run.json").mkdir(parents=True)
+    with pytest.raises(BadInput, match="run.json: expected the state of a run, found Is a directory"):
+        RunFolder(tmp_path / "try").claim(recipe(), resume=False)
+
+
+def test_a_run_in_a_store_has_one_writer_and_leaves_nothing_if_its_state_was_never_written(bucket, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder(f"{bucket}/try")
+    with pytest.raises(KeyError), folder.claimed(recipe(), resume=False):
+        raise KeyError
+    assert storage.kind(folder.path) is None
+    with folder.claimed(recipe(), resume=False) as state:
+        folder.write(state)
+        with pytest.raises(BadInput, match="the run 'try' in s3://runs/try is being trained by another process .* whose lease holds until"):
+            RunFolder(f"{bucket}/try").claim(recipe(), resume=False)
+    with pytest.raises(BadInput, match=r"with another recipe \(training.steps was 10, is 20\)"):
+        RunFolder(f"{bucket}/try").claim(recipe(steps=20), resume=True)
+    assert RunFolder(f"{bucket}/try").state().status == "running" and storage.list_names(folder.path) == ["recipe.yaml", "run.json"]
+    assert list(tmp_path.iterdir()) == []  # no folder that is called s3:

@@ -1,0 +1,56 @@
+"""The lease on a folder in an object store: one owner at a time, and none that was killed stays."""
+
+import json
+import threading
+import time
+
+import pytest
+
+from pipelines.corpus import storage
+from pipelines.errors import BadInput
+from pipelines.training.lease import leased
+
+
+def test_a_second_writer_is_refused_until_the_lease_is_given_back(stores, bucket):
+    file = f"{bucket}/held/lease.json"
+    with leased(file, "the run 'try'"):
+        with pytest.raises(BadInput, match=r"the run 'try' is being trained by another process \(.*, process \d+, .*\), whose lease holds until "
+                                           r"\d\d:\d\d:\d\d UTC unless it is renewed; wait for it"):
+            with leased(file, "the run 'try'"):
+                raise AssertionError
+    assert storage.kind(file) is None
+
+
+def test_the_lease_of_a_killed_owner_ends_by_itself(stores, bucket):
+    file = f"{bucket}/killed/lease.json"
+    storage.write_bytes(file, json.dumps({"owner": "somebody", "until": int(1000 * time.time()) - 1}).encode())
+    with leased(file, "the run"):
+        assert json.loads(storage.read_bytes(file))["owner"] != "somebody"
+
+
+def test_a_lease_is_renewed_while_its_owner_lives(stores, bucket, monkeypatch):
+    monkeypatch.setenv("TEXTRAY_LEASE_SECONDS", "0.4")
+    file, ends = f"{bucket}/renewed/lease.json", set()
+    with leased(file, "the run"):
+        while len(ends) < 3:
+            ends.add(json.loads(storage.read_bytes(file))["until"])
+
+
+def test_whose_lease_was_taken_is_interrupted_and_leaves_it(stores, bucket, monkeypatch):
+    monkeypatch.setenv("TEXTRAY_LEASE_SECONDS", "0.4")
+    file = f"{bucket}/taken/lease.json"
+    other = json.dumps({"owner": "another", "until": int(1000 * time.time()) + 600_000}).encode()
+    with pytest.raises(BadInput, match="the run was taken over by another process"), leased(file, "the run") as lost:
+        while not lost.is_set():
+            storage.write_bytes(file, other)
+            time.sleep(0.01)
+        threading.Event().wait(60)
+    assert storage.read_bytes(file) == other
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b'{"owner": 7, "until": "x"}'])
+def test_a_file_that_is_no_lease_is_named(stores, bucket, content):
+    file = f"{bucket}/spoiled/lease.json"
+    storage.write_bytes(file, content)
+    with pytest.raises(BadInput, match="lease.json: .*remove it if nobody trains there"), leased(file, "the run"):
+        raise AssertionError
