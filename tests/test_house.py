@@ -153,6 +153,14 @@ raise SystemExit(cli.run("doctor"))
     assert "café.jpg" in shown and "text='ক'" in shown and "problem=None" in shown, done.stderr
 
 
+def test_tensors_are_read_on_machines_without_the_device_that_they_lay_on():
+    for folder in (*FOLDERS, "benchmarks"):
+        for file in (ROOT / folder).rglob("*.py"):
+            calls = [node for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+            loads = [call for call in calls if ast.unparse(call.func) in ("torch.load", "torch.jit.load")]
+            assert all(any(keyword.arg == "map_location" for keyword in call.keywords) for call in loads), file
+
+
 def test_no_file_is_long():
     for folder in FOLDERS:
         for file in (ROOT / folder).rglob("*.py"):

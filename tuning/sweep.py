@@ -14,6 +14,7 @@ from their checkpoints.
 import argparse
 import json
 import os
+import pickletools
 import sys
 import tempfile
 from dataclasses import asdict
@@ -30,7 +31,8 @@ from pipelines import tracking
 from pipelines.cluster import start_ray
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.training.driver import find_start, open_streams, train, with_absolute_corpora
+from pipelines.state import parse_json
+from pipelines.training.driver import find_start, open_streams, room_for, train, with_absolute_corpora
 from pipelines.training.recipe import Recipe, load_recipe, parse_recipe
 from pipelines.training.runs import RunFolder, RunState
 from tuning.report import write_report
@@ -76,7 +78,7 @@ def sweep(recipe: Recipe, *, trials: int, concurrency: int | None = None, resume
         raise BadInput("a sweep decides by word accuracy on validation words: expected data.validation.corpus in the recipe, found none")
     streams = open_streams(recipe)
     where = RunFolder(storage.join(recipe.runs, recipe.name))
-    with where.claimed(recipe, resume) as state:
+    with room_for(where), where.claimed(recipe, resume) as state:
         start_ray()
         count = concurrent_trials(recipe, concurrency, len(streams))
         if recipe.initialize_from:
@@ -94,10 +96,10 @@ def sweep(recipe: Recipe, *, trials: int, concurrency: int | None = None, resume
 def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, where: RunFolder, state: RunState) -> list[TrialResult]:
     cpus = ray.cluster_resources()["CPU"]
     trainable = tune.with_resources(tune.with_parameters(
-        run_trial, recipe=_absolute(recipe, state).model_dump(mode="json"), folder=where.path, parent=state.tracked,
+        run_trial, recipe=_absolute(recipe, state).model_dump(mode="json"), folder=where.place, parent=state.tracked,
         reserved_cpus=cpus * (count - 1) / count + DRIVER_CPUS), {"cpu": DRIVER_CPUS})
-    system, inside = storage.locate(where.path)
-    if tune.Tuner.can_restore(storage.join(inside, "tune"), storage_filesystem=system):
+    system, inside = storage.locate(where.place)
+    if restorable(where.file("tune")):
         tuner = tune.Tuner.restore(storage.join(inside, "tune"), storage_filesystem=system, trainable=trainable, resume_unfinished=True,
                                    resume_errored=True)
     else:
@@ -111,6 +113,27 @@ def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, whe
             run_config=tune.RunConfig(name="tune", storage_path=inside, storage_filesystem=system, verbose=0, callbacks=[_Announce(trials)]))
     grid = tuner.fit()
     return [result_of(result, recipe, where) for result in grid]
+
+
+def restorable(place: str) -> bool:
+    """Whether Ray Tune's own state lies there, whole. One that is torn is removed: the trials are drawn by a seed, and their folders outlive it."""
+    try:
+        names = storage.list_names(place)
+    except FileNotFoundError:
+        return False
+    try:
+        for file in (storage.join(place, name) for name in names):
+            if file.endswith(".json"):
+                parse_json(storage.read_bytes(file), dict[str, Any], file, "")
+            elif file.endswith(".pkl"):
+                for _ in pickletools.genops(storage.read_bytes(file)):  # as far as a pickle goes without running it
+                    pass
+    except (BadInput, ValueError, UnicodeDecodeError) as problem:
+        print(f"textray: warning: the state of the search in {place} is torn ({str(problem).rstrip(': ')}); its trials are taken from their folders",
+              file=sys.stderr)
+        storage.remove(place)
+        return False
+    return "tuner.pkl" in names
 
 
 def _halving(recipe: Recipe) -> ASHAScheduler | None:

@@ -8,6 +8,7 @@ AWS_REGION, AWS_ENDPOINT_URL; GOOGLE_APPLICATION_CREDENTIALS, STORAGE_EMULATOR_H
 import fcntl
 import os
 import posixpath
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from pipelines.errors import BadInput, without_credentials
 UPLOAD_CHUNK = 8 << 20  # bytes
 GOOGLE_PATIENCE = timedelta(seconds=60)  # its client would try for 15 minutes, also without any credentials
 SCHEMES = ("s3", "gs", "hf", "file")
+ONE_SLASH = re.compile(r"(s3|gs|hf):(?!//)")  # which pathlib makes of two
 
 
 class FileEntry(NamedTuple):
@@ -52,7 +54,9 @@ def parent(path: str | os.PathLike) -> str:
 
 
 def absolute(path: str) -> str:
-    """A local path from the root (tasks may run in another folder), a URI as it is. Raises BadInput for a URI with credentials."""
+    """A local path from the root (tasks may run in another folder), a URI as it is. Raises BadInput for a URI with credentials or without a slash."""
+    if ONE_SLASH.match(path) and not os.path.exists(path):
+        raise BadInput(f"{path}: expected a URI such as {path.partition(':')[0]}://BUCKET/PATH, found one without its two slashes: correct it")
     if is_remote(path):
         return _without_credentials(path).rstrip("/")
     return os.path.abspath(unquote(path.removeprefix("file://")) if path.startswith("file://") else path)

@@ -31,7 +31,7 @@ def add_version(store: str, experiment: str, name: str, recognizer: str | Path, 
     status = "FAILED"
     try:
         with tempfile.TemporaryDirectory() as temporary:
-            folder, files = Path(temporary, "model"), Path(temporary, "recognizer")
+            folder, files = Path(temporary, "served"), Path(temporary, "model")
             files.mkdir()
             for file, content in model_files(recognizer).items():
                 (files / file).write_bytes(content)

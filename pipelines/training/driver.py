@@ -144,15 +144,15 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
     streams = open_streams(recipe, earlier and earlier.lanes)
     if recipe.data.validation:
         check_words(Corpus.open(recipe.data.validation.corpus), recipe.data.validation.words, rule_of(recipe.recognizer.rule, recipe.charset))
-    with where.claimed(recipe, resume) as state, _room_for(where):
+    with room_for(where), where.claimed(recipe, resume) as state:
         if state.status == "finished":
             say(f"the run {recipe.name} has finished already: {where.model}", quiet)
             _restore_model(recipe, where)
-            return Outcome(where.path, _last_metrics(where))
+            return Outcome(where.place, _last_metrics(where))
         corpora = fingerprints(recipe)
         state.check_corpora(corpora)
         if earlier is not None:
-            say(f"continuing the run {recipe.name} in {where.path}", quiet)
+            say(f"continuing the run {recipe.name} in {where.place}", quiet)
             with where.training(lambda: say("waiting for the killed run's workers to end", quiet)):
                 cut_torn_line(where.progress)
         done = _whole_checkpoint(where)
@@ -168,7 +168,7 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
             tracking.reopen(state.handle)
         state.status, state.corpora, state.lanes = "running", corpora, next(iter(streams.values())).lanes
         where.write(state)
-        job = Job(with_absolute_corpora(recipe).model_dump(mode="json"), streams, state.tracked, where.path, readers, done, files and ray.put(files))
+        job = Job(with_absolute_corpora(recipe).model_dump(mode="json"), streams, state.tracked, where.place, readers, done, files and ray.put(files))
         try:
             metrics = _fit(recipe, job, where, list(callbacks), quiet)
         except BaseException as problem:
@@ -178,7 +178,7 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
         where.write(state)
         tracking.add_tags(state.handle, {"model": where.model})
         tracking.finish(state.handle)
-        return Outcome(where.path, metrics)
+        return Outcome(where.place, metrics)
 
 
 def fingerprints(recipe: Recipe) -> dict[str, str]:
@@ -213,7 +213,7 @@ def _whole_checkpoint(where: RunFolder) -> int:
     found, torn = checkpoints.newest_whole(where.checkpoints)
     if torn:
         named = ", ".join(f"{name}: {problem}" for name, problem in sorted(torn.items()))
-        print(f"textray: warning: left out {counted(len(torn), 'damaged checkpoint')} of {where.path} ({named}); training goes on from "
+        print(f"textray: warning: left out {counted(len(torn), 'damaged checkpoint')} of {where.place} ({named}); training goes on from "
               f"{f'the whole one of step {found.step}' if found else 'the beginning, since no other is whole'}", file=sys.stderr, flush=True)
     checkpoints.forget(where.checkpoints, torn)
     return found.step if found else 0
@@ -232,19 +232,19 @@ def _note_failure(where: RunFolder, state: RunState, problem: BaseException) -> 
         try:
             where.write(state)
         except (OSError, BadInput) as another:
-            print(f"textray: warning: the state of {where.path} is not written ({another})", file=sys.stderr)
+            print(f"textray: warning: the state of {where.place} is not written ({another})", file=sys.stderr)
     tracking.finish(state.handle, "KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
 
 
 @contextmanager
-def _room_for(where: RunFolder) -> Iterator[None]:
-    """Turns a full disk into BadInput."""
+def room_for(where: RunFolder) -> Iterator[None]:
+    """Turns a full disk, met while a run is written, into BadInput."""
     try:
         yield
     except (OSError, TrainingFailedError) as problem:
         if not _full(problem):
             raise
-        raise BadInput(f"{where.path}: expected room to write it, found the disk full: free some space and run the same command again, which "
+        raise BadInput(f"{where.place}: expected room to write it, found the disk full: free some space and run the same command again, which "
                        "continues") from problem
 
 
@@ -262,7 +262,7 @@ def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: tracking
 def _fit(recipe: Recipe, job: Job, where: RunFolder, callbacks: list, quiet: bool) -> dict[str, Any]:
     training = recipe.training
     gpu = ray.cluster_resources().get("GPU", 0) >= training.workers if training.gpu is None else training.gpu
-    system, inside = storage.locate(where.path)
+    system, inside = storage.locate(where.place)
     trainer = TorchTrainer(
         work, train_loop_config={"job": job},
         scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=gpu, resources_per_worker={"CPU": training.cpus_per_worker}

@@ -15,12 +15,13 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from pydantic import ConfigDict
 
 from pipelines.corpus import storage
-from pipelines.errors import BadInput
+from pipelines.errors import BadInput, disk_full
 from pipelines.state import parse_json, parse_yaml
 from pipelines.tracking import RunHandle
 from pipelines.training.lease import leased
@@ -77,13 +78,18 @@ class RunFolder:
     """A run's folder, a path or URI, held while a process trains in it: by the kernel's lock on this machine, by a lease in a store."""
 
     def __init__(self, path: str | os.PathLike):
-        self.path = storage.absolute(os.fspath(path))
+        self.place = storage.absolute(os.fspath(path))
         self._held = ExitStack()
         self._lost = threading.Event()  # set when another process has taken the folder
 
+    @property
+    def path(self) -> Path:
+        """The folder of a run on this machine. Raises BadInput for one in a store."""
+        return storage.here(self.place, "runs=")
+
     def file(self, name: str) -> str:
         """The path or URI of a file of the run."""
-        return storage.join(self.path, name)
+        return storage.join(self.place, name)
 
     @property
     def checkpoints(self) -> str:
@@ -127,7 +133,7 @@ class RunFolder:
     def write(self, state: RunState) -> None:
         """Replace the state in one step. Raises BadInput if the folder was taken over meanwhile."""
         if self._lost.is_set():
-            raise BadInput(f"the run in {self.path} was taken over by another process")
+            raise BadInput(f"the run in {self.place} was taken over by another process")
         storage.write_bytes(self.file("run.json"), json.dumps(asdict(state), indent=1).encode())
 
     def claim(self, recipe: Recipe, resume: bool) -> RunState:
@@ -140,11 +146,13 @@ class RunFolder:
             BadInput: the name is taken: by a run that somebody trains right now, by another recipe, or by a finished or failed run and
                 `resume` is not given.
         """
-        what = f"the run {recipe.name!r} in {self.path}"
+        what = f"the run {recipe.name!r} in {self.place}"
         try:
             self._check_free()
             self._hold(what)
         except OSError as problem:
+            if disk_full(problem):
+                raise
             raise BadInput(f"{what}: expected a folder to write to, found {problem.strerror} ({problem.filename}); choose another runs=") from None
         try:
             return self._go_on(recipe, resume)
@@ -159,10 +167,10 @@ class RunFolder:
             state = RunState("running", recipe.digest, recipe.training.steps)
             storage.write_bytes(self.file("recipe.yaml"), text)
         elif state.digest != recipe.digest and not (resume and self._elsewhere(recipe)):
-            raise BadInput(f"the run {recipe.name!r} exists in {self.path} with another recipe ({self._differences(recipe)}); choose another "
+            raise BadInput(f"the run {recipe.name!r} exists in {self.place} with another recipe ({self._differences(recipe)}); choose another "
                            "name=, or repeat that recipe to continue it")
         elif state.status != "running" and not resume:
-            raise BadInput(f"the run {recipe.name!r} exists in {self.path} ({state.status}); choose another name=, or say --resume")
+            raise BadInput(f"the run {recipe.name!r} exists in {self.place} ({state.status}); choose another name=, or say --resume")
         if state.digest == recipe.digest and self._recipe_file() != text:  # it was damaged or lost
             storage.write_bytes(self.file("recipe.yaml"), text)
         storage.remove(self.failure)
@@ -170,17 +178,17 @@ class RunFolder:
 
     def _check_free(self) -> None:
         """What is there must be a run, or what a run leaves that was killed at once."""
-        found = storage.kind(self.path)
-        others = found == "folder" and not all(BEFORE_STATE.fullmatch(name) for name in storage.list_names(self.path))
+        found = storage.kind(self.place)
+        others = found == "folder" and not all(BEFORE_STATE.fullmatch(name) for name in storage.list_names(self.place))
         if found == "file" or (others and self.state() is None):
-            raise BadInput(f"expected a new folder or a run at {self.path}, found other files; choose another name=")
+            raise BadInput(f"expected a new folder or a run at {self.place}, found other files; choose another name=")
 
     def _hold(self, what: str) -> None:
-        if storage.is_remote(self.path):
+        if storage.is_remote(self.place):
             self._lost = self._held.enter_context(leased(self.file("lease.json"), what))
             return
         try:
-            os.makedirs(self.path, exist_ok=True)
+            os.makedirs(self.place, exist_ok=True)
             lock = self._held.enter_context(open(self.file("lock"), "w", encoding="utf-8"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -214,7 +222,7 @@ class RunFolder:
         When a driver is killed its workers live on for a moment. Whoever continues the run waits here until they are gone.
         `wait_line` is called once if there is somebody to wait for. In a store the lease gives them the time.
         """
-        if storage.is_remote(self.path):
+        if storage.is_remote(self.place):
             yield
             return
         with open(self.file("workers.lock"), "w", encoding="utf-8") as lock:
@@ -235,4 +243,4 @@ class RunFolder:
                 yield state
             finally:
                 if fresh and storage.kind(self.file("run.json")) is None:
-                    storage.remove(self.path)
+                    storage.remove(self.place)

@@ -29,7 +29,7 @@ class Progress:
     def __init__(self, where: RunFolder, steps: int, quiet: bool):
         self._numbers, self._notices, self._steps, self._quiet = Follower(where.progress), Follower(where.notices), steps, quiet
         self._where = where.progress
-        self._pause = 5.0 if storage.is_remote(where.path) else 0.5  # seconds
+        self._pause = 5.0 if storage.is_remote(where.place) else 0.5  # seconds
         self._done = threading.Event()
         self._first: tuple[int, float] | None = None
 

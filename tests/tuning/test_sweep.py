@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from pipelines.render import main as render
 from pipelines.tracking import prepare_store
 from pipelines.training.recipe import load_recipe, parse_recipe
 from pipelines.training.runs import RunFolder
-from tuning.sweep import sweep
+from tuning.sweep import restorable, sweep
 
 
 @pytest.fixture(scope="module")
@@ -82,3 +83,17 @@ def test_a_sweep_that_cannot_be_is_refused_before_it_starts(place, ray_session, 
             crowd["data"][part]["batch_size"] = 1
         sweep(parse_recipe(crowd), trials=2)
     assert not (place / "runs" / "never").exists()
+
+
+@pytest.mark.parametrize("file, torn", [("tuner.pkl", b""), ("tuner.pkl", b"\0" * 90), ("tuner.pkl", pickle.dumps({"a": [1] * 99})[:-20]),
+                                        ("experiment_state-1.json", b"{"), ("experiment_state-1.json", b"[]"), ("experiment_state-1.json", b"")])
+def test_a_torn_state_of_the_search_is_removed_since_the_trials_have_folders_of_their_own(tmp_path, capsys, file, torn):
+    place = tmp_path / "tune"
+    assert not restorable(str(place))
+    place.mkdir()
+    (place / "tuner.pkl").write_bytes(pickle.dumps({"a": [1] * 99}))
+    (place / "experiment_state-1.json").write_text('{"trial_data": []}', encoding="utf-8")
+    assert restorable(str(place))
+    (place / file).write_bytes(torn)
+    assert not restorable(str(place)) and not place.exists()
+    assert f"the state of the search in {place} is torn (" in capsys.readouterr().err

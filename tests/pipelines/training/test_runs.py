@@ -115,12 +115,21 @@ def test_a_run_in_a_store_has_one_writer_and_leaves_nothing_if_its_state_was_nev
     folder = RunFolder(f"{bucket}/try")
     with pytest.raises(KeyError), folder.claimed(recipe(), resume=False):
         raise KeyError
-    assert storage.kind(folder.path) is None
+    assert storage.kind(folder.place) is None
     with folder.claimed(recipe(), resume=False) as state:
         folder.write(state)
         with pytest.raises(BadInput, match="the run 'try' in s3://runs/try is being trained by another process .* whose lease holds until"):
             RunFolder(f"{bucket}/try").claim(recipe(), resume=False)
     with pytest.raises(BadInput, match=r"with another recipe \(training.steps was 10, is 20\)"):
         RunFolder(f"{bucket}/try").claim(recipe(steps=20), resume=True)
-    assert RunFolder(f"{bucket}/try").state().status == "running" and storage.list_names(folder.path) == ["recipe.yaml", "run.json"]
+    assert RunFolder(f"{bucket}/try").state().status == "running" and storage.list_names(folder.place) == ["recipe.yaml", "run.json"]
     assert list(tmp_path.iterdir()) == []  # no folder that is called s3:
+
+
+def test_a_uri_without_its_slashes_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("s3:/bucket/runs/try", "gs:bucket/try"):
+        with pytest.raises(BadInput, match="expected a URI such as .*://BUCKET/PATH, found one without its two slashes: correct it"):
+            RunFolder(place)
+    (tmp_path / "s3:").mkdir()
+    assert RunFolder("s3:").place == str(tmp_path / "s3:")

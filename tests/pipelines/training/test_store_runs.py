@@ -62,16 +62,16 @@ def test_a_run_in_a_store_is_taken_up_after_a_kill_when_its_lease_is_over(recipe
 
 
 def test_a_run_in_a_store_is_measured_calibrated_exported_and_registered_by_its_uri(recipe, run, bucket, tmp_path, capsys):
-    assert cli.main(["evaluate", run.path, "--data", f"all={bucket}/more", "--data", f"{bucket}/words", "--out", f"{bucket}/report"]) == 0
+    assert cli.main(["evaluate", run.place, "--data", f"all={bucket}/more", "--data", f"{bucket}/words", "--out", f"{bucket}/report"]) == 0
     assert {"evaluation.html", "evaluation.json", "predictions.jsonl"} == set(storage.list_names(f"{bucket}/report"))
     sets = json.loads(storage.read_bytes(f"{bucket}/report/evaluation.json"))["sets"]
     assert [(found["name"], found["words"]) for found in sets] == [("all", 30), ("words", 60)]
-    assert cli.main(["calibrate", run.path, "--data", f"{bucket}/more"]) == 2  # the words were read: none of them rightly, after four steps
+    assert cli.main(["calibrate", run.place, "--data", f"{bucket}/more"]) == 2  # the words were read: none of them rightly, after four steps
     assert "found 0 of 17 right" in capsys.readouterr().err
     save_temperature(run.model, 2.5)
-    assert load_recognizer(run.path).temperature == 2.5
-    assert cli.main(["export-model", run.path, "--out", str(tmp_path / "words.pt2"), "--check", f"{bucket}/more"]) == 0
-    assert cli.main(["register", run.path, "--name", "stored", "--promote", "--gate", f"more={bucket}/more"]) == 0
+    assert load_recognizer(run.place).temperature == 2.5
+    assert cli.main(["export-model", run.place, "--out", str(tmp_path / "words.pt2"), "--check", f"{bucket}/more"]) == 0
+    assert cli.main(["register", run.place, "--name", "stored", "--promote", "--gate", f"more={bucket}/more"]) == 0
     assert "version 1 of stored is its first champion" in capsys.readouterr().out
     assert cli.main(["evaluate", "models:/stored@champion", "--data", f"{bucket}/more", "--out", f"{bucket}/report2"]) == 0
     assert cli.main(["describe", f"{bucket}/more", "--html", f"{bucket}/pages/more.html"]) == 0
@@ -85,8 +85,8 @@ def test_a_sweep_lives_in_a_store_with_its_corpora(recipe, bucket):
         "initialize_from": f"{bucket}/runs/try", "data": recipe.data.model_copy(update={"unlabeled": recipe.data.labeled})})
     [best] = sweep(searched, trials=1, concurrency=1)
     place = RunFolder(f"{bucket}/runs/search")
-    assert best.model == f"{place.path}/trials/{best.name}/model" and storage.kind(f"{best.model}/weights.pt") == "file"
-    assert {"best.yaml", "report.html", "trials.json", "run.json"} <= set(storage.list_names(place.path))
+    assert best.model == f"{place.place}/trials/{best.name}/model" and storage.kind(f"{best.model}/weights.pt") == "file"
+    assert {"best.yaml", "report.html", "trials.json", "run.json"} <= set(storage.list_names(place.place))
     assert place.state().start.model == f"{bucket}/runs/try/model"
 
 
