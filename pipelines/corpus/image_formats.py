@@ -146,9 +146,9 @@ def image_format(data: bytes) -> str | None:
     return None if found is None else found.name
 
 
-def announced_size(data: bytes | memoryview) -> Size | None:
-    """(width, height) in pixels that an image's head announces, decoded or not; None if nothing can be read from it."""
-    format = format_of(data)
+def announced_size(data: bytes | memoryview, format: Format | None = None) -> Size | None:
+    """(width, height) in pixels that an image's head announces, decoded or not; None if nothing can be read from it. `format` is its, where known."""
+    format = format or format_of(data)
     try:
         return None if format is None else format.size(bytes(data), format)
     except BROKEN:
@@ -159,7 +159,7 @@ def is_safe(data: bytes | memoryview, format: Format) -> bool:
     """Whether a file can be unpacked: it announces a size, of at most MOST_PIXELS."""
     if format.name == "JPEG" and len(data) <= HARMLESS_JPEG:
         return True
-    size = announced_size(data)
+    size = announced_size(data, format)
     return size is not None and size[0] * size[1] <= MOST_PIXELS
 
 

@@ -120,7 +120,7 @@ def _turned(picture: np.ndarray, orientation: int) -> np.ndarray:
 
 def _read_png(data: bytes, mode: int, in_colour: int) -> np.ndarray:
     """By OpenCV, whose grey levels of a PNG with a gamma or a profile would not be those of its colours."""
-    kind, mask = data[25], _png_chunk(data, b"tRNS")
+    kind, mask = data[25], _png_chunk(data, b"tRNS", before=b"IDAT")
     if kind not in SEE_THROUGH_PNG and mask is None:
         return _imdecode(data, mode if kind == GREY_PNG else in_colour)
     stored = _imdecode(data, cv2.IMREAD_UNCHANGED)
@@ -144,8 +144,10 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         start += length + 12
 
 
-def _png_chunk(data: bytes, wanted: bytes) -> bytes | None:
-    return next((data[start:stop] for kind, start, stop in _png_chunks(data) if kind == wanted), None)
+def _png_chunk(data: bytes, wanted: bytes, before: bytes = b"") -> bytes | None:
+    """The content of a PNG's first chunk of a kind; None if there is none, or none before another kind."""
+    kind, start, stop = next((found for found in _png_chunks(data) if found[0] in (wanted, before)), (b"", 0, 0))
+    return data[start:stop] if kind == wanted else None
 
 
 def _transparent_level(data: bytes, mask: bytes) -> int:
