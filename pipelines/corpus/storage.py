@@ -93,6 +93,8 @@ def locate(path: str) -> tuple[fs.FileSystem, str]:
     if scheme not in SCHEMES:
         raise BadInput(f"{path}: expected a path or a URI that begins with {', '.join(f'{name}://' for name in SCHEMES)}, "
                        f"found {scheme}://: correct it")
+    if rest.startswith("/") or "//" in rest.rstrip("/"):
+        raise BadInput(f"{path}: expected {scheme}://BUCKET/NAME, found an empty part: leave it out")
     return _filesystem(scheme, rest.partition("/")[0]), rest.rstrip("/")
 
 
@@ -107,6 +109,8 @@ def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
         return _google()
     try:
         return fs.FileSystem.from_uri(f"{scheme}://{bucket}/")[0]
+    except pa.ArrowInvalid as problem:
+        raise BadInput(f"{scheme}://{bucket}: expected a bucket's name after {scheme}://, found {problem}: correct it") from problem
     except ImportError as problem:
         raise BadInput(f"{scheme}://{bucket}: expected the package that reads {scheme}://, found none: "
                        f"pip install 'textray[{scheme}]' ({problem})") from problem

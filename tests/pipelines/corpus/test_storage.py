@@ -200,3 +200,11 @@ def test_a_file_uri_is_decoded_and_a_path_is_not(tmp_path):
 def test_a_path_that_is_not_utf_8_is_named():
     with pytest.raises(BadInput, match=r"'a\\udcff': expected a path in UTF-8, found other bytes: rename it"):
         storage.kind("a\udcff")
+
+
+@pytest.mark.parametrize("uri, found", [
+    ("s3://bad bucket/x", "syntax error"), ("s3://b?c/x", "query"), ("s3://[x/y", "syntax error"), ("s3://b\u00fc/x", "syntax error"), ("s3:///x", "an empty part"),
+    ("s3://b//x", "an empty part"), ("gs:///x", "an empty part"), ("gs://b/x//y", "an empty part")])
+def test_a_uri_that_no_store_can_have_is_refused(stores, uri, found):
+    with pytest.raises(BadInput, match=f"expected .*, found .*{found}.*: "):
+        storage.kind(uri)
