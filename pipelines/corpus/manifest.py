@@ -1,11 +1,14 @@
 """The manifest, `corpus.json`: what a corpus holds, what became of every row, and how it was made."""
 
+import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pipelines.checksum import with_checksum
 from pipelines.corpus import storage
 
 SCHEMA_VERSION = 2
@@ -55,6 +58,7 @@ class ShardEntry(BaseModel):
     bytes: int
     sha256: str
     row_groups: list[int]  # rows in each row group
+    footer_sha256: str | None = None  # of the Parquet footer, which no page checksum covers; None in corpora from before
 
 
 class Versioned(BaseModel):
@@ -73,6 +77,24 @@ class Manifest(BaseModel):
     sources: dict[str, SourceCounts]
     shards: list[ShardEntry]
     made_by: dict[str, Any]  # command and options; no times and no host names, so that two runs give the same bytes
+    checksum: str | None = None  # of all the rest; None in corpora from before
+
+    def disagreement(self) -> str | None:
+        """How the counts contradict each other, in words; None if they do not. Needs nothing but the manifest."""
+        written = Counter()
+        for shard in self.shards:
+            if shard.rows != sum(shard.row_groups) or min(shard.row_groups, default=1) < 1:
+                return f"{shard.name} with {shard.rows} rows and {sum(shard.row_groups)} in its row groups"
+            written[shard.source] += shard.rows
+        if len({shard.name for shard in self.shards}) < len(self.shards):
+            return "one shard listed twice"
+        if self.rows != written.total():
+            return f"{self.rows} rows and {written.total()} in its shards"
+        for name in {**self.sources, **written}:
+            counts = self.sources.get(name, SourceCounts())
+            if not counts.balanced() or counts.kept != written[name] or not 0 <= counts.labeled <= written[name]:
+                return f"{written[name]} rows kept of the source {name}, whose account is {counts.model_dump(by_alias=True)}"
+        return None
 
 
 def write_manifest(folder: str | os.PathLike, shards: Sequence[ShardEntry], sources: dict[str, SourceCounts],
@@ -83,12 +105,10 @@ def write_manifest(folder: str | os.PathLike, shards: Sequence[ShardEntry], sour
     counts do not add up to the shards.
     """
     ordered = sorted(shards, key=lambda shard: shard.name)
-    for name, counts in sources.items():
-        written = sum(shard.rows for shard in ordered if shard.source == name)
-        if not counts.balanced() or counts.kept != written:
-            raise ValueError(f"source {name}: expected in = kept + duplicates + quarantined + filtered with {written} rows kept, "
-                             f"found {counts}")
     manifest = Manifest(rows=sum(shard.rows for shard in ordered), sources=sources, shards=ordered, made_by=made_by)
-    text = manifest.model_dump_json(by_alias=True, indent=1)
+    disagreement = manifest.disagreement()
+    if disagreement:
+        raise ValueError(f"expected in = kept + duplicates + quarantined + filtered, and the kept rows in the shards, found {disagreement}")
+    text = json.dumps(with_checksum(manifest.model_dump(mode="json", by_alias=True)), indent=1, ensure_ascii=False)
     storage.write_bytes(storage.join(os.fspath(folder), MANIFEST), (text + "\n").encode())
     return manifest

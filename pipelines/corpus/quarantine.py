@@ -49,7 +49,7 @@ def write_quarantine(folder: str | os.PathLike, tables: Iterable[pa.Table] = ())
     """Write quarantine.parquet from tables with QUARANTINE_SCHEMA, one at a time; an empty file when there are none."""
     compression = {name: "NONE" if name == "image" else "ZSTD" for name in QUARANTINE_SCHEMA.names}
     with storage.written(storage.join(os.fspath(folder), QUARANTINE)) as temporary:
-        with pq.ParquetWriter(temporary, QUARANTINE_SCHEMA, compression=compression) as writer:
+        with pq.ParquetWriter(temporary, QUARANTINE_SCHEMA, compression=compression, write_page_checksum=True) as writer:
             for table in tables:
                 if table.num_rows:
                     writer.write_table(table)

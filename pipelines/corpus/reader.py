@@ -1,20 +1,25 @@
 """A finished corpus, open for reading."""
 
 import hashlib
+import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipelines.checksum import intact
 from pipelines.corpus import storage
-from pipelines.corpus.manifest import MANIFEST, SCHEMA_VERSION, Manifest, Versioned
+from pipelines.corpus.manifest import MANIFEST, SCHEMA_VERSION, Manifest, ShardEntry, Versioned
 from pipelines.corpus.quarantine import QUARANTINE
-from pipelines.corpus.shards import undamaged
+from pipelines.corpus.shards import SCHEMA, checked_parquet, read_footer
 from pipelines.errors import BadInput
 from pipelines.state import parse_json
+
+READ_BYTES = 8 << 20
 
 
 class RowGroup(NamedTuple):
@@ -38,6 +43,7 @@ class Corpus:
         self.path = path
         self.manifest = manifest
         self.sha256 = sha256  # of corpus.json, which holds the hash of every shard: identifies the content
+        self._entries = {shard.name: shard for shard in manifest.shards}
         self._footers: OrderedDict[str, pq.FileMetaData] = OrderedDict()
 
     @classmethod
@@ -51,6 +57,10 @@ class Corpus:
             raise BadInput(f"{folder}: expected a corpus of schema version {SCHEMA_VERSION}, found {version}: read it with the version of "
                            "textray that wrote it, or ingest the sources again")
         manifest = parse_json(data, Manifest, file, again)
+        contradiction = manifest.disagreement() if intact(json.loads(data)) else "another checksum than its own"
+        if contradiction:
+            raise BadInput(f"{file}: expected what was written when the corpus was made, found {contradiction}: it was edited or damaged, copy "
+                           "it again or ingest the sources again")
         _check_shards(folder, manifest)
         return cls(folder, manifest, hashlib.sha256(data).hexdigest())
 
@@ -68,22 +78,61 @@ class Corpus:
     def read_row_group(self, shard: str, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Read row group `index` of the shard named `shard`; `columns` in the order of the schema, None for all.
 
-        Raises BadInput for a shard that is damaged, or not the one that the manifest lists.
+        Raises BadInput if the shard is not what was written: each page read, and the footer, is compared with its checksum.
         """
-        with undamaged(storage.join(self.path, shard)), self._parquet(shard, self._footers.get(shard)) as file:
-            self._footers[shard] = file.metadata
+        entry = self._entries[shard]
+        try:
+            with self._parquet(entry) as file:
+                table = file.read_row_group(index, columns=None if columns is None else list(columns))
+        except (OSError, ValueError, LookupError, pa.ArrowException):
+            self.check_shard(entry)  # else it is the disk or the network that fails, and not the file
+            raise
+        wanted = pa.schema([field for field in SCHEMA if columns is None or field.name in columns])
+        if table.num_rows != entry.row_groups[index] or not table.schema.equals(wanted):
+            raise self._damaged(shard, f"row group {index} with {table.num_rows} rows of {', '.join(table.column_names)}")
+        return table
+
+    def check_shard(self, entry: ShardEntry) -> None:
+        """Read every byte of a shard. Raises BadInput if they are not those that were written."""
+        sha256, size = hashlib.sha256(), 0
+        try:
+            with storage.open_stream(storage.join(self.path, entry.name)) as file:
+                while data := file.read(READ_BYTES):
+                    sha256.update(data)
+                    size += len(data)
+        except FileNotFoundError:
+            raise self._damaged(entry.name, "no such file") from None
+        if size != entry.bytes:
+            raise self._damaged(entry.name, f"{size:,} bytes instead of {entry.bytes:,}")
+        if sha256.hexdigest() != entry.sha256:
+            raise self._damaged(entry.name, "other bytes than were written: its sha256 differs")
+
+    def _damaged(self, shard: str, found: str) -> BadInput:
+        return BadInput(f"{self.path}: expected the shard {shard} as it was written, found {found}: copy it again from where it is whole, or "
+                        f"ingest the sources again; `textray verify {self.path}` says what else is damaged")
+
+    def footer(self, shard: str) -> pq.FileMetaData:
+        """The Parquet footer of a shard. Raises BadInput if it is not what was written."""
+        with storage.open_file(storage.join(self.path, shard)) as file:
+            return self._footer(self._entries[shard], file)
+
+    @contextmanager
+    def _parquet(self, entry: ShardEntry) -> Iterator[pq.ParquetFile]:
+        path = storage.join(self.path, entry.name)
+        with storage.open_file(path) as file:
+            # In a store few large requests instead of many small ones.
+            yield pq.ParquetFile(file, metadata=self._footer(entry, file), pre_buffer=storage.is_remote(path), page_checksum_verification=True)
+
+    def _footer(self, entry: ShardEntry, file: pa.NativeFile) -> pq.FileMetaData:
+        footer = self._footers.get(entry.name)
+        if footer is None:
+            data = read_footer(file)
+            if entry.footer_sha256 not in (None, hashlib.sha256(data).hexdigest()):
+                raise self._damaged(entry.name, "another footer than was written")
+            footer = self._footers[entry.name] = pq.read_metadata(pa.BufferReader(data))
             while len(self._footers) > self.FOOTERS_KEPT:
                 self._footers.popitem(last=False)
-            table = file.read_row_group(index, columns=None if columns is None else list(columns))
-            for name in columns or ():  # Arrow leaves out what is not there
-                table.schema.field(name)
-            return table
-
-    def _parquet(self, name: str, footer: pq.FileMetaData | None = None) -> pq.ParquetFile:
-        path = storage.join(self.path, name)
-        if storage.is_remote(path):  # few large requests instead of many small ones
-            return pq.ParquetFile(storage.open_file(path), metadata=footer, pre_buffer=True)
-        return pq.ParquetFile(path, metadata=footer)
+        return footer
 
     def rows_iter(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """Every row once, as one table per row group."""
@@ -92,7 +141,7 @@ class Corpus:
 
     def quarantine_iter(self) -> Iterator[pa.Table]:
         """The rejected rows, as tables with QUARANTINE_SCHEMA."""
-        with undamaged(storage.join(self.path, QUARANTINE)), self._parquet(QUARANTINE) as file:
+        with checked_parquet(storage.join(self.path, QUARANTINE)) as file:
             for index in range(file.num_row_groups):
                 yield file.read_row_group(index)
 

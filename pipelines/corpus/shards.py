@@ -27,16 +27,20 @@ SCHEMA = pa.schema([
     pa.field("labeler", pa.string()),  # the model that wrote a pseudo-label
 ])
 
-# Encoded images do not compress, and statistics on them would store whole images in the footer.
+# Encoded images do not compress, and statistics on them would store whole images in the footer. A page's checksum is looked at when
+# the page is read: a flipped bit in an image that does not compress would change a picture, and nothing else.
 PARQUET_OPTIONS = dict(
     compression={name: "NONE" if name in ("image", "phash") else "ZSTD" for name in SCHEMA.names},
     use_dictionary=["source", "labeler"],
     write_statistics=[name for name in SCHEMA.names if name != "image"],
+    write_page_checksum=True,
 )
+COPY_AGAIN = "copy the corpus again, or ingest it again"
+TAIL = 1 << 16  # bytes; most footers are shorter
 
 
 @contextmanager
-def undamaged(path: str, remedy: str = "copy the corpus again, or ingest it again") -> Iterator[None]:
+def undamaged(path: str, remedy: str = COPY_AGAIN) -> Iterator[None]:
     """Turns what a damaged Parquet or Arrow file at `path` does to its reader into BadInput; what a disk or a store does passes."""
     try:
         yield
@@ -62,6 +66,27 @@ def shard_name(source: str, index: int) -> str:
     if safe != source:
         safe += "-" + hashlib.sha256(source.encode()).hexdigest()[:8]
     return f"part-{safe}-{index:05d}.parquet"
+
+
+def read_footer(file: pa.NativeFile) -> bytes:
+    """A Parquet file's footer with the length and the magic number behind it: what its sha256 in the manifest is of, and a file of its own.
+
+    Where the length is damaged, so is what comes back.
+    """
+    size = file.size()
+    tail = file.read_at(min(size, TAIL), max(size - TAIL, 0))
+    length = min(int.from_bytes(tail[-8:-4], "little") + 8, size)
+    return tail[-length:] if length <= len(tail) else file.read_at(length, size - length)
+
+
+@contextmanager
+def checked_parquet(path: str, remedy: str = COPY_AGAIN) -> Iterator[pq.ParquetFile]:
+    """A Parquet file of ours whose sha256 stands nowhere, open for reading: each page is compared with its checksum.
+
+    Raises BadInput if the file is damaged, FileNotFoundError if there is none.
+    """
+    with undamaged(path, remedy), storage.open_file(path) as file:
+        yield pq.ParquetFile(file, page_checksum_verification=True)
 
 
 class _HashingFile:
@@ -120,7 +145,8 @@ class ShardWriter:
         self._columns: dict[str, list] = {name: [] for name in SCHEMA.names}
 
     def __enter__(self) -> "ShardWriter":
-        self._file = _HashingFile(self._written.__enter__())
+        self._temporary = self._written.__enter__()
+        self._file = _HashingFile(self._temporary)
         self._parquet = pq.ParquetWriter(pa.PythonFile(self._file, mode="w"), SCHEMA, **PARQUET_OPTIONS)
         return self
 
@@ -147,10 +173,13 @@ class ShardWriter:
                 self._parquet.close()
                 self._file.sync()
             self._file.close()  # on a full disk this fails too
+            if kind is None:
+                with pa.OSFile(self._temporary) as file:
+                    footer = hashlib.sha256(read_footer(file)).hexdigest()
         except BaseException as problem:
             self._written.__exit__(type(problem), problem, problem.__traceback__)
             raise
         self._written.__exit__(kind, value, traceback)
         if kind is None:
             self.entry = ShardEntry(name=self.name, source=self.source, rows=sum(self._row_groups), bytes=self._file.size,
-                                    sha256=self._file.sha256.hexdigest(), row_groups=self._row_groups)
+                                    sha256=self._file.sha256.hexdigest(), row_groups=self._row_groups, footer_sha256=footer)

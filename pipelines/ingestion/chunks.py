@@ -165,7 +165,7 @@ class RejectedWriter:
     def _flush(self) -> None:
         if self._writer is None:
             temporary = self._stack.enter_context(storage.written(self._path))
-            self._writer = self._stack.enter_context(pq.ParquetWriter(temporary, QUARANTINE_SCHEMA))
+            self._writer = self._stack.enter_context(pq.ParquetWriter(temporary, QUARANTINE_SCHEMA, write_page_checksum=True))
         self._writer.write_table(rejected_table(self._waiting))
         self._waiting, self._bytes = [], 0
 

@@ -21,13 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipelines.corpus import storage
 from pipelines.corpus.manifest import MANIFEST, SourceCounts, write_manifest
 from pipelines.corpus.quarantine import QUARANTINE, write_quarantine
-from pipelines.corpus.shards import of_staging, undamaged
+from pipelines.corpus.shards import checked_parquet, of_staging
 from pipelines.errors import BadInput
 from pipelines.ingestion.chunks import Chunk, ChunkResult
 from pipelines.state import parse_json
@@ -110,7 +109,7 @@ class Staging:
     def _tables(self, name: str) -> Iterator[pa.Table]:
         """The row groups of a file of rejected rows."""
         path = storage.join(self.done, name)
-        with undamaged(path, of_staging(path)), pq.ParquetFile(storage.open_file(path)) as file:
+        with checked_parquet(path, of_staging(path)) as file:
             for index in range(file.num_row_groups):
                 yield file.read_row_group(index)
 

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import ValidationError
 
 from pipelines.corpus import storage
 from pipelines.corpus.quarantine import Rejected
-from pipelines.corpus.shards import ShardWriter, of_staging, shard_name, undamaged
+from pipelines.corpus.shards import ShardWriter, checked_parquet, of_staging, shard_name
 from pipelines.ingestion.chunks import ChunkResult, Options, RejectedWriter, room_for
 from pipelines.ingestion.duplicates.search import HashFile, find
 from pipelines.ingestion.staging import Staging
@@ -97,7 +96,7 @@ def write_without(touched: Touched, corpus: str, unique: str, done: str, options
 
 
 def _rows(path: str) -> Iterator[dict]:
-    with undamaged(path, of_staging(path)), pq.ParquetFile(storage.open_file(path)) as file:
+    with checked_parquet(path, of_staging(path)) as file:
         for index in range(file.num_row_groups):
             yield from file.read_row_group(index).drop_columns("source").to_pylist()
 
@@ -109,7 +108,7 @@ def matched_keys(drops: pa.Table, corpus: str) -> list[str]:
     for shard in sorted({place[:2] for place in places if place[0] is not None}):
         chosen = [number for number, place in enumerate(places) if place[:2] == shard]
         path = storage.join(corpus, shard_name(*shard))
-        with undamaged(path, of_staging(path)), pq.ParquetFile(storage.open_file(path)) as file:
+        with checked_parquet(path, of_staging(path)) as file:
             ends = np.cumsum([file.metadata.row_group(index).num_rows for index in range(file.num_row_groups)])
             groups = np.searchsorted(ends, [places[number][2] for number in chosen], side="right")
             for group in np.unique(groups).tolist():

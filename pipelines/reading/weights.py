@@ -20,6 +20,7 @@ from pydantic import BaseModel, ConfigDict
 from models.charset import Charset
 from models.recognizer import Recognizer
 from models.recognizers import build
+from pipelines.checksum import CHECKSUM, intact, with_checksum
 from pipelines.errors import BadInput
 from pipelines.state import parse_json
 
@@ -43,7 +44,7 @@ def save_recognizer(folder: str | Path, recognizer: Recognizer, extra: Mapping[s
     """Write a recognizer into a folder, a path or URI; `extra` (JSON values, such as the recipe's name) goes into recognizer.json.
 
     Equal weights give equal files. Each file is replaced whole; recognizer.json comes last and holds the sha256 of
-    weights.pt, so a folder whose writing was interrupted is recognised.
+    weights.pt and a checksum of itself, so a folder whose writing was interrupted is recognised, and one that was changed.
 
     Returns:
         The folder.
@@ -65,7 +66,7 @@ def save_temperature(folder: str | Path, temperature: float) -> None:
 
 
 def _write_description(folder: str | Path, description: Mapping[str, Any]) -> None:
-    _replace(folder, DESCRIPTION, (json.dumps(description, indent=2, ensure_ascii=False) + "\n").encode())
+    _replace(folder, DESCRIPTION, (json.dumps(with_checksum(description), indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def _replace(folder: str | Path, name: str, content: bytes) -> None:
@@ -173,18 +174,22 @@ def model_inside(folder: Path) -> Path:
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:
-    """What recognizer.json of a model folder, a path or URI, holds.
+    """What recognizer.json of a model folder, a path or URI, holds, but for its checksum, which is looked at here.
 
     Raises:
-        BadInput: it is not there, or not what `save_recognizer` writes.
+        BadInput: it is not there, or not what `save_recognizer` wrote.
     """
     file = str(_below(folder, DESCRIPTION))
     try:
         data = model_bytes(folder, DESCRIPTION)
     except FileNotFoundError:
         raise BadInput(f"expected {file}, found no such file") from None
-    found = parse_json(data, Description, file, "this is not the description of a recognizer; train or copy the model again")
-    return found.model_dump(exclude_unset=True)
+    parse_json(data, Description, file, "this is not the description of a recognizer; train or copy the model again")
+    description = json.loads(data)
+    if not intact(description):
+        raise BadInput(f"{file} is not what was written when the model was made (its checksum differs): it was edited or damaged; train or "
+                       "copy the model again")
+    return {key: value for key, value in description.items() if key != CHECKSUM}
 
 
 def load_recognizer(where: str | Path, runs: str | Path = "runs") -> Recognizer:

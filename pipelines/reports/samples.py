@@ -6,7 +6,6 @@ import random
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -16,8 +15,8 @@ import pyarrow.parquet as pq
 
 from pipelines.corpus.quarantine import QUARANTINE, QUARANTINE_SCHEMA
 from pipelines.corpus.reader import Corpus, RowGroup
-from pipelines.corpus.shards import undamaged
-from pipelines.corpus.storage import join, open_file
+from pipelines.corpus.shards import checked_parquet
+from pipelines.corpus.storage import join
 from pipelines.errors import BadInput
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.progress import Progress
@@ -141,8 +140,7 @@ def find_rows(corpus: Corpus, keys: Iterable[str]) -> dict[str, Shown]:
 
 
 def _may_hold(corpus: Corpus, shard: str, keys: list[str]) -> list[int]:
-    with undamaged(join(corpus.path, shard)), open_file(join(corpus.path, shard)) as file:
-        footer = pq.read_metadata(file)
+    footer = corpus.footer(shard)
     column = footer.schema.names.index("key")
     candidates = []
     for index in range(footer.num_row_groups):
@@ -158,8 +156,7 @@ def gather_rejects(corpus: Corpus, seed: int) -> Rejects:
     Memory holds the pictures to show and 8 bytes for each duplicate. Raises BadInput if the file is missing.
     """
     try:
-        path = join(corpus.path, QUARANTINE)
-        with undamaged(path), open_file(path) as file, closing(pq.ParquetFile(file)) as parquet:
+        with checked_parquet(join(corpus.path, QUARANTINE)) as parquet:
             return _Gathering(corpus, parquet, seed).run()
     except FileNotFoundError:
         raise BadInput(f"{corpus.path}: expected {QUARANTINE} beside the shards, found none: copy the corpus again, "

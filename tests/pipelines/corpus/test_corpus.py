@@ -3,16 +3,18 @@
 import hashlib
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipelines.checksum import with_checksum
 from pipelines.corpus.manifest import SourceCounts, write_manifest
 from pipelines.corpus.quarantine import QUARANTINE, Rejected, rejected_table, write_quarantine
 from pipelines.corpus.reader import Corpus, RowGroup
-from pipelines.corpus.shards import SCHEMA, ShardWriter, shard_name
+from pipelines.corpus.shards import PARQUET_OPTIONS, SCHEMA, ShardWriter, shard_name
 from pipelines.errors import BadInput
 
 
@@ -22,6 +24,17 @@ def make_shard(folder: Path, source: str = "words", index: int = 0, rows: int = 
             writer.write(key=f"{source}/{index}-{row}", image=bytes([row] * 40),
                          text=None if row % 2 else f"text {row}", width=10 + row, height=8, phash=2**64 - 1 - row)
     return writer.entry
+
+
+def footer_bytes(shard: bytes) -> int:
+    return int.from_bytes(shard[-8:-4], "little") + 8  # the length stands before the magic number
+
+
+def edit_manifest(folder: Path, edit, sealed: bool) -> None:
+    """Change corpus.json as an editor would; sealed: with a checksum that fits again."""
+    tree = json.loads((folder / "corpus.json").read_text(encoding="utf-8"))
+    edit(tree)
+    (folder / "corpus.json").write_text(json.dumps(with_checksum(tree) if sealed else tree), encoding="utf-8")
 
 
 def make_corpus(folder: Path, shards: int = 1) -> Corpus:
@@ -77,7 +90,7 @@ def test_the_manifest_holds_counts_hashes_and_row_groups(tmp_path):
     shard = (tmp_path / "c" / "part-words-00000.parquet").read_bytes()
     assert manifest["shards"] == [{"name": "part-words-00000.parquet", "source": "words", "rows": 5,
                                    "bytes": len(shard), "sha256": hashlib.sha256(shard).hexdigest(),
-                                   "row_groups": [2, 2, 1]}]
+                                   "row_groups": [2, 2, 1], "footer_sha256": hashlib.sha256(shard[-footer_bytes(shard):]).hexdigest()}]
     assert manifest["sources"]["words"] == {"in": 7, "kept": 5, "duplicates": 0, "quarantined": 1, "filtered": 1, "labeled": 3,
                                             "reasons": {"truncated image": 1, "side too small": 1}}
     assert corpus.sha256 == hashlib.sha256((tmp_path / "c" / "corpus.json").read_bytes()).hexdigest()
@@ -155,4 +168,93 @@ def test_a_missing_folder_and_a_later_schema_are_refused(tmp_path):
     manifest = (tmp_path / "c" / "corpus.json")
     manifest.write_text(manifest.read_text(encoding="utf-8").replace('"schema_version": 2', '"schema_version": 3'), encoding="utf-8")
     with pytest.raises(BadInput, match="expected a corpus of schema version 2, found 3"):
+        Corpus.open(tmp_path / "c")
+
+
+def readings(corpus: Corpus) -> list:
+    return [table.to_pylist() for table in corpus.rows_iter()]
+
+
+def test_no_flipped_bit_changes_a_reading(tmp_path):
+    """One bit of every byte, in pages, headers and footer: what is read is what was written, or one sentence that names the shard."""
+    corpus = make_corpus(tmp_path / "c")
+    file, before = tmp_path / "c" / "part-words-00000.parquet", readings(corpus)
+    whole, noticed = file.read_bytes(), 0
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << place % 8]) + whole[place + 1:])
+        try:
+            assert readings(Corpus.open(tmp_path / "c")) == before, place
+        except BadInput as problem:
+            noticed += 1
+            assert re.fullmatch(r"\S+/c: expected the shard part-words-00000.parquet as it was written, found .*: copy it again from where it is "
+                                r"whole, or ingest the sources again; `textray verify \S+/c` says what else is damaged", str(problem)), place
+    assert noticed > len(whole) * 2 / 3  # the rest is in what no reader needs, such as statistics of page headers
+
+
+def test_a_shard_that_was_cut_replaced_or_removed_while_it_is_open_is_named(tmp_path):
+    corpus = make_corpus(tmp_path / "c", shards=2)
+    file = tmp_path / "c" / "part-words-00000.parquet"
+    for spoil in (lambda: file.write_bytes(file.read_bytes()[:900]), lambda: file.write_bytes(b""), file.unlink):
+        spoil()
+        with pytest.raises(BadInput, match="expected the shard part-words-00000.parquet as it was written, found"):
+            corpus.read_row_group("part-words-00000.parquet", 1)
+    assert corpus.read_row_group("part-words-00001.parquet", 1, ["key"]).num_rows == 2
+
+
+EDITS = [
+    lambda tree: tree.update(rows=6),
+    lambda tree: tree["shards"][0].update(rows=4),
+    lambda tree: tree["shards"][0].update(row_groups=[2, 2]),
+    lambda tree: tree["shards"][0].update(row_groups=[3, 3, -1]),
+    lambda tree: tree["shards"][0].update(source="others"),
+    lambda tree: tree["shards"].append(tree["shards"][0]),
+    lambda tree: tree["sources"]["words"].update(kept=4),
+    lambda tree: tree["sources"]["words"].update(labeled=6),
+    lambda tree: tree["sources"]["words"].update(reasons={"truncated image": 2, "side too small": 1}),
+    lambda tree: tree["sources"].pop("words"),
+]
+
+
+@pytest.mark.parametrize("edit", [*EDITS, lambda tree: tree["made_by"].update(command="ingest"),
+                                  lambda tree: tree["sources"]["words"].update(labeled=2), lambda tree: tree.update(checksum="0" * 64)])
+def test_an_edited_manifest_is_not_believed(tmp_path, edit):
+    make_corpus(tmp_path / "c")
+    edit_manifest(tmp_path / "c", edit, sealed=False)
+    with pytest.raises(BadInput, match="corpus.json: expected what was written when the corpus was made, found another checksum than its own: it was"):
+        Corpus.open(tmp_path / "c")
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_counts_that_contradict_each_other_are_not_believed_whatever_the_checksum(tmp_path, edit):
+    make_corpus(tmp_path / "c")
+    edit_manifest(tmp_path / "c", edit, sealed=True)
+    with pytest.raises(BadInput, match="corpus.json: expected what was written when the corpus was made, found .*: it was edited or damaged"):
+        Corpus.open(tmp_path / "c")
+
+
+def test_a_manifest_that_was_only_laid_out_anew_is_the_same(tmp_path):
+    corpus = make_corpus(tmp_path / "c")
+    edit_manifest(tmp_path / "c", lambda tree: None, sealed=False)
+    assert Corpus.open(tmp_path / "c").manifest == corpus.manifest
+
+
+def test_row_groups_that_differ_from_the_manifest_are_noticed_when_read(tmp_path):
+    make_corpus(tmp_path / "c")
+    edit_manifest(tmp_path / "c", lambda tree: tree["shards"][0].update(row_groups=[2, 1, 2]), sealed=True)
+    corpus = Corpus.open(tmp_path / "c")
+    with pytest.raises(BadInput, match="found row group 1 with 2 rows of key"):
+        corpus.read_row_group("part-words-00000.parquet", 1, ["key"])
+
+
+def test_a_corpus_from_before_there_were_checksums_opens(tmp_path, monkeypatch):
+    monkeypatch.setitem(PARQUET_OPTIONS, "write_page_checksum", False)
+    make_corpus(tmp_path / "c")
+
+    def as_before(tree: dict) -> None:
+        del tree["checksum"], tree["shards"][0]["footer_sha256"]
+
+    edit_manifest(tmp_path / "c", as_before, sealed=False)
+    assert [row["key"] for table in Corpus.open(tmp_path / "c").rows_iter() for row in table.to_pylist()] == [f"words/0-{row}" for row in range(5)]
+    edit_manifest(tmp_path / "c", EDITS[0], sealed=False)
+    with pytest.raises(BadInput, match="found 6 rows and 5 in its shards"):
         Corpus.open(tmp_path / "c")

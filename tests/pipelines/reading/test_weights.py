@@ -9,8 +9,9 @@ import torch
 
 from models.charset import Charset
 from models.recognizers import build
+from pipelines.checksum import with_checksum
 from pipelines.errors import BadInput
-from pipelines.reading.weights import find_model, load_recognizer, read_description, save_recognizer
+from pipelines.reading.weights import find_model, load_recognizer, read_description, save_recognizer, save_temperature
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def recognizer():
 
 def describe(folder: Path, **changes) -> None:
     file = folder / "recognizer.json"
-    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    file.write_text(json.dumps(with_checksum(json.loads(file.read_text(encoding="utf-8")) | changes)), encoding="utf-8")
 
 
 def test_what_was_saved_reads_the_same(recognizer, tmp_path):
@@ -82,6 +83,41 @@ def test_a_folder_that_cannot_be_used_is_explained(recognizer, tmp_path, spoil, 
     spoil(folder)
     with pytest.raises(BadInput, match=sentence):
         load_recognizer(folder)
+
+
+@pytest.mark.parametrize("changes", [{"charset": "321cba"}, {"charset": "abc124"}, {"overrides": {"max_length": 6}}, {"overrides": {}},
+                                     {"temperature": 2.0}, {"run": "another"}, {"checksum": "0" * 64}, {"checksum": 7}, {"new": 1}])
+def test_an_edited_description_is_not_believed(recognizer, tmp_path, changes):
+    folder = save_recognizer(tmp_path, recognizer, {"run": "mine"})
+    file = folder / "recognizer.json"
+    file.write_text(json.dumps(json.loads(file.read_text(encoding="utf-8")) | changes), encoding="utf-8")
+    for use in (load_recognizer, read_description, lambda folder: save_temperature(folder, 1.5)):
+        with pytest.raises(BadInput, match="recognizer.json is not what was written when the model was made .*: it was edited or damaged"):
+            use(folder)
+
+
+def test_no_flipped_bit_in_a_description_changes_the_model(recognizer, tmp_path):
+    folder = save_recognizer(tmp_path, recognizer, {"run": "mine"})
+    file = folder / "recognizer.json"
+    whole, before = file.read_bytes(), read_description(folder)
+    for place in range(len(whole)):
+        for bit in range(8):
+            file.write_bytes(whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1:])
+            try:
+                assert before.items() <= read_description(folder).items()  # white space is another, or the checksum has another name
+            except BadInput:
+                continue
+
+
+def test_a_model_from_before_there_were_checksums_loads(recognizer, tmp_path):
+    folder = save_recognizer(tmp_path, recognizer)
+    description = json.loads((folder / "recognizer.json").read_text(encoding="utf-8"))
+    del description["checksum"]
+    (folder / "recognizer.json").write_text(json.dumps(description), encoding="utf-8")
+    assert load_recognizer(folder).charset == recognizer.charset
+    save_temperature(folder, 1.5)  # which writes the description anew, with its checksum
+    assert read_description(folder)["temperature"] == 1.5
+    assert "checksum" in json.loads((folder / "recognizer.json").read_text(encoding="utf-8"))
 
 
 def test_a_place_without_a_model_is_explained(tmp_path):
