@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,7 +12,9 @@ import ray
 from ray.data import DataContext, Dataset, Datasource, ExecutionResources, ReadTask
 from ray.data._internal.execution.execution_callback import ExecutionCallback  # named by DataContext, exported nowhere else
 from ray.data.block import BlockMetadata
+from ray.exceptions import RayTaskError
 
+from pipelines.errors import BadInput
 from pipelines.feed.stream import Reading, Share, Stream
 from pipelines.feed.windows import read_window
 
@@ -112,4 +115,16 @@ def ray_blocks(stream: Stream, share: Share, readers: Readers) -> Iterator[pa.Ta
     readings = stream.readings(share)
     while segment := list(islice(readings, WINDOWS_PER_DATASET)):
         dataset = dataset_of(stream, segment, ROWS_PER_TASK, readers)
-        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+        with _plainly():
+            yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=2)
+
+
+@contextmanager
+def _plainly() -> Iterator[None]:
+    """The BadInput of a reading task, such as a damaged shard, as it was raised: Ray wraps it in a page of traceback and adds advice."""
+    try:
+        yield
+    except RayTaskError as problem:
+        if isinstance(problem.cause, BadInput):
+            raise BadInput(str(problem.cause).partition("\n")[0]) from None
+        raise

@@ -1,9 +1,11 @@
 """The feed: a corpus becomes batches of a fixed size, in the plan's order, from any position."""
 
+import shutil
 from collections import Counter
 
 import cv2
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ from pipelines.corpus.images import Shape
 from pipelines.corpus.manifest import SourceCounts, write_manifest
 from pipelines.corpus.quarantine import write_quarantine
 from pipelines.corpus.reader import Corpus
-from pipelines.corpus.shards import ShardWriter
+from pipelines.corpus.shards import SCHEMA, ShardWriter
 from pipelines.errors import BadInput
 from pipelines.feed import plan as plans
 from pipelines.feed.batches import batches, threads_beside
@@ -199,3 +201,19 @@ def test_many_small_corpora_that_are_mixed_are_each_read_once(tmp_path, monkeypa
     parts = take(stream, Share(0, 1, 0, 60))
     assert all(Counter(key.split("/")[0] for key in part.keys) == {f"source{source}": 2 for source in range(6)} for part in parts)
     assert len(read) == 6 * 4 and set(read.values()) == {1}
+
+
+def test_a_flipped_bit_ends_the_feed_in_one_sentence_that_names_the_shard(corpus, tmp_path, ray_session):
+    damaged = shutil.copytree(corpus, tmp_path / "damaged")
+    shard = damaged / "part-made-00001.parquet"
+    image = pq.read_metadata(shard).row_group(0).column(SCHEMA.names.index("image"))
+    data = bytearray(shard.read_bytes())
+    data[image.data_page_offset + image.total_compressed_size // 2] ^= 8
+    shard.write_bytes(data)
+    stream = open_stream([str(damaged)], LABELED, batch_size=16, seed=1)  # which counts labels, and reads no image
+    for blocks in (local_blocks, lambda stream, share: ray_blocks(stream, share, Readers(0.5))):
+        with pytest.raises(BadInput) as problem:
+            take(stream, Share(0, 1, 0, 20), blocks)
+        assert str(problem.value) == (
+            f"{damaged}: expected the shard part-made-00001.parquet as it was written, found other bytes than were written: its sha256 differs: "
+            f"copy it again from where it is whole, or ingest the sources again; `textray verify {damaged}` says what else is damaged")
