@@ -17,6 +17,7 @@ COMMANDS = {
     "render": ("pipelines.render", "make a labeled corpus of synthetic words"),
     "ingest": ("pipelines.ingest", "bring LMDBs, tars, Parquet files, folders and annotated scenes into a corpus"),
     "describe": ("pipelines.describe", "say what a corpus holds, in numbers or as a page of pictures"),
+    "verify": ("pipelines.verify", "read every byte of corpora, models and runs, and say what is damaged"),
     "export": ("pipelines.export", "give a corpus to other toolkits: LMDB, WebDataset tars or a folder"),
     "pretrain": ("pipelines.pretrain", "train an encoder on unlabeled images (self-supervised)"),
     "finetune": ("pipelines.finetune", "train a recognizer on labels, alone or with unlabeled images (semi-supervised)"),

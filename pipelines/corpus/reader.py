@@ -15,7 +15,7 @@ from pipelines.checksum import intact
 from pipelines.corpus import storage
 from pipelines.corpus.manifest import MANIFEST, SCHEMA_VERSION, Manifest, ShardEntry, Versioned
 from pipelines.corpus.quarantine import QUARANTINE
-from pipelines.corpus.shards import SCHEMA, checked_parquet, read_footer
+from pipelines.corpus.shards import SCHEMA, Damaged, checked_parquet, read_footer
 from pipelines.errors import BadInput
 from pipelines.state import parse_json
 
@@ -49,6 +49,13 @@ class Corpus:
     @classmethod
     def open(cls, path: str | os.PathLike) -> "Corpus":
         """Open the corpus at `path`, a folder or a URI. Raises BadInput if it is missing, unfinished, damaged or too new."""
+        corpus = cls.listed(path)
+        _check_shards(corpus.path, corpus.manifest)
+        return corpus
+
+    @classmethod
+    def listed(cls, path: str | os.PathLike) -> "Corpus":
+        """The corpus that the manifest at `path` lists, whether its shards are there or not. Raises BadInput as `open` does."""
         folder = storage.absolute(os.fspath(path)) if storage.is_remote(os.fspath(path)) else os.fspath(path)
         data = _manifest_bytes(folder)
         file, again = f"{folder}/{MANIFEST}", "this is not the manifest of a corpus; ingest the sources again"
@@ -59,9 +66,8 @@ class Corpus:
         manifest = parse_json(data, Manifest, file, again)
         contradiction = manifest.disagreement() if intact(json.loads(data)) else "another checksum than its own"
         if contradiction:
-            raise BadInput(f"{file}: expected what was written when the corpus was made, found {contradiction}: it was edited or damaged, copy "
-                           "it again or ingest the sources again")
-        _check_shards(folder, manifest)
+            raise Damaged(f"{file}: expected what was written when the corpus was made, found {contradiction}: it was edited or damaged, copy "
+                          "it again or ingest the sources again")
         return cls(folder, manifest, hashlib.sha256(data).hexdigest())
 
     @property
@@ -76,7 +82,7 @@ class Corpus:
                 for shard in self.manifest.shards for index, rows in enumerate(shard.row_groups)]
 
     def read_row_group(self, shard: str, index: int, columns: Sequence[str] | None = None) -> pa.Table:
-        """Read row group `index` of the shard named `shard`; `columns` in the order of the schema, None for all.
+        """Read row group `index` of the shard named `shard`; `columns` of the schema, None for all.
 
         Raises BadInput if the shard is not what was written: each page read, and the footer, is compared with its checksum.
         """
@@ -87,8 +93,8 @@ class Corpus:
         except (OSError, ValueError, LookupError, pa.ArrowException):
             self.check_shard(entry)  # else it is the disk or the network that fails, and not the file
             raise
-        wanted = pa.schema([field for field in SCHEMA if columns is None or field.name in columns])
-        if table.num_rows != entry.row_groups[index] or not table.schema.equals(wanted):
+        wanted = {name: SCHEMA.field(name) for name in (SCHEMA.names if columns is None else columns)}
+        if table.num_rows != entry.row_groups[index] or {field.name: field for field in table.schema} != wanted:
             raise self._damaged(shard, f"row group {index} with {table.num_rows} rows of {', '.join(table.column_names)}")
         return table
 
@@ -107,9 +113,9 @@ class Corpus:
         if sha256.hexdigest() != entry.sha256:
             raise self._damaged(entry.name, "other bytes than were written: its sha256 differs")
 
-    def _damaged(self, shard: str, found: str) -> BadInput:
-        return BadInput(f"{self.path}: expected the shard {shard} as it was written, found {found}: copy it again from where it is whole, or "
-                        f"ingest the sources again; `textray verify {self.path}` says what else is damaged")
+    def _damaged(self, shard: str, found: str) -> Damaged:
+        return Damaged(f"{self.path}: expected the shard {shard} as it was written, found {found}: copy it again from where it is whole, or "
+                       f"ingest the sources again; `textray verify {self.path}` says what else is damaged")
 
     def footer(self, shard: str) -> pq.FileMetaData:
         """The Parquet footer of a shard. Raises BadInput if it is not what was written."""

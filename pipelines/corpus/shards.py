@@ -39,6 +39,10 @@ COPY_AGAIN = "copy the corpus again, or ingest it again"
 TAIL = 1 << 16  # bytes; most footers are shorter
 
 
+class Damaged(BadInput):
+    """What lies there is not what was written."""
+
+
 @contextmanager
 def undamaged(path: str, remedy: str = COPY_AGAIN) -> Iterator[None]:
     """Turns what a damaged Parquet or Arrow file at `path` does to its reader into BadInput; what a disk or a store does passes."""
@@ -52,7 +56,7 @@ def undamaged(path: str, remedy: str = COPY_AGAIN) -> Iterator[None]:
             raise
     else:
         return
-    raise BadInput(f"{path}: expected it whole, found it damaged ({(reason.splitlines() or ['unreadable'])[0][:200]}): {remedy}")
+    raise Damaged(f"{path}: expected it whole, found it damaged ({(reason.splitlines() or ['unreadable'])[0][:200]}): {remedy}")
 
 
 def of_staging(path: str) -> str:
