@@ -29,6 +29,8 @@ TENTHS = {"validation": 0, "gate": 1}  # of the real training images: rows 0, 10
 VOCABULARY = 2_000  # drawn in lower case, capitalised, and upper case
 REAL_SOURCE_WORDS = 60_000
 MODEL = "textray-demo"
+MARK = "made-by-textray-demo.txt"  # the first file of a demo's folder: without it nothing is removed
+MADE = {MARK, "drawn", "files", "corpora", "runs", "reports", "mlartifacts"}  # and mlflow.db with what SQLite puts beside it
 
 
 @dataclass(frozen=True)
@@ -196,6 +198,16 @@ def read_five(step: Steps, tests: dict[str, Path]) -> None:
         print(f"  {row.key:<28} label {row.text:<14} read {text:<14} confidence {confidence:.2f}")
 
 
+def remove_demo(folder: Path) -> None:
+    """Remove what an earlier demo left. Raises BadInput, and removes nothing, if it is not a demo's folder or holds other files too."""
+    names = {item.name for item in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else {"another file"}
+    others = sorted(name for name in names if name not in MADE and not name.startswith("mlflow.db")) or sorted(names if MARK not in names else [])
+    if others:
+        raise BadInput(f"--folder {folder}: expected what an earlier demo made ({MARK} says so) and nothing else, found {others[0]}; nothing is "
+                       "removed: name another --folder, or move that away")
+    shutil.rmtree(folder)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="textray demo", formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -209,11 +221,12 @@ def main(argv: list[str] | None = None) -> int:
     data = arguments.data and here(arguments.data, "--data")
     if data:
         real_sets(data)
-    if folder.exists():
+    if os.path.lexists(folder):
         if not arguments.overwrite:
             raise BadInput(f"expected no folder {arguments.folder}, found one; say --overwrite to remove it, or name another with --folder")
-        shutil.rmtree(folder)
+        remove_demo(folder)
     folder.mkdir(parents=True)
+    (folder / MARK).write_text("textray demo made this folder, and removes what is in it if it is told to --overwrite.\n", encoding="utf-8")
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
     step = Steps(15 if data else 16)
     material = real_material(folder, step, data) if data else drawn_material(folder, step)

@@ -5,6 +5,7 @@ import json
 import sys
 import textwrap
 
+from pipelines.corpus import storage
 from pipelines.corpus.account import counted, counts_table, table
 from pipelines.corpus.characters import visible
 from pipelines.corpus.reader import Corpus
@@ -12,6 +13,7 @@ from pipelines.corpus.tally import QUANTILES, RANGES, describe, summarize
 from pipelines.errors import BadInput
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.reports.corpus import write_page
+from pipelines.reports.html import MARK
 
 DESCRIPTION = """Print what a corpus holds: rows per source, rejects and why, label lengths, image sizes, characters, and what
 the charsets 36, 62 and 94 cannot spell. --html writes a page to look at: images of every source, histograms, rejects,
@@ -39,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         raise BadInput(f"--images: expected 0 or more, found {arguments.images}: correct it")
     corpus = Corpus.open(arguments.corpus)
     if arguments.html:
+        storage.check_replaceable(arguments.html, MARK, "--html")
         tallies, size = write_page(corpus, arguments.html, arguments.images, arguments.seed, _benchmarks(corpus, arguments.guard))
         summary = summarize(corpus, tallies)
     else:

@@ -15,7 +15,7 @@ from pipelines.evaluation.table import as_text, rows
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.reading.searches import add_options, searches
 from pipelines.reading.weights import find_model, load_recognizer, read_description
-from pipelines.reports.evaluation import write_results
+from pipelines.reports.evaluation import check_place, write_results
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,6 +43,8 @@ def main(argv: list[str] | None = None) -> int:
         raise BadInput(f"--batch-size: expected at least 1, found {options.batch_size}")
     sets = open_sets(options.data)
     gates = parse_gates(options.gate, [words.name for words in sets])
+    out = options.out or storage.join("reports", f"evaluation-{file_safe(options.model)}")
+    check_place(out)
     device = device_named(options.device)
     folder = find_model(options.model)
     recognizer = load_recognizer(folder).to(device)
@@ -53,7 +55,6 @@ def main(argv: list[str] | None = None) -> int:
     if options.precision != "float32":
         for result in results:
             result.notes.append(options.precision)
-    out = options.out or storage.join("reports", f"evaluation-{file_safe(options.model)}")
     write_results(out, options.model, results, about)
     print(as_text(rows(results)))
     print(f"\nmade {out}/evaluation.html (the worst mistakes), evaluation.json (every number), "

@@ -7,12 +7,13 @@ from itertools import islice
 
 import numpy as np
 
+from pipelines.corpus import storage
 from pipelines.corpus.images import Shape, decode_image
 from pipelines.corpus.storage import here
 from pipelines.errors import BadInput
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.reading.batches import shape_of
-from pipelines.reading.graphs import FORMATS, export_model, format_of
+from pipelines.reading.graphs import FORMATS, MARK, export_model, format_of
 from pipelines.reading.weights import find_model, load_recognizer, read_description
 
 CHECKED_WORDS = 64  # of each --check set
@@ -39,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--out", required=True, metavar="FILE", help="where it goes; the ending chooses the format")
     arguments.add_argument("--check", action="append", default=[], metavar="NAME=PATH",
                            help=f"compare on the first {CHECKED_WORDS} images of a corpus, an LMDB or a folder, not on noise; repeatable")
-    arguments.add_argument("--overwrite", action="store_true", help="replace a file that is there")
+    arguments.add_argument("--overwrite", action="store_true", help="replace a file that an earlier export left there")
     return arguments
 
 
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = format_of(target)
     if target.exists() and not options.overwrite:
         raise BadInput(f"--out: expected a free name, found {target}: choose another, or add --overwrite to replace it")
+    storage.check_replaceable(options.out, MARK, "--out")
     if not target.absolute().parent.is_dir():
         raise BadInput(f"--out: expected a folder that exists, found none at {target.absolute().parent}: make it first")
     folder = find_model(options.model)

@@ -50,6 +50,9 @@ def charset_of(argument: str | None) -> Charset | None:
 def _free(folder: str) -> str:
     if storage.kind(storage.join(folder, DESCRIPTION)) is not None:
         raise BadInput(f"--out: expected a folder without a model, found one in {folder}: choose another, or remove it")
+    found = storage.kind(folder)
+    if found == "file" or (found == "folder" and storage.list_names(folder)):
+        raise BadInput(f"--out: expected a free name or an empty folder, found another {found} in {folder}: choose another, or remove it")
     return folder
 
 

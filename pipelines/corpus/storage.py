@@ -228,6 +228,18 @@ def written(path: str) -> Iterator[str]:
         Path(temporary).unlink(missing_ok=True)
 
 
+def check_replaceable(file: str, mark: bytes, option: str) -> None:
+    """Raise BadInput unless `file` is free or bears the mark of what textray writes there: nobody else's file is ever replaced.
+
+    Args:
+        mark: bytes that every such file of ours holds.
+        option: by which the user named the file.
+    """
+    found = kind(file)
+    if found == "folder" or (found == "file" and mark not in read_bytes(file)):
+        raise BadInput(f"{option} {file}: expected a free name, or a file that textray wrote there, found another {found}: choose another name")
+
+
 def move(old: str, new: str) -> None:
     """Give a file another name in the same store."""
     system, inside = locate(old)

@@ -31,6 +31,7 @@ class Note(BaseModel):
     format: Literal["lmdb", "webdataset", "folder"]
     corpus_sha256: str
     rows: int
+    files: list[str]
 
 
 def export(corpus: str | os.PathLike, target: str | os.PathLike, format: str, sources: list[str] | None = None, *,
@@ -115,8 +116,8 @@ def _staging(target: Path, overwrite: bool) -> Iterator[Path]:
     """
     partial = target.with_name(target.name + ".partial")
     new, old = partial / "new", partial / "old"
+    _check_ours(partial)
     with storage.held(str(partial), str(target)):
-        _check_ours(partial)
         if old.exists() and not target.exists():  # killed between the two renames below
             os.rename(old, target)
         try:
@@ -134,8 +135,8 @@ def _staging(target: Path, overwrite: bool) -> Iterator[Path]:
 
 
 def _check_ours(partial: Path) -> None:
-    """What an ingest left under such a name is not ours to remove."""
-    others = sorted({item.name for item in partial.iterdir()} - {"lock", "new", "old"})
+    """What an ingest or somebody else left under such a name is not ours to remove."""
+    others = sorted({item.name for item in partial.iterdir()} - {"lock", "new", "old"}) if partial.is_dir() else []
     if others:
         raise BadInput(f"{partial}: expected what an export left, found {others[0]}: choose another --out, or remove that folder")
 
@@ -145,9 +146,12 @@ def _check_target(target: Path, overwrite: bool) -> None:
         return
     if not (target / NOTE).is_file():
         raise BadInput(f"{target}: expected a free name or an earlier export ({NOTE}), found something else: choose another --out")
-    parse_json((target / NOTE).read_bytes(), Note, str(target / NOTE), "this is not the note of an export; choose another --out")
+    note = parse_json((target / NOTE).read_bytes(), Note, str(target / NOTE), "this is not the note of an export; choose another --out")
     if not overwrite:
         raise BadInput(f"{target}: expected a free name, found an earlier export: choose another --out, or add --overwrite to replace it")
+    others = sorted({item.name for item in target.iterdir()} - {NOTE, "lock.mdb", *note.files})
+    if others:
+        raise BadInput(f"{target}: expected an export and nothing else, found {others[0]} in its folder: move it, or choose another --out")
 
 
 @contextmanager

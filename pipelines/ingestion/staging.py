@@ -26,14 +26,17 @@ from pydantic import ValidationError
 from pipelines.corpus import storage
 from pipelines.corpus.manifest import MANIFEST, SourceCounts, write_manifest
 from pipelines.corpus.quarantine import QUARANTINE, write_quarantine
+from pipelines.corpus.reader import Corpus
 from pipelines.corpus.shards import checked_parquet, of_staging
 from pipelines.errors import BadInput
 from pipelines.ingestion.chunks import Chunk, ChunkResult
 from pipelines.state import parse_json
 
+PARTS = {"corpus", "unique", "done", "plan.json", "moving", "replaced"}  # what lies in CORPUS.partial
+
 
 def check_target(target: str, overwrite: bool) -> None:
-    """Raise BadInput unless a corpus may be written at `target`. Only a corpus is ever overwritten."""
+    """Raise BadInput unless a corpus may be written at `target`. Only a corpus is ever overwritten, and only if nothing else lies in its folder."""
     found = storage.kind(target)
     if found is None and not os.path.islink(target):
         return
@@ -46,6 +49,36 @@ def check_target(target: str, overwrite: bool) -> None:
     elif not overwrite:
         raise BadInput(f"{target}: expected a free name, found a corpus: choose another --out, "
                        "or add --overwrite to replace it")
+    else:
+        _check_corpus(target)
+
+
+def _check_corpus(target: str) -> None:
+    """Raise BadInput unless a folder with a corpus.json holds a corpus and nothing else."""
+    try:
+        shards = {shard.name for shard in Corpus.listed(target).manifest.shards}
+    except BadInput:
+        raise BadInput(f"{target}: expected a corpus to replace, found a {MANIFEST} that textray did not write, or a damaged one: choose another "
+                       "--out, or remove that folder") from None
+    others = sorted(set(storage.list_names(target)) - shards - {MANIFEST, QUARANTINE})
+    if others:
+        raise BadInput(f"{target}: expected a corpus and nothing else, found {others[0]} in its folder: move it, or choose another --out")
+
+
+def check_leftover(folder: str, names: set[str]) -> None:
+    """Raise BadInput unless a folder is free, empty, or what a killed command left there: it goes when the command ends.
+
+    Args:
+        names: what such a folder may hold; on this machine `lock` is there from its first moment.
+    """
+    try:
+        found = {name for name in storage.list_names(folder) if not name.endswith(".tmp")} if storage.kind(folder) == "folder" else set()
+    except FileNotFoundError:  # a store whose last file has just gone
+        return
+    others = sorted(found - names) or sorted(found if "lock" in names - found else [])
+    if others:
+        raise BadInput(f"{folder}: expected a free name or what an interrupted command left, found a folder with {others[0]}: choose another --out, "
+                       "or move that folder")
 
 
 class Staging:
@@ -119,6 +152,7 @@ class LocalStaging(Staging):
 
     def __init__(self, target: str):
         super().__init__(target)
+        self.doomed = f"{self.folder}.removed"
         self._replaced = Path(self.folder, "replaced")
 
     def restore(self) -> None:
@@ -172,10 +206,9 @@ class LocalStaging(Staging):
 
     def remove(self) -> None:
         """Remove the folder. Renamed first: a task that still writes into it must fail, not bring it back."""
-        doomed = f"{self.folder}.removed"
-        shutil.rmtree(doomed, ignore_errors=True)
-        os.rename(self.folder, doomed)
-        shutil.rmtree(doomed)
+        shutil.rmtree(self.doomed, ignore_errors=True)
+        os.rename(self.folder, self.doomed)
+        shutil.rmtree(self.doomed)
 
 
 class StoreStaging(Staging):
@@ -247,9 +280,13 @@ def open_staging(target: str | os.PathLike) -> Iterator[Staging]:
     Two processes that write one corpus into an object store write the same bytes.
     """
     if storage.is_remote(os.fspath(target)):
-        yield StoreStaging(storage.absolute(os.fspath(target)))
+        staging = StoreStaging(storage.absolute(os.fspath(target)))
+        check_leftover(staging.folder, PARTS)
+        yield staging
         return
     staging = LocalStaging(storage.absolute(os.fspath(target)))
+    for folder in (staging.folder, staging.doomed):
+        check_leftover(folder, PARTS | {"lock"})
     with storage.held(staging.folder, os.fspath(target)):
         staging.restore()
         yield staging

@@ -33,6 +33,7 @@ BATCHES = (1, 3, 8)  # sizes in which a file is compared with its model
 TRACED = 5  # images in the batch that is traced: a number that no layer has, so that nothing is mistaken for the batch
 TOLERANCE = 1e-3  # of the largest logit
 NOTE = "textray.json"  # the metadata inside .pt2 and .torchscript files
+MARK = b"textray_version"  # stands in every file, by `metadata`: only such a file is replaced
 PREPROCESSING = ("images: float32 (n, 3, height, width), RGB, (x / 255 - 0.5) / 0.5; scaled to height x width (aspect stretch), or to the "
                  "height and filled up on the right with the last column (pad, keep; keep: only as far as needed)")
 

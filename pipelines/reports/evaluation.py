@@ -3,10 +3,14 @@
 import json
 
 from pipelines.corpus import storage
+from pipelines.errors import BadInput
 from pipelines.evaluation.measure import Mistake, Result, total
 from pipelines.evaluation.metrics import BINS, Score
 from pipelines.evaluation.table import HEADER, VARIANTS, rows
 from pipelines.reports import html
+
+FILES = ("evaluation.json", "predictions.jsonl", "evaluation.html")
+MARK = b'"computed_as"'  # stands in every evaluation.json: only where it does are the files replaced
 
 
 def as_page(model: str, results: list[Result], shown: int = 24) -> str:
@@ -45,6 +49,16 @@ def _picture(mistake: Mistake) -> html.Picture:
     return html.Picture(mistake.image, lines, frozenset({"read"}))
 
 
+def check_place(folder: str) -> None:
+    """Raise BadInput, before an hour of reading, unless the results may be written into a folder: earlier ones are replaced, and nothing else."""
+    if storage.kind(folder) == "file":
+        raise BadInput(f"--out {folder}: expected a folder, found a file: choose another")
+    present = [name for name in FILES if storage.kind(storage.join(folder, name)) is not None]
+    if present and FILES[0] not in present:
+        raise BadInput(f"--out {folder}: expected no {present[0]} but an earlier evaluation's, found another file: choose another folder")
+    storage.check_replaceable(storage.join(folder, FILES[0]), MARK, "--out")
+
+
 def write_results(folder: str, model: str, results: list[Result], about: dict[str, object]) -> None:
     """Write evaluation.json (every number), predictions.jsonl (every word) and evaluation.html into a folder, a path or URI."""
     numbers = {"model": model, "recognizer": about, "computed_as": VARIANTS,
@@ -56,6 +70,6 @@ def write_results(folder: str, model: str, results: list[Result], about: dict[st
                          "confidence": round(word.confidence, 6), "correct": word.correct, "distance": word.distance,
                          "problem": word.problem}, ensure_ascii=False) + "\n"
              for result in results for word in result.evaluation.words]
+    html.write_text(storage.join(folder, "evaluation.json"), json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
     html.write_text(storage.join(folder, "predictions.jsonl"), "".join(lines))
     html.write_text(storage.join(folder, "evaluation.html"), as_page(model, results))
-    html.write_text(storage.join(folder, "evaluation.json"), json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")

@@ -38,6 +38,9 @@ code { overflow-wrap: anywhere; }
 """
 
 
+MARK = b'<meta name="generator" content="textray">'  # only a page that bears it is replaced
+
+
 class Markup(str):
     """HTML that is taken as it is, where every other string would be escaped."""
 
@@ -54,7 +57,7 @@ class Picture:
 def page(title: str, *pieces: str, style: str = "") -> str:
     """A whole HTML document; `style` is CSS beyond that of every page."""
     name, body = escape(title), "\n".join(pieces)
-    return (f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><meta name="viewport" '
+    return (f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">{MARK.decode()}<meta name="viewport" '
             f'content="width=device-width"><title>{name}</title>\n<style>{STYLE}{style}</style></head>\n'
             f"<body>\n<h1>{name}</h1>\n{body}\n</body>\n</html>\n")
 

@@ -1,14 +1,17 @@
 """Pictures in a grid with their labels, to look at."""
 
+import io
 import os
 
 import cv2
 import numpy as np
+from PIL import Image, PngImagePlugin
 
-from pipelines.corpus.storage import here
+from pipelines.corpus.storage import check_replaceable, here
 from pipelines.errors import BadInput
 from pipelines.synthesis.corpus import Settings
 
+MARK = b"textray render"  # stands in every sheet: only such a file is replaced
 SHEET_COLUMNS = 8
 SHEET_CELL = (184, 84)  # pixels, width and height, of which the label takes the lowest 16
 
@@ -30,6 +33,15 @@ def contact_sheet(settings: Settings, count: int) -> np.ndarray:
     return sheet
 
 
+def encoded(sheet: np.ndarray, suffix: str) -> bytes:
+    """The sheet as the file that its suffix says, with the mark in it."""
+    data, note = io.BytesIO(), PngImagePlugin.PngInfo()
+    note.add_text("Software", MARK.decode())
+    picture = Image.fromarray(cv2.cvtColor(sheet, cv2.COLOR_BGR2RGB))
+    picture.save(data, "PNG", pnginfo=note) if suffix == ".png" else picture.save(data, "JPEG", quality=95, comment=MARK)
+    return data.getvalue()
+
+
 def write_sheet(file: str, count: int, settings: Settings) -> None:
     """Write the contact sheet as PNG or JPEG. Raises BadInput if the file has another suffix or cannot be written."""
     path = here(file, "--sheet")
@@ -37,14 +49,13 @@ def write_sheet(file: str, count: int, settings: Settings) -> None:
         raise BadInput(f"expected at least 1 picture, found {count}: check -n")
     if path.suffix.lower() not in (".png", ".jpg"):
         raise BadInput(f"expected a file name that ends in .png or .jpg, found {file}: correct --sheet")
-    done, data = cv2.imencode(path.suffix, contact_sheet(settings, count))
-    if not done:
-        raise RuntimeError(f"OpenCV could not encode a sheet of {count} pictures as {path.suffix}")
     if not path.parent.is_dir():
         raise BadInput(f"expected a folder at {path.parent}, found none: make it, or name another --sheet")
+    check_replaceable(file, MARK, "--sheet")
+    data = encoded(contact_sheet(settings, count), path.suffix.lower())
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_bytes(data.tobytes())
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as problem:
         raise BadInput(f"expected to write {file}, found {problem.strerror.lower()}: name another --sheet") from problem

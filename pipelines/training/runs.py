@@ -30,6 +30,7 @@ from pipelines.training.recipe import Recipe
 # What may change when a run is resumed: on how many workers, and how they are placed.
 WHERE = {f"training.{key}" for key in ("workers", "cpus_per_worker", "threads_per_worker", "gpu", "max_failures")}
 # All that a run leaves that was killed before its state was written.
+HELD = {"lock", "lease.json"}  # one of which is there before all else: a recipe.yaml alone is the user's own
 BEFORE_STATE = re.compile(r"lock|lease\.json|(recipe\.yaml|run\.json)(\.\d+\.tmp)?")
 LOST = "put back a copy of this file, or choose another name="
 
@@ -179,7 +180,8 @@ class RunFolder:
     def _check_free(self) -> None:
         """What is there must be a run, or what a run leaves that was killed at once."""
         found = storage.kind(self.place)
-        others = found == "folder" and not all(BEFORE_STATE.fullmatch(name) for name in storage.list_names(self.place))
+        names = set(storage.list_names(self.place)) if found == "folder" else set()
+        others = not all(map(BEFORE_STATE.fullmatch, names)) or (names and not names & HELD)
         if found == "file" or (others and self.state() is None):
             raise BadInput(f"expected a new folder or a run at {self.place}, found other files; choose another name=")
 

@@ -110,7 +110,7 @@ DAMAGES = {
     "a bit of the rejected rows": (lambda folder: flip(folder / "quarantine.parquet", 0.02), "quarantine.parquet: expected it whole, found it damaged"),
     "no rejected rows": (lambda folder: (folder / "quarantine.parquet").unlink(), "quarantine.parquet: expected quarantined of .* to be 1, found 0"),
     "other rejected rows": (lambda folder: write_quarantine(folder), "quarantine.parquet: expected quarantined of .* to be 1, found 0"),
-    "half a manifest": (lambda folder: os.truncate(folder / "corpus.json", 300), "corpus.json: expected JSON, found text that is none"),
+    "half a manifest": (lambda folder: os.truncate(folder / "corpus.json", 300), "corpus.json: expected JSON, found text that"),
     "an edited manifest": (lambda folder: (folder / "corpus.json").write_text(
         (folder / "corpus.json").read_text(encoding="utf-8").replace('"labeled": 6', '"labeled": 5'), encoding="utf-8"), "another checksum than its own"),
     "other labels": (lambda folder: edit(folder / "corpus.json", lambda tree: tree["sources"]["words"].update(labeled=5)),

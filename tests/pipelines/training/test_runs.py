@@ -50,6 +50,11 @@ def test_other_files_and_other_recipes_are_left_alone(tmp_path):
     with pytest.raises(BadInput, match="expected a new folder or a run at .*, found other files; choose another name="):
         RunFolder(tmp_path / "try").claim(recipe(), resume=True)
     assert (tmp_path / "try" / "thesis.tex").read_text(encoding="utf-8") == "precious"
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "recipe.yaml").write_text("name: precious", encoding="utf-8")  # the same name as a file of ours, and no run around it
+    with pytest.raises(BadInput, match="expected a new folder or a run at .*, found other files"), RunFolder(tmp_path / "mine").claimed(recipe(), False):
+        pass
+    assert (tmp_path / "mine" / "recipe.yaml").read_text(encoding="utf-8") == "name: precious"
     folder = RunFolder(tmp_path / "other")
     with folder.claimed(recipe(), resume=False) as state:
         folder.write(state)
