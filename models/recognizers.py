@@ -2,7 +2,10 @@
 
 import difflib
 import inspect
-from collections.abc import Callable, Iterable
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import NoneType, UnionType
+from typing import Literal, get_args, get_origin
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -18,6 +21,7 @@ from models.families.svtr import svtr
 from models.families.vit import parseq, vitstr
 from models.recognizer import ASPECTS, Recognizer
 
+LARGEST = 100_000  # of a size or a count: what is larger is a slip, and would end in a process without memory
 RECOGNIZERS: dict[str, Callable[..., Recognizer]] = {
     "crnn": named("none", "vgg", "bilstm", "ctc"),
     "grcnn": named("none", "rcnn", "bilstm", "ctc"),
@@ -63,19 +67,49 @@ def build(name: str, charset: Charset, **overrides: object) -> Recognizer:
     """
     if name not in RECOGNIZERS:
         raise ValueError(f"expected a recognizer, found {name!r}: {_nearest(name, RECOGNIZERS)}")
+    check_options(name, overrides)
     builder = RECOGNIZERS[name]
-    fields = [*(field for field in inspect.signature(builder).parameters if field != "charset"), "aspect"]
-    for field in overrides:
-        if field not in fields:
-            raise ValueError(f"expected a setting of the recognizer {name}, found {field!r}: {_nearest(field, fields)}")
     recognizer = builder(charset, **{field: value for field, value in overrides.items() if field != "aspect"})
     recognizer.aspect = overrides.get("aspect", "stretch")
-    if recognizer.aspect not in ASPECTS:
-        raise ValueError(f"aspect: expected {', '.join(ASPECTS)}, found {recognizer.aspect!r}")
     if recognizer.aspect == "keep":
         _check_narrow_images(recognizer, name)
     recognizer.name, recognizer.overrides = name, dict(overrides)
     return recognizer
+
+
+def check_options(name: str, options: Mapping[str, object]) -> None:
+    """ValueError for an option that the recognizer `name` does not have, or of another type or range than its builder's annotation says.
+
+    Whole numbers are sizes and counts, 1 or more (0 refinements are none); other numbers are finite and not negative.
+    """
+    known = {field: parameter.annotation for field, parameter in inspect.signature(RECOGNIZERS[name]).parameters.items() if field != "charset"}
+    known["aspect"] = Literal[ASPECTS]
+    for field, value in options.items():
+        if field not in known:
+            raise ValueError(f"expected a setting of the recognizer {name}, found {field!r}: {_nearest(field, known)}")
+        kinds = get_args(known[field]) if isinstance(known[field], UnionType) else (known[field],)
+        if not any(_fits(value, kind, 0 if field == "refinements" else 1) for kind in kinds):
+            raise ValueError(f"{field}: expected {' or '.join(map(_wanted, kinds))}, found {value!r}")
+
+
+def _fits(value: object, kind: object, least: int) -> bool:
+    if get_origin(kind) is Literal:
+        return any(value == choice and type(value) is type(choice) for choice in get_args(kind))
+    if get_origin(kind) is Sequence:
+        return isinstance(value, list | tuple) and len(value) > 0 and all(_fits(each, get_args(kind)[0], least) for each in value)
+    if kind is int:
+        return type(value) is int and least <= value <= LARGEST
+    if kind is float:
+        return type(value) in (int, float) and 0 <= value < math.inf
+    return isinstance(value, type(None) if kind is None else kind)
+
+
+def _wanted(kind: object) -> str:
+    if get_origin(kind) is Literal:
+        return ", ".join(map(str, get_args(kind)))
+    if get_origin(kind) is Sequence:
+        return f"a list of which each is {_wanted(get_args(kind)[0])}"
+    return {int: f"a whole number from 1 to {LARGEST:,}", float: "a finite number, 0 or more", bool: "true or false", NoneType: "null"}[kind]
 
 
 def _check_narrow_images(recognizer: Recognizer, name: str) -> None:

@@ -4,6 +4,7 @@ import argparse
 
 import torch
 
+from pipelines.arguments import Parser
 from pipelines.errors import BadInput
 from pipelines.evaluation.calibration import HEADER, calibrate
 from pipelines.evaluation.measure import rule_on
@@ -15,7 +16,7 @@ from pipelines.reading.weights import DESCRIPTION, find_model, load_recognizer, 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `textray calibrate`."""
-    arguments = argparse.ArgumentParser(
+    arguments = Parser(
         prog="textray calibrate", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Make a model's confidences honest: fit one temperature on labeled words that it was not trained on, and\n"
                     "write it into the model. What it reads stays the same.",

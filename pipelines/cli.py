@@ -1,9 +1,11 @@
 """The command `textray`: a table of commands, each a module with `main(argv) -> int` that is imported only when it is asked for."""
 
 import codecs
+import errno
 import importlib
 import locale
 import os
+import re
 import sys
 from io import TextIOWrapper
 
@@ -30,6 +32,9 @@ COMMANDS = {
     "export-model": ("pipelines.export_model", "write a model as ONNX, torch.export or TorchScript for other programs"),
 }
 
+# What the operating system says of a name that a user gave; whatever else it says is a defect of ours, or of the machine.
+PLACES = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
+
 USAGE = "usage: textray COMMAND [...]\n\nTrain scene-text recognizers from images that nobody labeled.\n\ncommands:\n{commands}\n\n" \
     "`textray COMMAND --help` shows a command's options with an example.\nexample: textray demo\n"
 
@@ -49,12 +54,24 @@ def run(name: str, argv: list[str] | None = None) -> int:
     except BadInput as problem:
         print(f"textray: error: {problem}", file=sys.stderr)
         return 2
+    except OSError as problem:
+        if problem.errno not in PLACES or isinstance(problem, BrokenPipeError):
+            raise
+        print(f"textray: error: {_place(problem)}: expected a place that can be read or written, found: {os.strerror(problem.errno).lower()}: correct "
+              "the name, or the permissions", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"textray: {name} interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as `| head` does
         sys.stdout = None
         return 141
+
+
+def _place(problem: OSError) -> str:
+    """The file that the operating system refused, as it says it; pyarrow names it in its message."""
+    quoted = re.search("'([^']+)'", str(problem))
+    return str(problem.filename) if problem.filename else quoted[1] if quoted else "a file"
 
 
 def _in_utf8() -> None:

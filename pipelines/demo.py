@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import cli
+from pipelines.arguments import Parser
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.storage import here
 from pipelines.errors import BadInput
@@ -210,7 +211,7 @@ def remove_demo(folder: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="textray demo", formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Parser(prog="textray demo", formatter_class=argparse.RawDescriptionHelpFormatter,
                                      description="Render, ingest, pretrain, fine-tune, sweep, evaluate, register, read.",
                                      epilog="example: textray demo\n         textray demo --data ../shared/data --folder real")
     parser.add_argument("--folder", default="demo", help="where everything goes (default demo); must not exist, unless --overwrite")

@@ -5,6 +5,7 @@ import json
 import sys
 import textwrap
 
+from pipelines.arguments import Parser
 from pipelines.corpus import storage
 from pipelines.corpus.account import counted, counts_table, table
 from pipelines.corpus.characters import visible
@@ -26,7 +27,7 @@ DIGITS = {"aspect": 2}  # decimals in the table; 1 for everything else
 
 def main(argv: list[str] | None = None) -> int:
     """Run `textray describe`."""
-    parse = argparse.ArgumentParser(prog="textray describe", description=DESCRIPTION, epilog=EXAMPLE,
+    parse = Parser(prog="textray describe", description=DESCRIPTION, epilog=EXAMPLE,
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("corpus", metavar="CORPUS", help="a folder made by ingest, render or predict")
     parse.add_argument("--json", action="store_true", help="print the numbers as JSON, with every character")

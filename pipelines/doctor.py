@@ -1,12 +1,14 @@
 """`textray doctor`: what this machine has, and what would fail."""
 
-import argparse
 import importlib.metadata
 import os
 import shutil
 import sys
+from argparse import RawDescriptionHelpFormatter
 from dataclasses import dataclass
 from pathlib import Path
+
+from pipelines.arguments import Parser
 
 GIB = 1024**3
 PACKAGES = ("torch", "ray", "mlflow", "pyarrow", "pydantic", "numpy", "opencv-python-headless", "lmdb", "pillow", "wordfreq")
@@ -101,8 +103,8 @@ def _tracking() -> Finding:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; exit status 1 if something would fail."""
-    parser = argparse.ArgumentParser(prog="textray doctor", description="Say what this machine has, and what would fail.",
-                                     epilog="example: textray doctor", formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(prog="textray doctor", description="Say what this machine has, and what would fail.",
+                                     epilog="example: textray doctor", formatter_class=RawDescriptionHelpFormatter)
     parser.parse_args(argv)
     findings = examine()
     for finding in findings:

@@ -6,6 +6,7 @@ import sys
 
 import torch
 
+from pipelines.arguments import Parser
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.evaluation.gates import failed_gates, parse_gates
@@ -20,7 +21,7 @@ from pipelines.reports.evaluation import check_place, write_results
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `textray evaluate`."""
-    arguments = argparse.ArgumentParser(
+    arguments = Parser(
         prog="textray evaluate", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure a model on labeled words: word accuracy with its 95 % interval, 1-NED, CER, and how honest its\n"
                     "confidence is (ECE). The known benchmarks are compared by the field's rule (36 characters, case-insensitive),\n"

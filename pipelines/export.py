@@ -3,6 +3,7 @@
 import argparse
 import time
 
+from pipelines.arguments import Parser
 from pipelines.corpus.account import counted
 from pipelines.errors import BadInput
 from pipelines.exporting.copy import export
@@ -18,7 +19,7 @@ EXAMPLE = "example: textray export corpora/words --format lmdb --out lmdb/words 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `textray export`."""
-    parse = argparse.ArgumentParser(prog="textray export", description=DESCRIPTION, epilog=EXAMPLE,
+    parse = Parser(prog="textray export", description=DESCRIPTION, epilog=EXAMPLE,
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("corpus", metavar="CORPUS", help="a folder or URI made by ingest, render or predict")
     parse.add_argument("--format", required=True, choices=("lmdb", "webdataset", "folder"))

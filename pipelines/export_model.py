@@ -7,6 +7,7 @@ from itertools import islice
 
 import numpy as np
 
+from pipelines.arguments import Parser
 from pipelines.corpus import storage
 from pipelines.corpus.images import Shape, decode_image
 from pipelines.corpus.storage import here
@@ -30,7 +31,7 @@ def pictures_of(sets: list[str], shape: Shape) -> list[np.ndarray]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `textray export-model`."""
-    arguments = argparse.ArgumentParser(
+    arguments = Parser(
         prog="textray export-model", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Write a model as one file for other programs, for batches of any size. Its ending chooses the format:\n"
                     + "\n".join(f"  {ending:<13} {known.name}" for ending, known in FORMATS.items())

@@ -12,6 +12,7 @@ import yaml
 from models.charset import Charset
 from models.published import LAYOUTS
 from models.recognizer import Recognizer
+from pipelines.arguments import Parser
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.reading.checkpoint_file import BRANCHES, read_tensors, sha256
@@ -64,7 +65,7 @@ def register(folder: str | Path, name: str, tags: dict[str, str]) -> str:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `textray import-weights`."""
-    arguments = argparse.ArgumentParser(
+    arguments = Parser(
         prog="textray import-weights", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Put a published checkpoint into the registry, or into a model folder, ready to evaluate. Nothing in the file is run.\n"
                     "Files of these are known:\n" + "\n".join(f"  {layout.source}" for layout in LAYOUTS),
@@ -86,6 +87,8 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     if options.name is None and options.out is None:
         raise BadInput("expected --name NAME, to register the model, or --out FOLDER, to write it, or both, found neither: add one")
+    if options.name is not None:
+        versions.check_name(options.name)
     charset, overrides = charset_of(options.charset), options_of(options.option)
     out = None if options.out is None else _free(options.out)
     file = storage.here(options.file, "FILE")

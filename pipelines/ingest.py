@@ -5,6 +5,7 @@ import textwrap
 import time
 from dataclasses import fields
 
+from pipelines.arguments import Parser, finite
 from pipelines.corpus.account import counted, counts_table
 from pipelines.errors import BadInput
 from pipelines.ingestion.chunks import Options
@@ -28,16 +29,16 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """The command line of `textray ingest`."""
     defaults = Options()
-    parse = argparse.ArgumentParser(prog="textray ingest", description=DESCRIPTION,
+    parse = Parser(prog="textray ingest", description=DESCRIPTION,
                                     epilog=EXAMPLE.format(formats=textwrap.fill(", ".join(OPENED_BY), 100, initial_indent="  ", subsequent_indent="  ")),
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("sources", nargs="+", metavar="SOURCE", help="PATH or NAME=PATH, also [NAME=]FORMAT:PATH; keys begin with the name")
     parse.add_argument("--out", required=True, metavar="CORPUS", help="the folder or URI to make")
-    parse.add_argument("--max-errors", type=float, default=0.01, metavar="SHARE",
+    parse.add_argument("--max-errors", type=finite, default=0.01, metavar="SHARE",
                        help="give up when more than this share of all rows is unusable (default: 0.01)")
     parse.add_argument("--min-side", type=int, default=defaults.min_side, metavar="PIXELS",
                        help="filter images whose smaller side is below this (default: %(default)s)")
-    parse.add_argument("--max-aspect", type=float, default=defaults.max_aspect, metavar="RATIO",
+    parse.add_argument("--max-aspect", type=finite, default=defaults.max_aspect, metavar="RATIO",
                        help="filter images that are longer than RATIO : 1, or higher than 1 : RATIO (default: %(default)s)")
     parse.add_argument("--min-contrast", type=int, default=defaults.min_contrast, metavar="GREY",
                        help="filter blank images, whose lightest and darkest grey values (0 to 255) differ by less (default: %(default)s)")

@@ -11,6 +11,7 @@ from models.charset import Charset
 from models.costs import Costs, costs
 from models.recognizer import Recognizer
 from models.recognizers import RECOGNIZERS, SOURCES, build
+from pipelines.arguments import Parser
 from pipelines.errors import BadInput
 
 CHARSET = "36"
@@ -92,7 +93,7 @@ def settings(name: str) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `textray models`."""
-    arguments = argparse.ArgumentParser(
+    arguments = Parser(
         prog="textray models", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="List the recognizers with their parameters and the multiply-adds of reading one image: the products of convolutions,\n"
                     "linear layers, recurrent cells and attention. A decoder that writes symbol by symbol writes all of its steps.",

@@ -2,6 +2,7 @@
 
 import argparse
 
+from pipelines.arguments import Parser
 from pipelines.evaluation.options import add_rule_argument
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.registry.champion import register
@@ -10,7 +11,7 @@ from pipelines.tracking import shown_uri
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `textray register`."""
-    arguments = argparse.ArgumentParser(
+    arguments = Parser(
         prog="textray register", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Store a run's model in the MLflow registry as a model that carries the code it needs.\n"
                     "Input: a column `image` of encoded images. Output: columns `text` and `confidence`.",

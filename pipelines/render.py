@@ -3,6 +3,7 @@
 import argparse
 import sys
 
+from pipelines.arguments import Parser
 from pipelines.synthesis.corpus import Settings, render_corpus
 from pipelines.synthesis.sheet import write_sheet
 from pipelines.synthesis.styles import STYLES
@@ -22,7 +23,7 @@ examples:
 def parser() -> argparse.ArgumentParser:
     """The options of `textray render`."""
     looks = "\n".join(f"  {style.name:<8} {style.summary}" for style in STYLES.values())
-    options = argparse.ArgumentParser(prog="textray render", description=DESCRIPTION, epilog=EPILOG.format(looks=looks),
+    options = Parser(prog="textray render", description=DESCRIPTION, epilog=EPILOG.format(looks=looks),
                                       formatter_class=argparse.RawDescriptionHelpFormatter)
     target = options.add_mutually_exclusive_group(required=True)
     target.add_argument("--out", metavar="CORPUS", help="folder of the new corpus")

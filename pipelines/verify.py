@@ -2,6 +2,7 @@
 
 import argparse
 
+from pipelines.arguments import Parser
 from pipelines.corpus import storage
 from pipelines.corpus.manifest import MANIFEST
 from pipelines.corpus.verification import Findings, verify_corpus
@@ -18,7 +19,7 @@ EXAMPLE = "examples:\n  textray verify corpora/words s3://bucket/corpora/real\n 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `textray verify`: 0 if everything is whole, 1 if something is damaged."""
-    parse = argparse.ArgumentParser(prog="textray verify", description=DESCRIPTION_OF_COMMAND, epilog=EXAMPLE,
+    parse = Parser(prog="textray verify", description=DESCRIPTION_OF_COMMAND, epilog=EXAMPLE,
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("paths", nargs="+", metavar="PATH", help="a corpus, a model, or a run: a folder or URI, a run's name, models:/NAME@champion")
     parse.add_argument("--images", action="store_true", help="decode every image of a corpus too, about 15,000 a second and core")

@@ -28,6 +28,7 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from pipelines import tracking
+from pipelines.arguments import Parser
 from pipelines.cluster import start_ray
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
@@ -199,7 +200,7 @@ class _Announce(tune.Callback):
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command."""
-    parser = argparse.ArgumentParser(prog="textray tune", description="Search a recipe's confidence threshold, EMA rate and loss weight (ASHA).",
+    parser = Parser(prog="textray tune", description="Search a recipe's confidence threshold, EMA rate and loss weight (ASHA).",
                                      epilog="example: textray tune recipes/ccr_crnn_tiny.yaml --trials 16 data.validation.corpus=V "
                                             "training.validate_every=500", formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="the recipe to search around; its data.validation decides")
@@ -210,6 +211,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_intermixed_args(argv)
     if arguments.trials < 1:
         raise BadInput(f"expected --trials of at least 1, found {arguments.trials}")
+    if arguments.concurrency is not None and arguments.concurrency < 1:
+        raise BadInput(f"expected --concurrency of at least 1, found {arguments.concurrency}")
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     ranked = sweep(recipe, trials=arguments.trials, concurrency=arguments.concurrency, resume=arguments.resume)
     fields = list(ranked[0].values)

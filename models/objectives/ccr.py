@@ -81,6 +81,12 @@ class CCR(nn.Module):
         coral_form: Literal["paper", "authors_code"] = "paper",
     ) -> None:
         super().__init__()
+        for name, weight in {"consistency_weight": consistency_weight, "domain_adaptation_weight": domain_adaptation_weight}.items():
+            if not weight >= 0:
+                raise ValueError(f"ccr expects {name} of 0 or more, found {weight}")
+        for name, threshold in {"confidence_threshold": confidence_threshold, "labeled_confidence_threshold": labeled_confidence_threshold}.items():
+            if not 0 <= threshold <= 1:
+                raise ValueError(f"ccr expects {name} from 0 to 1, found {threshold}: it is compared with probabilities")
         if not 0 <= ema_decay <= 1:
             raise ValueError(f"ccr expects ema_decay from 0 to 1, found {ema_decay}: the paper's is 0.999")
         if not sharpening_temperature > 0:

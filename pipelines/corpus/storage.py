@@ -238,6 +238,9 @@ def check_replaceable(file: str, mark: bytes, option: str) -> None:
     found = kind(file)
     if found == "folder" or (found == "file" and mark not in read_bytes(file)):
         raise BadInput(f"{option} {file}: expected a free name, or a file that textray wrote there, found another {found}: choose another name")
+    folder = posixpath.dirname(absolute(file))
+    if kind(folder) == "file":
+        raise BadInput(f"{option} {file}: expected a name in a folder, found a file at {folder}: choose another name")
 
 
 def move(old: str, new: str) -> None:

@@ -117,6 +117,7 @@ def register(run: str, name: str, *, promote: bool = False, gates: list[WordSet]
         BadInput: no such model, a gate that cannot be read, or a champion to compare with and no gate.
     """
     gates = gates or []
+    versions.check_name(name)
     store, experiment = prepare_store()
     trained = find_trained(run, store)
     champion = versions.champion_of(store, name) if promote else None

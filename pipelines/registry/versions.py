@@ -13,6 +13,7 @@ from pipelines.reading.package import save_served
 from pipelines.reading.weights import model_files
 
 CHAMPION = "champion"
+LONGEST_NAME = 200  # characters
 
 
 def add_version(store: str, experiment: str, name: str, recognizer: str | Path, *, run: str | None,
@@ -46,6 +47,12 @@ def add_version(store: str, experiment: str, name: str, recognizer: str | Path, 
     version = client.create_model_version(name, f"models:/{model.model_id}", run_id=run, tags=tags,
                                           model_id=model.model_id)
     return str(version.version)
+
+
+def check_name(name: str) -> None:
+    """Raise BadInput, before any work, for a name that is longer than a registry takes."""
+    if len(name) > LONGEST_NAME:
+        raise BadInput(f"--name: expected at most {LONGEST_NAME} characters, found {len(name)}: choose a shorter name")
 
 
 def ensure_name(client: MlflowClient, name: str) -> None:

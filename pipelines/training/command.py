@@ -3,6 +3,7 @@
 import argparse
 
 from pipelines import tracking
+from pipelines.arguments import Parser
 from pipelines.corpus import storage
 from pipelines.training.driver import train
 from pipelines.training.recipe import load_recipe
@@ -10,7 +11,7 @@ from pipelines.training.recipe import load_recipe
 
 def command(stage: str, description: str, example: str, argv: list[str] | None) -> int:
     """`textray pretrain` and `textray finetune`: read the recipe, train, say where everything is."""
-    parser = argparse.ArgumentParser(prog=f"textray {stage}", description=description, epilog=f"example: {example}",
+    parser = Parser(prog=f"textray {stage}", description=description, epilog=f"example: {example}",
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a recipe file (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to change, such as training.steps=100")

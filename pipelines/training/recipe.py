@@ -9,14 +9,14 @@ import difflib
 import hashlib
 import inspect
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, ValidationInfo, create_model, field_validator
 
 from models.charset import Charset
 from models.objectives import OBJECTIVES
-from models.recognizers import RECOGNIZERS
+from models.recognizers import RECOGNIZERS, check_options
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.evaluation.protocols import RULE_NAMES
@@ -24,9 +24,21 @@ from pipelines.state import parse_yaml
 
 
 class Section(BaseModel):
-    """A part of a recipe: unknown keys are refused, fields do not change."""
+    """A part of a recipe: unknown keys are refused, fields do not change, numbers are finite and neither true nor false."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _kind(cls, value: Any, info: ValidationInfo) -> Any:
+        kind = cls.model_fields[info.field_name].annotation
+        kinds = {kind, *get_args(kind)}
+        if bool in kinds and not isinstance(value, bool | None):
+            raise ValueError(f"expected true or false, found {value!r}")
+        held = value.values() if isinstance(value, dict) and info.field_name == "weights" else [value]
+        if bool not in kinds and any(isinstance(each, bool) for each in held):
+            raise ValueError(f"expected a number or a text, found {str(value).lower()}")
+        return value
 
 
 class RecognizerRecipe(Section):
@@ -48,6 +60,13 @@ class RecognizerRecipe(Section):
     def _known(cls, value: str) -> str:
         if value not in RECOGNIZERS:
             raise ValueError(f"no recognizer is called {value!r}; {nearest(value, RECOGNIZERS)}")
+        return value
+
+    @field_validator("options")
+    @classmethod
+    def _options(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+        if "name" in info.data:
+            check_options(info.data["name"], value)
         return value
 
 
@@ -117,7 +136,7 @@ class TrainingRecipe(Section):
 class Recipe(Section):
     """One run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="the run's name")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100, description="the run's name, and its folder's")
     seed: int = Field(0, ge=0)
     recognizer: RecognizerRecipe
     objective: dict[str, Any]

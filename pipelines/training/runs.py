@@ -238,7 +238,8 @@ class RunFolder:
     @contextmanager
     def claimed(self, recipe: Recipe, resume: bool) -> Iterator[RunState]:
         """`claim` for the time of the block. A new run whose state was never written leaves no folder behind."""
-        fresh = self.state() is None
+        fresh, above = self.state() is None, os.path.dirname(self.place)
+        first = not storage.is_remote(self.place) and not os.path.lexists(above)  # there is no folder of runs yet
         with self._held:
             state = self.claim(recipe, resume)
             try:
@@ -246,3 +247,5 @@ class RunFolder:
             finally:
                 if fresh and storage.kind(self.file("run.json")) is None:
                     storage.remove(self.place)
+                    if first and not os.listdir(above):
+                        os.rmdir(above)
