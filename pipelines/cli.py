@@ -48,9 +48,8 @@ def run(name: str, argv: list[str] | None = None) -> int:
     """Run one command and return its exit status: 0 done, 2 bad input (one sentence on stderr), 130 interrupted."""
     if argv is None:
         _in_utf8()
-    module = importlib.import_module(COMMANDS[name][0])
     try:
-        return module.main(argv)
+        return importlib.import_module(COMMANDS[name][0]).main(argv)
     except BadInput as problem:
         print(f"textray: error: {problem}", file=sys.stderr)
         return 2

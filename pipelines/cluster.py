@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import socket
 
@@ -15,14 +16,28 @@ os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
 import ray  # noqa: E402
 
+TESTED = (2, 60)  # the minor version of Ray that the tests pass with, as pyproject.toml has it
+
+
+def check_version() -> None:
+    """Raise BadInput for another Ray than the tested one, or for one whose Train is the old one, in which a resumed run begins at step 0."""
+    wanted, following = (".".join(map(str, version)) for version in (TESTED, (TESTED[0], TESTED[1] + 1)))
+    if not re.match(rf"{re.escape(wanted)}(\.|$)", ray.__version__):
+        raise BadInput(f"expected Ray {wanted}, with which textray was tested, found {ray.__version__}: "
+                       f"pip install 'ray[data,train,tune,default]>={wanted},<{following}'")
+    if os.environ.get("RAY_TRAIN_V2_ENABLED", "1").lower() in ("0", "false"):
+        raise BadInput("expected Ray Train V2, without which a resumed run begins at step 0, found RAY_TRAIN_V2_ENABLED="
+                       f"{os.environ['RAY_TRAIN_V2_ENABLED']}: unset it")
+
 
 def start_ray(num_cpus: int | None = None, object_store_memory: int | None = None) -> None:
     """Join the cluster at RAY_ADDRESS (`ray job submit` sets it), else start Ray on this machine alone.
 
     Does nothing when Ray runs in this process already. `num_cpus` (default: all of this machine) and
     `object_store_memory` (bytes) shape a local Ray only. Commands print their own progress, so Ray's is off.
-    Raises BadInput if there is no cluster at RAY_ADDRESS.
+    Raises BadInput if there is no cluster at RAY_ADDRESS, or for another version of Ray than the tested one.
     """
+    check_version()
     if not ray.is_initialized():
         address = os.environ.get("RAY_ADDRESS", "")
         if address in ("", "local"):

@@ -10,13 +10,16 @@ from itertools import islice
 import pyarrow as pa
 import ray
 from ray.data import DataContext, Dataset, Datasource, ExecutionResources, ReadTask
-from ray.data._internal.execution.execution_callback import ExecutionCallback  # named by DataContext, exported nowhere else
 from ray.data.block import BlockMetadata
 from ray.exceptions import RayTaskError
 
+from pipelines.cluster import check_version
 from pipelines.errors import BadInput
 from pipelines.feed.stream import Reading, Share, Stream
 from pipelines.feed.windows import read_window
+
+check_version()  # the next name is one of this version's own: named by DataContext, exported nowhere else
+from ray.data._internal.execution.execution_callback import ExecutionCallback  # noqa: E402
 
 ROWS_PER_TASK = 65_536
 WINDOWS_PER_DATASET = 256
