@@ -92,7 +92,7 @@ def test_a_spoiled_shard_of_the_right_size_is_refused(corpus, tmp_path, monkeypa
     half = len(data) // 2
     shard.write_bytes({"zeros": bytes(len(data)), "zeros behind it": data[:half] + bytes(len(data) - half),
                        "footer": data[:-200] + bytes(192) + data[-8:]}[spoiled])
-    assert f"{shard}: expected it whole, found it damaged" in refused(capsys, [command[0], str(copy), *command[1:]])
+    assert f"{copy}: expected the shard {shard.name} as it was written, found " in refused(capsys, [command[0], str(copy), *command[1:]])
 
 
 @pytest.mark.parametrize("spoiled", SPOILED)

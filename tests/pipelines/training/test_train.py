@@ -202,7 +202,7 @@ def test_a_loss_that_is_not_finite_ends_the_command_with_its_sentence(corpora, p
     ({"data": {"labeled": None}}, r"the objective ccr needs data.labeled \(its corpus and batch_size\), found none in the recipe"),
     ({"data": {"unlabeled": {"corpus": "nowhere", "batch_size": 4}}}, "nowhere"),
     ({"data": {"unlabeled": {"corpus": "TARGET", "batch_size": 400}}}, "a batch of 400 images on each of 1 workers needs at least 400 rows"),
-    ({"workers": 9}, r"9 workers with 0.5 CPUs each leave 0 of \d+ CPUs for reading, .*; set training.cpus_per_worker="),
+    ({"workers": 9}, r"9 workers with 0.5 CPUs each leave 0 of \d+ CPUs for the \d+ tasks that read for them, .*; set training.cpus_per_worker="),
 ])
 def test_what_cannot_work_is_refused_before_anything_is_written(corpora, place, ray_session, change, sentence):
     if change.get("data", {}).get("unlabeled"):
