@@ -8,6 +8,7 @@ import importlib.metadata
 import logging
 import os
 import shlex
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,17 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from pipelines import database
 from pipelines.errors import BadInput, without_credentials
+
+# MLflow would try a server that is away for 4 minutes, and one that accepts and does not answer for 20. What it lacks is brought later.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 EXPERIMENT = "textray"
 KEY_PACKAGES = ("textray", "torch", "ray", "mlflow", "pyarrow", "numpy", "opencv-python-headless", "lmdb", "pydantic")
-STORE_PROBLEMS = (MlflowException, sqlalchemy.exc.SQLAlchemyError, OSError, ModuleNotFoundError)  # of a store that is away or full, or has no driver here
+# Of a store that is away or full, or has no driver here.
+STORE_PROBLEMS = (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError, ModuleNotFoundError)
 METRICS_PER_CALL, PARAMETERS_PER_CALL = 1000, 100  # limits of MLflow's log-batch
 PARAMETER_LENGTH = 6000  # limit of MLflow; the recipe file holds the whole value
 
@@ -68,22 +76,48 @@ def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple
         The store's URI and the experiment's id.
 
     Raises:
-        BadInput: the store cannot be reached or is of a kind that MLflow has retired.
+        BadInput: the store cannot be reached, is of a kind that MLflow has retired, or its making was interrupted by an earlier version.
     """
     uri = uri or tracking_uri()
-    for chatty in ("alembic", "mlflow.store.db.utils"):  # a line for each of the schema's 60 migrations
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # a line for each of the schema's 60 migrations
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for what is raised anyway
     # A server decides where artifacts go. For a database MLflow would take a path relative to whoever writes.
     bare = uri.startswith(("sqlite:", "postgresql:", "mysql:", "mssql:"))
     beside = Path(uri.removeprefix("sqlite:///")).absolute().parent if uri.startswith("sqlite:") else Path.cwd()
     location = (beside / "mlartifacts").as_uri() if bare else None
     try:
-        client = MlflowClient(tracking_uri=uri)
+        if file := database.file_of(uri):
+            database.make(file, lambda aside: _make_schema(aside, location))
+        client = client_of(uri)
         found = client.get_experiment_by_name(experiment)
         return uri, found.experiment_id if found else _create_experiment(client, experiment, location)
     except STORE_PROBLEMS as problem:
         raise BadInput(f"the MLflow store {uri} cannot be used ({_first_line(problem)}); set MLFLOW_TRACKING_URI to a "
                        "database (sqlite:////path/mlflow.db) or a server, or unset it") from None
+
+
+def client_of(uri: str) -> MlflowClient:
+    """MLflow's client of a store that is there: where a database is gone, MLflow would begin another in its place.
+
+    Raises:
+        BadInput: a SQLite store that is not whole.
+        OSError, sqlite3.Error: one that is away.
+    """
+    if file := database.file_of(uri):
+        database.check(file, *_schema())
+    return MlflowClient(tracking_uri=uri)
+
+
+@lru_cache(maxsize=1)
+def _schema() -> tuple[set[str], str]:
+    """The tables of the installed MLflow, and its schema's version."""
+    from mlflow.store.db.utils import Base, _get_latest_schema_revision
+    return set(Base.metadata.tables), _get_latest_schema_revision()
+
+
+def _make_schema(uri: str, location: str) -> None:
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+    SqlAlchemyStore(uri, location).engine.dispose()
 
 
 def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:

@@ -26,7 +26,7 @@ def module_of(file: Path) -> str:
 
 FILES = {module_of(file): file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))}
 DOORS = {module for module, _ in COMMANDS.values()} | {"pipelines.cli"}
-GROUND = {f"pipelines.{name}" for name in ("errors", "arguments", "state", "checksum", "progress", "cluster", "tracking")}
+GROUND = {f"pipelines.{name}" for name in ("errors", "arguments", "state", "checksum", "progress", "cluster", "tracking", "database")}
 ROOMS = {f"pipelines.{file.parent.name}" for file in (ROOT / "pipelines").glob("*/__init__.py")}
 
 
