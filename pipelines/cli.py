@@ -9,7 +9,7 @@ import re
 import sys
 from io import TextIOWrapper
 
-from pipelines.errors import BadInput
+from pipelines.errors import BadInput, Unavailable
 
 # name: (module, one line of help). Modules are named, not imported: `textray --help` must answer at once, and the
 # search lives in `tuning`, which this package may not import.
@@ -45,7 +45,7 @@ def usage() -> str:
 
 
 def run(name: str, argv: list[str] | None = None) -> int:
-    """Run one command and return its exit status: 0 done, 2 bad input (one sentence on stderr), 130 interrupted."""
+    """Run one command and return its exit status: 0 done, 2 bad input, 75 something away that was needed (one sentence on stderr), 130 interrupted."""
     if argv is None:
         _in_utf8()
     try:
@@ -59,6 +59,9 @@ def run(name: str, argv: list[str] | None = None) -> int:
         print(f"textray: error: {_place(problem)}: expected a place that can be read or written, found: {os.strerror(problem.errno).lower()}: correct "
               "the name, or the permissions", file=sys.stderr)
         return 2
+    except Unavailable as problem:
+        print(f"textray: error: {problem}", file=sys.stderr)
+        return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print(f"textray: {name} interrupted", file=sys.stderr)
         return 130

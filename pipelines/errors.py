@@ -1,4 +1,4 @@
-"""The one exception that a user's input can cause, what it must not tell, and how a full disk is told from other faults."""
+"""The exception that a user's input can cause, the one that the world around can, what they must not tell, and how a full disk is told from other faults."""
 
 import errno
 import re
@@ -15,6 +15,17 @@ class BadInput(Exception):
     The message is one clear sentence that says what was expected, what was found, and what to do. The command line
     prints it and exits with status 2; anything else that escapes is a defect and shows its traceback. It holds no credentials, wherever
     it comes from and goes to: those in URIs are left out.
+    """
+
+    def __init__(self, message: str):
+        super().__init__(without_credentials(message))
+
+
+class Unavailable(Exception):
+    """What a command needs (an object store, an MLflow server) is away, and was for minutes. Nothing is wrong with the input.
+
+    The message is one sentence, without credentials. The command line prints it and exits with status 75: the same command, repeated later,
+    goes on. In a task or a worker, Ray tries again.
     """
 
     def __init__(self, message: str):

@@ -21,10 +21,11 @@ from urllib.parse import unquote
 import pyarrow as pa
 from pyarrow import fs
 
-from pipelines.errors import BadInput, without_credentials
+from pipelines.corpus.patience import insist, passes, patient
+from pipelines.errors import BadInput, Unavailable, without_credentials
 
 UPLOAD_CHUNK = 8 << 20  # bytes
-GOOGLE_PATIENCE = timedelta(seconds=60)  # its client would try for 15 minutes, also without any credentials
+GOOGLE_PATIENCE = timedelta(seconds=10)  # its client would try for 15 minutes without a word; `patience` goes on and says so
 SCHEMES = ("s3", "gs", "hf", "file")
 ONE_SLASH = re.compile(r"(s3|gs|hf):(?!//)")  # which pathlib makes of two
 
@@ -106,9 +107,9 @@ def _local() -> fs.FileSystem:
 @lru_cache(maxsize=16)
 def _filesystem(scheme: str, bucket: str) -> fs.FileSystem:
     if scheme == "gs":
-        return _google()
+        return patient(_google(), scheme)
     try:
-        return fs.FileSystem.from_uri(f"{scheme}://{bucket}/")[0]
+        return patient(insist(f"{scheme}://{bucket}", lambda: fs.FileSystem.from_uri(f"{scheme}://{bucket}/")[0]), scheme)
     except pa.ArrowInvalid as problem:
         raise BadInput(f"{scheme}://{bucket}: expected a bucket's name after {scheme}://, found {problem}: correct it") from problem
     except ImportError as problem:
@@ -126,7 +127,7 @@ def _google() -> fs.FileSystem:
 
 @contextmanager
 def reaching(path: str) -> Iterator[None]:
-    """Turns what the network and a store's permissions do to `path` into BadInput; a local file's errors pass."""
+    """Turns what a store's permissions do to `path` into BadInput; a local file's errors pass. One that is away is waited for (`patience`)."""
     try:
         yield
     except FileNotFoundError:
@@ -136,6 +137,8 @@ def reaching(path: str) -> Iterator[None]:
             raise FileNotFoundError(str(problem)) from problem
         if not is_remote(path):
             raise
+        if passes(problem):
+            raise Unavailable(f"{path}: the store is away ({str(problem).splitlines()[0][:200]}): repeat the command when it is back") from problem
         raise BadInput(f"{path}: expected to reach it, found: {str(problem).splitlines()[0][:200]}: check the name, the credentials "
                        "and the endpoint (AWS_ENDPOINT_URL, AWS_REGION; GOOGLE_APPLICATION_CREDENTIALS)") from problem
 
@@ -221,7 +224,7 @@ def written(path: str) -> Iterator[str]:
         if is_remote(path):  # an object appears when it is whole
             system, inside = locate(path)
             with reaching(path):
-                fs.copy_files(temporary, inside, source_filesystem=_local(), destination_filesystem=system, chunk_size=UPLOAD_CHUNK)
+                insist(path, lambda: fs.copy_files(temporary, inside, source_filesystem=_local(), destination_filesystem=system, chunk_size=UPLOAD_CHUNK))
         else:
             os.replace(temporary, final)
     finally:

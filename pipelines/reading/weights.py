@@ -21,7 +21,7 @@ from models.charset import Charset
 from models.recognizer import Recognizer
 from models.recognizers import build
 from pipelines.checksum import CHECKSUM, intact, with_checksum
-from pipelines.errors import BadInput
+from pipelines.errors import BadInput, Unavailable
 from pipelines.state import parse_json
 
 DESCRIPTION, WEIGHTS = "recognizer.json", "weights.pt"
@@ -154,12 +154,14 @@ def _registered(uri: str) -> Path:
     import mlflow
     from mlflow.exceptions import MlflowException
 
-    from pipelines.tracking import prepare_store  # only here: a served model has its folder and asks no registry
+    from pipelines.tracking import is_away, prepare_store  # only here: a served model has its folder and asks no registry
     store, _ = prepare_store()
     try:
         folder = Path(mlflow.artifacts.download_artifacts(artifact_uri=uri, tracking_uri=store, registry_uri=store))
     except (MlflowException, OSError) as problem:
         reason = str(problem).splitlines()[0]
+        if is_away(store, problem):
+            raise Unavailable(f"the registry {store} does not give {uri} now ({reason}): repeat the command when it is back") from None
         raise BadInput(f"the registry {store} gives no model for {uri} ({reason}); `textray register` puts one "
                        "there") from None
     return model_inside(folder)
