@@ -1,7 +1,8 @@
 """MLflow: where runs are kept, what every run records, and metrics that never make a step wait.
 
 Without MLFLOW_TRACKING_URI the store is `mlflow.db` (SQLite), the artifacts `mlartifacts/`, both in the working folder.
-The driver prepares the store once and starts the run; a worker gets a RunHandle, a few strings, and writes through it.
+The driver prepares the store once and starts the run, whose name is a RunHandle, a few strings. What a run logs stands in its folder first
+(progress.jsonl), and the driver brings it here: a store that is away costs a warning where the command was typed, and no number.
 """
 
 import importlib.metadata
@@ -12,9 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,13 +25,13 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from pipelines import database
-from pipelines.errors import BadInput, without_credentials
+from pipelines.errors import BadInput, Unavailable, without_credentials
 
 # MLflow would try a server that is away for 4 minutes, and one that accepts and does not answer for 20. What it lacks is brought later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
-EXPERIMENT = "textray"
+EXPERIMENT, TOKEN = "textray", "textray.token"
 KEY_PACKAGES = ("textray", "torch", "ray", "mlflow", "pyarrow", "numpy", "opencv-python-headless", "lmdb", "pydantic")
 # Of a store that is away or full, or has no driver here.
 STORE_PROBLEMS = (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError, ModuleNotFoundError)
@@ -76,7 +75,8 @@ def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple
         The store's URI and the experiment's id.
 
     Raises:
-        BadInput: the store cannot be reached, is of a kind that MLflow has retired, or its making was interrupted by an earlier version.
+        BadInput: the store cannot be used, is of a kind that MLflow has retired, or its making was interrupted by an earlier version.
+        Unavailable: a server that does not answer now.
     """
     uri = uri or tracking_uri()
     logging.getLogger("alembic").setLevel(logging.WARNING)  # a line for each of the schema's 60 migrations
@@ -92,8 +92,17 @@ def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple
         found = client.get_experiment_by_name(experiment)
         return uri, found.experiment_id if found else _create_experiment(client, experiment, location)
     except STORE_PROBLEMS as problem:
+        if is_away(uri, problem):
+            raise Unavailable(f"the MLflow store {uri} does not answer ({_first_line(problem)}): repeat the command when it is back, or correct "
+                              "MLFLOW_TRACKING_URI") from None
         raise BadInput(f"the MLflow store {uri} cannot be used ({_first_line(problem)}); set MLFLOW_TRACKING_URI to a "
                        "database (sqlite:////path/mlflow.db) or a server, or unset it") from None
+
+
+def is_away(uri: str, problem: Exception) -> bool:
+    """Whether it is a server, and this problem the network's or the server's own: it may pass."""
+    passing = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
+    return uri.startswith(("http://", "https://")) and (not isinstance(problem, MlflowException) or problem.error_code in passing)
 
 
 def client_of(uri: str) -> MlflowClient:
@@ -132,8 +141,10 @@ def _create_experiment(client: MlflowClient, name: str, location: str | None) ->
 
 def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = None,
               params: Mapping[str, Any] | None = None, corpora: Mapping[str, str] | None = None,
-              parent: RunHandle | None = None, uri: str | None = None) -> RunHandle:
+              parent: RunHandle | None = None, uri: str | None = None, token: str | None = None) -> RunHandle:
     """Open a run and record what decides its outcome.
+
+    Whoever is killed in here and comes again with the same `token` goes on with the run that was opened, instead of leaving it open for ever.
 
     Recorded: the recipe file, `params` (nested mappings become dotted names), the git commit of this code or that there
     is none, the versions of every installed package, and the sha256 of each corpus' manifest.
@@ -144,15 +155,18 @@ def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = N
         corpora: for each stream (labeled, unlabeled, ...) the sha256 of its corpus' manifest.
         parent: the run that this one belongs to, such as a sweep; the store is then the parent's.
         uri: another store than `tracking_uri()`.
+        token: a name of this run that no other has, kept by the caller before it calls.
     """
     store, experiment = (parent.uri, parent.experiment) if parent else prepare_store(uri)
-    client = MlflowClient(tracking_uri=store)
+    client = client_of(store)
     versions = installed_versions()
     notes = {f"version.{package}": versions[package] for package in KEY_PACKAGES if package in versions}
     notes |= {"version.python": sys.version.split()[0], "command": " ".join(sys.argv), **git_state()}
     notes |= {f"corpus.{stream}": sha256 for stream, sha256 in (corpora or {}).items()}
     notes |= {"mlflow.parentRunId": parent.run} if parent else {}
-    run = client.create_run(experiment, run_name=name, tags=notes | dict(tags or {})).info.run_id
+    notes |= {TOKEN: token} if token else {}
+    begun = client.search_runs([experiment], f"tags.`{TOKEN}` = '{token}'", max_results=1) if token else []
+    run = (begun[0] if begun else client.create_run(experiment, run_name=name, tags=notes | dict(tags or {}))).info.run_id
     entries = [Param(key, str(value)[:PARAMETER_LENGTH]) for key, value in flat(params or {}).items()]
     for start in range(0, len(entries), PARAMETERS_PER_CALL):
         client.log_batch(run, params=entries[start:start + PARAMETERS_PER_CALL])
@@ -162,47 +176,54 @@ def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = N
     return RunHandle(store, experiment, run)
 
 
-@contextmanager
-def _without_failing(run: RunHandle, what: str) -> Iterator[MlflowClient]:
-    """What is written about a run must not end it: a store that is away costs a warning."""
+def complete(run: RunHandle, status: str, *, points: Iterable[Metric] = (), tags: Mapping[str, str] | None = None,
+             files: Mapping[str, str] | None = None) -> str | None:
+    """Bring a run's entry to what it should be: the points, tags and files that it lacks, and last its status (RUNNING, FINISHED, FAILED or
+    KILLED). What is there already stays as it is, so that this may be called again after it was killed or the store was away.
+
+    Returns:
+        Why that could not be done now; None if the entry is complete.
+    """
     try:
-        yield MlflowClient(tracking_uri=run.uri)
-    except STORE_PROBLEMS as problem:
-        print(f"textray: warning: {what} of run {run.run} is not stored in {without_credentials(run.uri)} ({_first_line(problem)})",
-              file=sys.stderr)
+        client = client_of(run.uri)
+        found = client.get_run(run.run)
+        lacking = _lacking(client, run.run, list(points))
+        for start in range(0, len(lacking), METRICS_PER_CALL):
+            client.log_batch(run.run, metrics=lacking[start:start + METRICS_PER_CALL])
+        new = [RunTag(key, value) for key, value in (tags or {}).items() if found.data.tags.get(key) != value]
+        if new:
+            client.log_batch(run.run, tags=new)
+        if found.info.status != status:
+            for name, text in (files or {}).items():
+                client.log_text(run.run, text, name)
+            end = client.update_run if status == "RUNNING" else client.set_terminated
+            end(run.run, status)
+    except (BadInput, *STORE_PROBLEMS) as problem:
+        return _first_line(problem)
+    return None
 
 
-def finish(run: RunHandle, status: str = "FINISHED") -> None:
-    """Close a run as FINISHED, FAILED or KILLED."""
-    with _without_failing(run, f"the end ({status})") as client:
-        client.set_terminated(run.run, status)
+def _lacking(client: MlflowClient, run: str, points: list[Metric]) -> list[Metric]:
+    """The points whose metric and step the store does not have, each once."""
+    stored = {(name, point.step) for name in {point.key for point in points} for point in client.get_metric_history(run, name)}
+    first = {(point.key, point.step): point for point in reversed(points)}
+    return [point for place, point in reversed(first.items()) if place not in stored]
 
 
-def reopen(run: RunHandle) -> None:
-    """Mark a run as running again, after its driver was killed and started anew."""
-    with _without_failing(run, "the new start") as client:
-        client.update_run(run.run, status="RUNNING")
-
-
-def add_tags(run: RunHandle, tags: Mapping[str, str]) -> None:
-    """Set tags on a run, such as where its folder is."""
-    with _without_failing(run, f"a tag ({', '.join(tags)})") as client:
-        client.log_batch(run.run, tags=[RunTag(key, str(value)) for key, value in tags.items()])
-
-
-def add_file(run: RunHandle, path: str | Path, folder: str | None = None) -> None:
-    """Copy a file, or a whole folder, into the run's artifacts, under `folder` if given."""
-    with _without_failing(run, Path(path).name) as client:
-        log = client.log_artifacts if Path(path).is_dir() else client.log_artifact
-        log(run.run, str(path), folder)
+def points_of(lines: Iterable[Mapping[str, float]]) -> list[Metric]:
+    """The lines of a run's progress.jsonl as metrics."""
+    return [Metric(name, float(value), int(line["time"] * 1000), int(line["step"]))
+            for line in lines for name, value in line.items() if name not in ("step", "time")]
 
 
 def find_run(run: str, uri: str | None = None) -> Run | None:
-    """The MLflow run of that id; None if the store holds none."""
+    """The MLflow run of that id; None if the store holds none. Raises Unavailable."""
     store, _ = prepare_store(uri)
     try:
-        return MlflowClient(tracking_uri=store).get_run(run)
-    except MlflowException:
+        return client_of(store).get_run(run)
+    except MlflowException as problem:
+        if is_away(store, problem):
+            raise Unavailable(f"the MLflow store {store} does not answer ({_first_line(problem)}): repeat the command when it is back") from None
         return None
 
 
@@ -245,16 +266,17 @@ def _first_line(problem: object) -> str:
 class MetricLog:
     """Metrics of one run, written by a thread of their own in batches.
 
-    `log` appends to a list and returns: a write to SQLite takes 5 to 70 ms, which a training step must not pay. A store
-    that fails costs one line on stderr; what it did not take is kept (the newest `keep` values) and tried again
-    with the next batch. Use it as a context manager, or call `close`.
+    `log` appends to a list and returns: a write to SQLite takes 5 to 70 ms, to a server that is away a minute. A store that fails costs
+    one line on stderr; what it did not take is kept (the newest `keep` values) and tried again with the next batch, and in the end
+    `complete` brings it from the run's progress.jsonl. Use it as a context manager, or call `close`.
     """
 
-    def __init__(self, run: RunHandle, *, seconds: float = 5.0, keep: int = 100_000) -> None:
-        """Start the thread, which writes every `seconds`."""
+    def __init__(self, run: RunHandle, earlier: Iterable[Metric] = (), *, seconds: float = 5.0, keep: int = 100_000) -> None:
+        """Start the thread, which writes every `seconds`. A step of a metric is written once: not again if it is among the `earlier` points."""
         self.run = run
-        self.lost = 0  # values that were never stored
+        self.lost = 0  # values that were not stored
         self._seconds, self._keep = seconds, keep
+        self._seen = {(point.key, point.step) for point in earlier}
         self._pending: list[Metric] = []
         self._lock = threading.Lock()  # held for list operations only, never while writing
         self._closing = threading.Event()
@@ -262,28 +284,25 @@ class MetricLog:
         self._thread = threading.Thread(target=self._write_on, name="metric-log", daemon=True)
         self._thread.start()
 
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Note named numbers (Python floats, so that no device is waited for here) at an optimizer step."""
-        now = int(time.time() * 1000)
-        points = [Metric(name, float(value), now, step) for name, value in values.items()]
+    def log(self, points: Iterable[Metric]) -> None:
+        """Note points, to be written soon."""
         with self._lock:
-            self._pending += points
+            new = [point for point in points if (point.key, point.step) not in self._seen]
+            self._seen |= {(point.key, point.step) for point in new}
+            self._pending += new
             excess = max(0, len(self._pending) - self._keep)
             del self._pending[:excess]
             self.lost += excess
 
     def close(self, seconds: float = 60.0) -> None:
-        """Write what is left, within `seconds`, and end the thread. What the store did not take is lost, and said."""
+        """Write what is left, within `seconds`, and end the thread. What the store did not take by then counts as lost."""
         if self._closing.is_set():
             return
         self._closing.set()
-        self._thread.join(seconds)  # a server that is away keeps MLflow retrying for many minutes
+        self._thread.join(seconds)
         with self._lock:
             self.lost += len(self._pending)
             self._pending = []
-        if self.lost:
-            print(f"textray: {self.lost} metric values of run {self.run.run} were not stored in {without_credentials(self.run.uri)}",
-                  file=sys.stderr)
 
     def __enter__(self) -> "MetricLog":
         return self
@@ -300,11 +319,11 @@ class MetricLog:
         """Write everything noted so far; values leave the list only when the store has them."""
         while points := self._pending[:METRICS_PER_CALL]:
             try:
-                MlflowClient(tracking_uri=self.run.uri).log_batch(self.run.run, metrics=points)
-            except STORE_PROBLEMS as problem:
+                client_of(self.run.uri).log_batch(self.run.run, metrics=points)
+            except (BadInput, *STORE_PROBLEMS) as problem:
                 if not self._warned:
                     print(f"textray: warning: metrics cannot be stored in {without_credentials(self.run.uri)} for now "
-                          f"({_first_line(problem)}); the run goes on and they are tried again", file=sys.stderr)
+                          f"({_first_line(problem)}); the run goes on and they are tried again", file=sys.stderr, flush=True)
                     self._warned = True
                 return
             with self._lock:  # the oldest may have been dropped meanwhile: remove by identity
@@ -314,5 +333,5 @@ class MetricLog:
 
 def metric_history(run: RunHandle, name: str) -> list[tuple[int, float]]:
     """The (step, value) pairs of one metric, in the order of the steps."""
-    points: Iterable[Metric] = MlflowClient(tracking_uri=run.uri).get_metric_history(run.run, name)
+    points: Iterable[Metric] = client_of(run.uri).get_metric_history(run.run, name)
     return sorted((point.step, point.value) for point in points)

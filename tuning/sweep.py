@@ -17,6 +17,7 @@ import os
 import pickletools
 import sys
 import tempfile
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from pipelines.cluster import start_ray
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.state import parse_json
+from pipelines.training import record
 from pipelines.training.driver import find_start, open_streams, room_for, train, with_absolute_corpora
 from pipelines.training.recipe import Recipe, load_recipe, parse_recipe
 from pipelines.training.runs import RunFolder, RunState
@@ -69,29 +71,27 @@ def concurrent_trials(recipe: Recipe, wanted: int | None, streams: int) -> int:
 
 
 def sweep(recipe: Recipe, *, trials: int, concurrency: int | None = None, resume: bool = False) -> list[TrialResult]:
-    """Search around a recipe; returns the trials, the best first.
+    """Search around a recipe; returns the trials, the best first. Of a sweep that has finished, complete what its record in MLflow lacks.
 
     Raises:
         BadInput: the recipe cannot be searched, or has no validation words to decide by.
     """
     axes = space_of(recipe)
+    where = RunFolder(storage.join(recipe.runs, recipe.name))
+    if (earlier := where.state()) is not None and earlier.status == "finished":
+        return _finished(recipe, where, resume)
     if recipe.data.validation is None:
         raise BadInput("a sweep decides by word accuracy on validation words: expected data.validation.corpus in the recipe, found none")
     streams = open_streams(recipe)
-    where = RunFolder(storage.join(recipe.runs, recipe.name))
     with room_for(where), where.claimed(recipe, resume) as state:
         start_ray()
         count = concurrent_trials(recipe, concurrency, len(streams))
         if recipe.initialize_from:
             state.start, _ = find_start(recipe, state.start)
-        if state.handle is None:
-            state.tracked = asdict(tracking.start_run(recipe.name, recipe.to_yaml(), params={"trials": trials} | recipe.model_dump(mode="json"),
-                                                      tags={"sweep": ", ".join(axis.field for axis in axes)}))
-            where.write(state)
-        results = _search(recipe, axes, trials, count, where, state)
-        state.status = "finished" if any(result.accuracy is not None for result in results) else "failed"
-        where.write(state)
-        return _conclude(recipe, axes, results, where, state)
+        record.begin(where, state, lambda token: tracking.start_run(
+            recipe.name, recipe.to_yaml(), params={"trials": trials} | recipe.model_dump(mode="json"), token=token,
+            tags={"sweep": ", ".join(axis.field for axis in axes)}))
+        return _conclude(recipe, axes, _search(recipe, axes, trials, count, where, state), where, state)
 
 
 def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, where: RunFolder, state: RunState) -> list[TrialResult]:
@@ -155,26 +155,47 @@ def _absolute(recipe: Recipe, state: RunState) -> Recipe:
 
 
 def _conclude(recipe: Recipe, axes: tuple[Axis, ...], results: list[TrialResult], where: RunFolder, state: RunState) -> list[TrialResult]:
-    """Rank the trials, write the best recipe and the report, close the sweep's run."""
+    """Rank the trials, write the best recipe and the report, close the sweep: its folder first, then its record."""
     # A trial that was stopped early has no model, whatever its accuracy was then: those that went to the end come first.
     ranked = sorted(results, key=lambda result: (bool(result.model), result.accuracy or -1.0), reverse=True)
     best = ranked[0]
     if not best.model:
-        tracking.finish(state.handle, "FAILED")
+        _settle(where, state, ranked, "FAILED")
+        state.status = "failed"
+        where.write(state)
         reasons = "; ".join(sorted({result.error for result in ranked if result.error})) or "no trial came to its end"
         raise BadInput(f"all {len(ranked)} trials of the sweep {recipe.name} failed: {reasons}")
     with tempfile.TemporaryDirectory() as temporary:
-        made = {name: Path(temporary, name) for name in ("best.yaml", "trials.json", "report.html")}
-        made["best.yaml"].write_text(with_values(recipe, best.values, f"{recipe.name}_best").to_yaml(), encoding="utf-8")
-        made["trials.json"].write_text(json.dumps([asdict(result) for result in ranked], indent=1), encoding="utf-8")
-        write_report(made["report.html"], recipe, axes, ranked)
-        for name, file in made.items():
-            storage.write_bytes(where.file(name), file.read_bytes())
-            tracking.add_file(state.handle, file)
-    with tracking.MetricLog(state.handle) as log:
-        log.log(best.steps, {f"best_{METRIC}": best.accuracy})
-    tracking.finish(state.handle)
+        report = Path(temporary, "report.html")
+        write_report(report, recipe, axes, ranked)
+        storage.write_bytes(where.file("report.html"), report.read_bytes())
+    storage.write_bytes(where.file("best.yaml"), with_values(recipe, best.values, f"{recipe.name}_best").to_yaml().encode())
+    storage.write_bytes(where.file("trials.json"), json.dumps([asdict(result) for result in ranked], indent=1).encode())
+    storage.write_bytes(where.progress, json.dumps({"step": best.steps, "time": time.time(), f"best_{METRIC}": best.accuracy}).encode() + b"\n")
+    state.status = "finished"
+    where.write(state)
+    _settle(where, state, ranked, "FINISHED")
     return ranked
+
+
+def _finished(recipe: Recipe, where: RunFolder, resume: bool) -> list[TrialResult]:
+    with where.claimed(recipe, resume) as state:
+        print(f"the sweep {recipe.name} has finished already: {where.place}", file=sys.stderr, flush=True)
+        file = where.file("trials.json")
+        ranked = parse_json(storage.read_bytes(file), list[TrialResult], file, "bring back a copy of this file, or choose another name=")
+        _settle(where, state, ranked, "FINISHED")
+        return ranked
+
+
+def _settle(where: RunFolder, state: RunState, ranked: list[TrialResult], status: str) -> None:
+    """Complete the records of the trials, then the sweep's; not further than a store that is away."""
+    for result in ranked:
+        folder = RunFolder(where.file(f"trials/{result.name}"))
+        tags = {"model": result.model} if result.model else {"stopped": "failed" if result.error else "early, by ASHA"}
+        if (trial := folder.state()) is not None and not record.settle(folder, trial, "FAILED" if result.error else "FINISHED", tags):
+            return
+    names = ("best.yaml", "trials.json", "report.html") if status == "FINISHED" else ()
+    record.settle(where, state, status, files={name: storage.read_bytes(where.file(name)).decode() for name in names})
 
 
 class _Announce(tune.Callback):

@@ -3,7 +3,6 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipelines import tracking
 from pipelines.training.journal import read_journal
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder
@@ -51,9 +50,6 @@ def result_of(result, recipe: Recipe, where: RunFolder) -> TrialResult:
             curve[numbers["step"]] = numbers[METRIC]
     state = folder.state()
     finished = state is not None and state.status == "finished"
-    if state is not None and not finished and state.handle is not None:
-        tracking.add_tags(state.handle, {"stopped": "failed" if result.error else "early, by ASHA"})
-        tracking.finish(state.handle, "FAILED" if result.error else "FINISHED")
     return TrialResult(name, values_at(result.config, recipe), sorted(curve.items()),
                        stopped=not finished and not result.error, error=str(result.error or "").strip().split("\n")[-1],
                        model=folder.model if finished else "")

@@ -10,7 +10,7 @@ from mlflow.exceptions import MlflowException
 
 from models.recognizer import Recognizer
 from pipelines.corpus import storage
-from pipelines.errors import BadInput
+from pipelines.errors import BadInput, Unavailable
 from pipelines.evaluation.measure import evaluate_set, rule_on, total
 from pipelines.evaluation.metrics import Score
 from pipelines.evaluation.protocols import Rule
@@ -18,7 +18,8 @@ from pipelines.evaluation.table import as_text, rows
 from pipelines.ingestion.wordsets import WordSet
 from pipelines.reading.weights import find_model, load_recognizer, read_description
 from pipelines.registry import versions
-from pipelines.tracking import find_run, prepare_store
+from pipelines.tracking import find_run, is_away, prepare_store
+from pipelines.training import record
 from pipelines.training.runs import RunFolder
 
 
@@ -56,7 +57,10 @@ def find_trained(run: str, store: str) -> Trained:
         folder, tracked = _of_mlflow(run, store), run
     else:
         folder = find_model(run)
-        state = RunFolder(storage.parent(folder)).state()
+        where = RunFolder(storage.parent(folder))
+        state = where.state()
+        if state and state.status == "finished":
+            record.settle(where, state, "FINISHED", {"model": str(folder)})
         tracked = state.handle.run if state and state.handle and find_run(state.handle.run, store) else None
     return Trained(folder, tracked, str(read_description(folder).get("run", "")))
 
@@ -70,7 +74,9 @@ def _of_mlflow(run: str, store: str) -> str | Path:
         return find_model(folder)
     try:
         return find_model(mlflow.artifacts.download_artifacts(run_id=run, artifact_path="model", tracking_uri=store))
-    except (MlflowException, OSError):
+    except (MlflowException, OSError) as problem:
+        if is_away(store, problem):
+            raise Unavailable(f"the MLflow store {store} does not give the model of {run} now: repeat the command when it is back") from None
         raise BadInput(f"the run {run} has no model: neither the folder {folder or '(none noted)'} nor an artifact "
                        "model/ exists; has it finished?") from None
 
@@ -111,7 +117,7 @@ def _scored(score: Score) -> str:
 def register(run: str, name: str, *, promote: bool = False, gates: list[WordSet] | None = None, rule: str | None = None) -> Registered:
     """Register a run's model under `name`; with `promote`, make it the champion if it reads more words of the gate.
 
-    Both models are evaluated now, by the same rules: `rule`, or those of `measure.rule_on` for the new model. Everything that can fail on bad input does so before anything is registered.
+    Both models are evaluated now, by the same rules: `rule`, or those of `measure.rule_on` for the new model. Everything that can fail on bad input does so before anything is registered. What a kill left half done is completed by the same call.
 
     Raises:
         BadInput: no such model, a gate that cannot be read, or a champion to compare with and no gate.
@@ -121,6 +127,9 @@ def register(run: str, name: str, *, promote: bool = False, gates: list[WordSet]
     store, experiment = prepare_store()
     trained = find_trained(run, store)
     champion = versions.champion_of(store, name) if promote else None
+    if champion and champion == versions.interrupted(store, name, trained.folder):
+        with versions.registering(store, experiment, name, trained.folder, run=trained.run, tags={}) as version:
+            return Registered(name, version, True, f"version {version} of {name} is the champion: an earlier call had decided so and was interrupted")
     if champion and not gates:
         raise BadInput(f"{name} has a champion (version {champion}) and --promote must compare with it: give "
                        "words to compare on, --gate NAME=PATH")
@@ -135,12 +144,11 @@ def register(run: str, name: str, *, promote: bool = False, gates: list[WordSet]
     tags = {"run_id": trained.run or "", "recipe": trained.recipe, "rule": about.get("rule", "charset")}
     tags |= {"gate_accuracy": f"{new.accuracy:.6f}", "gate_words": str(new.words)} if new else {}
     tags |= {"gate_sets": ",".join(words.name for words in gates), "gate_rules": ",".join(each.name for each in rules)}
-    version = versions.add_version(store, experiment, name, trained.folder, run=trained.run,
-                                   tags={key: value for key, value in tags.items() if value})
-    if not promote:
-        return Registered(name, version, False, f"version {version} of {name} is registered; without --promote the "
-                          "champion stays what it is")
-    better, sentence = verdict(name, version, new, champion, old)
-    if better:
-        versions.crown(store, name, version)
-    return Registered(name, version, better, sentence)
+    tags = {key: value for key, value in tags.items() if value}
+    with versions.registering(store, experiment, name, trained.folder, run=trained.run, tags=tags) as version:
+        if not promote:
+            return Registered(name, version, False, f"version {version} of {name} is registered; without --promote the champion stays what it is")
+        better, sentence = verdict(name, version, new, champion, old)
+        if better:
+            versions.crown(store, name, version)
+        return Registered(name, version, better, sentence)

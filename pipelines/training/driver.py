@@ -1,7 +1,8 @@
 """The loop under Ray Train: workers, checkpoints, failures, and the run's records.
 
 The driver checks everything that can be checked before a process is started, claims the run's folder, and starts the workers; each
-worker builds the recipe's objective, takes its share of the feed and runs `loop.fit`. Rank 0 writes progress, metrics and checkpoints.
+worker builds the recipe's objective, takes its share of the feed and runs `loop.fit`. Rank 0 writes progress and checkpoints; the driver
+brings progress to MLflow.
 """
 
 import math
@@ -32,7 +33,7 @@ from pipelines.feed.selection import Selection
 from pipelines.feed.stream import Stream, open_stream
 from pipelines.reading.batches import shape_of
 from pipelines.reading.weights import DESCRIPTION, WEIGHTS, find_model, model_files, pinned, read_description, save_recognizer
-from pipelines.training import checkpoints
+from pipelines.training import checkpoints, record
 from pipelines.training.journal import cut_torn_line, read_journal
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder, RunState, Start
@@ -129,7 +130,7 @@ def share_readers(recipe: Recipe, streams: dict[str, Stream], reserved: float = 
 
 def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = None, parent: tracking.RunHandle | None = None,
           callbacks: Sequence = (), reserved_cpus: float = 0.0, quiet: bool = False) -> Outcome:
-    """Train what a recipe describes, or continue where it was killed.
+    """Train what a recipe describes, or continue where it was killed; of a run that has finished, complete what its record in MLflow lacks.
 
     Args:
         folder: of the run; by default recipe.runs/recipe.name.
@@ -141,14 +142,14 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
     """
     where = RunFolder(folder or storage.join(recipe.runs, recipe.name))
     earlier = where.state()
+    if earlier is not None and earlier.status == "finished":
+        return _finished(recipe, where, resume, quiet)
+    if earlier is not None and earlier.status == "failed" and not resume:
+        record.settle(where, earlier, "FAILED")  # `claimed` says that it has failed
     streams = open_streams(recipe, earlier and earlier.lanes)
     if recipe.data.validation:
         check_words(Corpus.open(recipe.data.validation.corpus), recipe.data.validation.words, rule_of(recipe.recognizer.rule, recipe.charset))
     with room_for(where), where.claimed(recipe, resume) as state:
-        if state.status == "finished":
-            say(f"the run {recipe.name} has finished already: {where.model}", quiet)
-            _restore_model(recipe, where)
-            return Outcome(where.place, _last_metrics(where))
         corpora = fingerprints(recipe)
         state.check_corpora(corpora)
         if earlier is not None:
@@ -162,23 +163,27 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
         start_ray()
         readers = share_readers(recipe, streams, reserved_cpus)
         say_streams(streams, quiet)
-        if state.handle is None:
-            state.tracked = vars(_start_tracking(recipe, streams, parent, state.start))
-        else:
-            tracking.reopen(state.handle)
+        record.begin(where, state, lambda token: _start_tracking(recipe, streams, parent, state.start, token), parent and parent.uri)
         state.status, state.corpora, state.lanes = "running", corpora, next(iter(streams.values())).lanes
         where.write(state)
-        job = Job(with_absolute_corpora(recipe).model_dump(mode="json"), streams, state.tracked, where.place, readers, done, files and ray.put(files))
+        job = Job(with_absolute_corpora(recipe).model_dump(mode="json"), streams, where.place, readers, done, files and ray.put(files))
         try:
-            metrics = _fit(recipe, job, where, list(callbacks), quiet)
+            metrics = _fit(recipe, job, where, state.handle, list(callbacks), quiet)
         except BaseException as problem:
             _note_failure(where, state, problem)
             raise
         state.status = "finished"
         where.write(state)
-        tracking.add_tags(state.handle, {"model": where.model})
-        tracking.finish(state.handle)
+        record.settle(where, state, "FINISHED", {"model": where.model})
         return Outcome(where.place, metrics)
+
+
+def _finished(recipe: Recipe, where: RunFolder, resume: bool, quiet: bool) -> Outcome:
+    with room_for(where), where.claimed(recipe, resume) as state:
+        say(f"the run {recipe.name} has finished already: {where.model}", quiet)
+        _restore_model(recipe, where)
+        record.settle(where, state, "FINISHED", {"model": where.model})
+        return Outcome(where.place, _last_metrics(where))
 
 
 def fingerprints(recipe: Recipe) -> dict[str, str]:
@@ -227,13 +232,13 @@ def _full(problem: BaseException) -> bool:
 
 def _note_failure(where: RunFolder, state: RunState, problem: BaseException) -> None:
     """Write down how training ended, as far as that can be written; a run that only lacked room counts as killed."""
+    record.settle(where, state, "KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
     if not _full(problem):
         state.status = "failed"
         try:
             where.write(state)
         except (OSError, BadInput) as another:
             print(f"textray: warning: the state of {where.place} is not written ({another})", file=sys.stderr)
-    tracking.finish(state.handle, "KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
 
 
 @contextmanager
@@ -249,17 +254,17 @@ def room_for(where: RunFolder) -> Iterator[None]:
 
 
 def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: tracking.RunHandle | None,
-                    start: Start | None) -> tracking.RunHandle:
+                    start: Start | None, token: str | None) -> tracking.RunHandle:
     corpora = {f"{part}.{number}" if number else part: Corpus.open(path).sha256
                for part, stream in streams.items() for number, path in enumerate(stream.paths)}
     if recipe.data.validation:
         corpora["validation"] = Corpus.open(recipe.data.validation.corpus).sha256
     began = {"initialized_from": start.model, "initialized_from.sha256": start.weights_sha256} if start else {}
-    return tracking.start_run(recipe.name, recipe.to_yaml(), params=recipe.model_dump(mode="json"), corpora=corpora, parent=parent,
+    return tracking.start_run(recipe.name, recipe.to_yaml(), params=recipe.model_dump(mode="json"), corpora=corpora, parent=parent, token=token,
                               tags={"recipe": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest} | began)
 
 
-def _fit(recipe: Recipe, job: Job, where: RunFolder, callbacks: list, quiet: bool) -> dict[str, Any]:
+def _fit(recipe: Recipe, job: Job, where: RunFolder, handle: tracking.RunHandle, callbacks: list, quiet: bool) -> dict[str, Any]:
     training = recipe.training
     gpu = ray.cluster_resources().get("GPU", 0) >= training.workers if training.gpu is None else training.gpu
     system, inside = storage.locate(where.place)
@@ -269,7 +274,8 @@ def _fit(recipe: Recipe, job: Job, where: RunFolder, callbacks: list, quiet: boo
                                      | ({"GPU": 1} if gpu else {})),
         run_config=RunConfig(name="checkpoints", storage_path=inside, storage_filesystem=system, callbacks=callbacks,
                              failure_config=FailureConfig(max_failures=training.max_failures)))  # what is kept, `checkpoints.prune` decides
-    with Progress(where, training.steps, quiet):
+    earlier = tracking.points_of(read_journal(where.progress))
+    with tracking.MetricLog(handle, earlier) as log, Progress(where, training.steps, log, quiet):
         try:
             trainer.fit()
         except TrainingFailedError:

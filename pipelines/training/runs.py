@@ -12,6 +12,7 @@ import json
 import os
 import re
 import threading
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
@@ -54,6 +55,7 @@ class RunState:
     steps: int
     tracked: dict[str, str] | None = None
     corpora: dict[str, str] = field(default_factory=dict)  # the fingerprint of each corpus that it uses, by its place
+    token: str | None = None  # by which MLflow knows the run before this file holds its id there
     lanes: int | None = None  # of its streams (plan.py): the order of a run that goes on with another number of workers
     start: Start | None = None  # of a recipe with initialize_from
 
@@ -140,12 +142,12 @@ class RunFolder:
     def claim(self, recipe: Recipe, resume: bool) -> RunState:
         """Lock the folder for this recipe, as long as this process lives, and return the state to go on from.
 
-        A run that was killed goes on when the same recipe is started again. Everything else that exists needs `resume`; with it the run may
-        go on with another number of workers.
+        A run that was killed goes on when the same recipe is started again, and a finished one is left as it is. A failed one needs `resume`;
+        with it a run may go on with another number of workers.
 
         Raises:
-            BadInput: the name is taken: by a run that somebody trains right now, by another recipe, or by a finished or failed run and
-                `resume` is not given.
+            BadInput: the name is taken: by a run that somebody trains right now, by another recipe, or by a failed run and `resume` is not
+                given.
         """
         what = f"the run {recipe.name!r} in {self.place}"
         try:
@@ -165,12 +167,12 @@ class RunFolder:
         """The state from which the recipe may be trained in this folder, which is held."""
         state, text = self.state(), recipe.to_yaml().encode()
         if state is None:
-            state = RunState("running", recipe.digest, recipe.training.steps)
+            state = RunState("running", recipe.digest, recipe.training.steps, token=uuid.uuid4().hex)
             storage.write_bytes(self.file("recipe.yaml"), text)
         elif state.digest != recipe.digest and not (resume and self._elsewhere(recipe)):
             raise BadInput(f"the run {recipe.name!r} exists in {self.place} with another recipe ({self._differences(recipe)}); choose another "
                            "name=, or repeat that recipe to continue it")
-        elif state.status != "running" and not resume:
+        elif state.status == "failed" and not resume:
             raise BadInput(f"the run {recipe.name!r} exists in {self.place} ({state.status}); choose another name=, or say --resume")
         if state.digest == recipe.digest and self._recipe_file() != text:  # it was damaged or lost
             storage.write_bytes(self.file("recipe.yaml"), text)

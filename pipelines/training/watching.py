@@ -6,6 +6,7 @@ import time
 
 from pipelines.corpus import storage
 from pipelines.feed.stream import Stream
+from pipelines.tracking import MetricLog, points_of
 from pipelines.training.journal import Follower, parse_line
 from pipelines.training.runs import RunFolder
 
@@ -24,11 +25,11 @@ def say_streams(streams: dict[str, Stream], quiet: bool) -> None:
 
 
 class Progress:
-    """Prints what rank 0 appends to the run's journal, with the time left, and what any rank has to say."""
+    """Prints what rank 0 appends to the run's journal, with the time left, and what any rank has to say; and brings the numbers to MLflow."""
 
-    def __init__(self, where: RunFolder, steps: int, quiet: bool):
+    def __init__(self, where: RunFolder, steps: int, log: MetricLog, quiet: bool):
         self._numbers, self._notices, self._steps, self._quiet = Follower(where.progress), Follower(where.notices), steps, quiet
-        self._where = where.progress
+        self._where, self._log = where.progress, log
         self._pause = 5.0 if storage.is_remote(where.place) else 0.5  # seconds
         self._done = threading.Event()
         self._first: tuple[int, float] | None = None
@@ -44,14 +45,14 @@ class Progress:
 
     def _follow(self) -> None:
         while not self._done.wait(self._pause):
-            self._print_new()
-        self._print_new()
+            self._take_new()
+        self._take_new()
 
-    def _print_new(self) -> None:
-        if self._quiet:
-            return
+    def _take_new(self) -> None:
         for line in self._numbers.new_lines():
-            say(self._line(parse_line(line, self._where)), self._quiet)
+            numbers = parse_line(line, self._where)
+            self._log.log(points_of([numbers]))
+            say(self._line(numbers), self._quiet)
         for line in self._notices.new_lines():
             say(line.decode(errors="replace"), self._quiet)
 

@@ -32,7 +32,6 @@ from pipelines.feed.stream import Share, Stream
 from pipelines.feed.waiting import announced
 from pipelines.reading.batches import shape_of
 from pipelines.reading.weights import load_recognizer, read_description
-from pipelines.tracking import MetricLog, RunHandle
 from pipelines.training import checkpoints
 from pipelines.training.journal import Journal, add_line
 from pipelines.training.loop import Hooks, NonFinite, Numerics, Schedule, build_optimizer, fit, one_cycle
@@ -47,7 +46,6 @@ class Job:
 
     recipe: dict[str, Any]
     streams: dict[str, Stream]
-    tracked: dict[str, str]
     folder: str  # of the run, a path or URI
     readers: Readers
     done: int = 0  # steps of the checkpoint that the driver found whole; 0: the run begins
@@ -159,17 +157,14 @@ class _Worker:
             if self.world > 1 else self.objective
         trained = torch.compile(trained) if training.compile else trained
         bf16 = training.precision == "bf16" or (training.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
-        log = MetricLog(RunHandle(**self.job.tracked)) if self.rank == 0 else None
         self.journal = Journal(RunFolder(self.job.folder).progress) if self.rank == 0 else None
         try:
             fit(self.objective, trained, self.optimizer, self.rates, self._batches(done),
                 schedule=Schedule(training.steps, training.log_every, training.validate_every, training.checkpoint_every),
                 numerics=Numerics(device, bf16, options.gradient_clip, training.accumulate, options.non_finite == "skip"),
-                hooks=Hooks(lambda step, numbers: self._log(log, step, numbers), lambda step: self._validate(log, step), self._keep),
+                hooks=Hooks(self._log, self._validate, self._keep),
                 seed=recipe.seed, rank=self.rank, done=done, skipped=self.skipped)
         finally:
-            if log is not None:
-                log.close()
             if self.journal is not None:
                 self.journal.flush()
 
@@ -193,18 +188,18 @@ class _Worker:
         each = self.recipe.training.accumulate * self.world  # batches a step
         return Share(self.rank, self.world, self.taken, self.taken + (self.recipe.training.steps - done) * each)
 
-    def _log(self, log: MetricLog | None, step: int, numbers: dict[str, float]) -> None:
+    def _log(self, step: int, numbers: dict[str, float]) -> None:
         """The numbers of a step; every rank must bring its own."""
         self.skipped = int(numbers.get("skipped_steps", self.skipped))
-        self._write(log, step, mean_over_ranks(numbers, self.world, self.device))
+        self._write(step, mean_over_ranks(numbers, self.world, self.device))
 
-    def _write(self, log: MetricLog | None, step: int, numbers: dict[str, float]) -> None:
-        if log is None:
+    def _write(self, step: int, numbers: dict[str, float]) -> None:
+        """Write down what was measured, for the driver to show and to bring to MLflow."""
+        if self.journal is None:
             return
-        log.log(step, numbers)
         self.journal.append({"step": step, "time": time.time(), **numbers})
 
-    def _validate(self, log: MetricLog | None, step: int) -> None:
+    def _validate(self, step: int) -> None:
         """Measure on rank 0; the other ranks wait for it in their next collective operation."""
         validation = self.recipe.data.validation
         if validation is None or self.rank != 0:
@@ -216,7 +211,7 @@ class _Worker:
         self.metrics = {"word_accuracy": score.accuracy, "one_minus_ned": score.one_minus_ned, "cer": score.cer}
         if score.incomparable:
             self.metrics["incomparable_words"] = score.incomparable
-        self._write(log, step, self.metrics)
+        self._write(step, self.metrics)
 
     def _keep(self, step: int, checkpoint: bool) -> None:
         """Report to Ray Train; every rank must, at the same steps. Rank 0 brings the checkpoint."""

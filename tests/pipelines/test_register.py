@@ -246,6 +246,46 @@ def test_promotion_needs_words_to_compare_on(model, store):
     assert len(MlflowClient(tracking_uri=store).search_model_versions("name='lonely'")) == 1
 
 
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.parametrize("place, calls", [
+    ("create_logged_model", 0), ("log_model_artifacts", 0), ("finalize_logged_model", 0), ("log_outputs", 0), ("create_model_version", 0),
+    ("set_registered_model_alias", 0), ("set_model_version_tag", 0)])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_registration_that_was_killed_is_completed_by_the_same_command(model, store, tmp_path, monkeypatch, capsys, place, calls, when):
+    folder, name = save_recognizer(tmp_path / "runs" / "small" / "model", load_recognizer(model), {"run": "small"}), f"killed-{when}-{place}"
+    RunFolder(folder.parent).write(RunState("finished", "0", 1, vars(start_run("small", uri=store))))
+    command, real, client = [str(folder), "--name", name, "--promote"], getattr(MlflowClient, place), MlflowClient(tracking_uri=store)
+
+    def killing(self, *arguments, **options):
+        if when == "after":
+            real(self, *arguments, **options)
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(MlflowClient, place, killing)
+        main(command)
+    completed = (place, when) == ("set_model_version_tag", "after")  # nothing was left to do, so the same command is another registration
+    assert main([*command, "--gate", f"words={words_folder(tmp_path / 'words', ['no', 'nothing'])}"] if completed else command) == 0
+    assert [version.version for version in client.search_model_versions(f"name='{name}'")] == ([2, 1] if completed else [1])
+    assert versions.champion_of(store, name) == "1"
+    models = [found for found in client.search_logged_models(["1"]) if found.name == name]
+    assert len([found for found in models if found.status == "READY"]) == (2 if completed else 1)
+    assert load_recognizer(f"models:/{name}@champion").name == "crnn_tiny"
+
+
+def test_several_registrations_at_once_in_a_fresh_folder_all_succeed(model, tmp_path):
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "MLFLOW_TRACKING_URI": ""}
+    folders = [save_recognizer(tmp_path / str(number), load_recognizer(model)) for number in range(2)]
+    commands = [[sys.executable, "-m", "pipelines.register", str(folder), "--name", "words"] for folder in (*folders, folders[0])]
+    started = [subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True) for command in commands]
+    assert [process.communicate()[1][-2000:] * process.returncode for process in started] == ["", "", ""]
+    found = MlflowClient(tracking_uri=f"sqlite:///{tmp_path}/mlflow.db").search_model_versions("name='words'")
+    assert sorted(version.version for version in found) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "a:b"])
 def test_a_name_that_the_registry_refuses_is_explained(model, store, name):
     with pytest.raises(BadInput, match="--name: MLflow refuses"):

@@ -1,28 +1,29 @@
 """What a run records, and metrics that survive a store that does not."""
 
+import os
 import pickle
 import re
 import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
 from pipelines import tracking
-from pipelines.errors import BadInput
-from pipelines.tracking import (
-    MetricLog,
-    RunHandle,
-    add_file,
-    add_tags,
-    find_run,
-    finish,
-    metric_history,
-    reopen,
-    start_run,
-)
+from pipelines.errors import BadInput, Unavailable
+from pipelines.reading.weights import find_model
+from pipelines.tracking import MetricLog, RunHandle, complete, find_run, metric_history, points_of, start_run
 
 
 @pytest.fixture
@@ -89,38 +90,117 @@ def test_a_child_names_its_parent_and_shares_its_store(store, client):
 
 def test_a_run_is_finished_and_opened_again_through_a_pickled_handle(store, client):
     handle = pickle.loads(pickle.dumps(start_run("again", uri=store)))
-    finish(handle, "KILLED")
-    assert client.get_run(handle.run).info.status == "KILLED"
-    reopen(handle)
-    assert client.get_run(handle.run).info.status == "RUNNING"
-    finish(handle)
-    assert client.get_run(handle.run).info.status == "FINISHED"
+    for status in ("KILLED", "RUNNING", "FINISHED"):
+        assert complete(handle, status) is None
+        assert client.get_run(handle.run).info.status == status
 
 
-def test_files_become_artifacts_and_unknown_runs_are_none(store, client, tmp_path):
-    handle = start_run("files", uri=store)
-    (tmp_path / "report.html").write_text("<p>", encoding="utf-8")
-    add_file(handle, tmp_path, "reports")
-    assert [file.path for file in client.list_artifacts(handle.run, "reports")] == ["reports/report.html"]
-    assert find_run(handle.run, store).info.run_name == "files"
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.mark.parametrize("place, calls", [("log_batch", 0), ("log_text", 0), ("log_text", 1)])
+def test_a_start_that_was_killed_goes_on_with_the_run_that_it_opened(store, client, monkeypatch, place, calls):
+    token, real, count = f"{place} {calls}", getattr(MlflowClient, place), []
+
+    def killing(*arguments, **options):
+        count.append(1)
+        if len(count) > calls:
+            raise Killed
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(MlflowClient, place, killing)
+        start_run("early", "a: 1\n", params={"seed": 0}, uri=store, token=token)
+    handle = start_run("early", "a: 1\n", params={"seed": 0}, uri=store, token=token)
+    assert [run.info.run_id for run in client.search_runs([handle.experiment], f"tags.`textray.token` = '{token}'")] == [handle.run]
+    assert client.get_run(handle.run).data.params == {"seed": "0"}
+    assert set(artifacts(client, handle.run)) == {"recipe.yaml", "versions.txt"}
+
+
+def lines(steps: range) -> list[dict[str, float]]:
+    return [{"step": step, "time": 1e9 + step, "loss": 1 / step, "rate": 0.5} for step in steps]
+
+
+def test_an_entry_is_completed_with_what_it_lacks_and_nothing_twice(store, client):
+    handle = start_run("lacking", uri=store)
+    client.log_batch(handle.run, metrics=points_of(lines(range(3, 6))))
+    client.log_metric(handle.run, "loss", 7.0, step=2)  # of another try: a step is there once
+    twice = points_of([*lines(range(1, 1400)), *lines(range(4, 8))])
+    for _ in range(2):
+        assert complete(handle, "FINISHED", points=twice, tags={"model": "here"}, files={"report.html": "<p>"}) is None
+        assert [step for step, _ in metric_history(handle, "loss")] == list(range(1, 1400)) == [step for step, _ in metric_history(handle, "rate")]
+    assert metric_history(handle, "loss")[1] == (2, 7.0)
+    run = client.get_run(handle.run)
+    assert (run.info.status, run.data.tags["model"]) == ("FINISHED", "here")
+    assert "report.html" in artifacts(client, handle.run)
+
+
+def test_unknown_runs_are_none(store):
+    handle = start_run("known", uri=store)
+    assert find_run(handle.run, store).info.run_name == "known"
     assert find_run("f" * 32, store) is None
 
 
-def test_a_store_that_is_away_does_not_end_the_run(store, capfd):
-    lost = RunHandle(store, "0", "f" * 32)  # a run that the store does not have
-    finish(lost)
-    reopen(lost)
-    add_tags(lost, {"model": "somewhere"})
-    lines = capfd.readouterr().err.strip().splitlines()
-    assert len(lines) == 3 and all("is not stored in" in line for line in lines)
-    assert "a tag (model) of run ffff" in lines[2]
+def test_a_run_that_the_store_does_not_have_and_a_store_that_is_gone_are_said(store, tmp_path):
+    assert re.search("Run with id=ffff.* not found", complete(RunHandle(store, "0", "f" * 32), "FINISHED"))
+    assert complete(RunHandle(f"sqlite:///{tmp_path}/gone.db", "0", "f" * 32), "FINISHED") == f"there is no {tmp_path}/gone.db"
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextmanager
+def serving(database: Path, port: int) -> Iterator[None]:
+    """`mlflow server` on a port of the loopback."""
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", f"sqlite:///{database}", "--workers", "1",
+               "--artifacts-destination", str(database.parent / "artifacts"), "--host", "127.0.0.1", "--port", str(port)]
+    environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    with open(database.parent / "server.log", "wb") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        while socket.socket().connect_ex(("127.0.0.1", port)):
+            assert process.poll() is None, (database.parent / "server.log").read_text(encoding="utf-8")
+            time.sleep(0.1)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def test_a_server_that_was_away_has_every_number_once_when_it_is_back(store, tmp_path, monkeypatch, capfd):
+    database = shutil.copy(store.removeprefix("sqlite:///"), tmp_path / "served.db")
+    here = start_run("served", "a: 1\n", uri=f"sqlite:///{database}")
+    MlflowClient(here.uri).log_batch(here.run, metrics=points_of(lines(range(1, 4))))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    handle = replace(here, uri=f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with MetricLog(handle, seconds=3600) as log:
+        log.log(points_of(lines(range(4, 9))))
+    assert log.lost == 10
+    assert f"metrics cannot be stored in {handle.uri} for now" in capfd.readouterr().err
+    everything = points_of(lines(range(1, 9)))
+    assert "runs/get failed" in complete(handle, "FINISHED", points=everything)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", handle.uri)
+    for use in (tracking.prepare_store, lambda: find_run(here.run), lambda: find_model("models:/words@champion")):
+        with pytest.raises(Unavailable, match=f"the MLflow store {handle.uri} does not answer .* repeat the command when it is back"):
+            use()
+    with serving(database, port):
+        for _ in range(2):
+            assert complete(handle, "FINISHED", points=everything) is None
+            assert [step for step, _ in metric_history(handle, "loss")] == list(range(1, 9))
+        assert find_run(handle.run, handle.uri).info.status == "FINISHED"
+
+
+def test_how_long_a_server_is_waited_for_is_bounded():
+    assert (MLFLOW_HTTP_REQUEST_MAX_RETRIES.get(), MLFLOW_HTTP_REQUEST_TIMEOUT.get()) == (3, 30)
 
 
 def test_metrics_reach_the_store_at_close(store):
     handle = start_run("metrics", uri=store)
     with MetricLog(handle, seconds=3600) as log:
-        for step in range(1, 1203):  # more than one call of the store takes
-            log.log(step, {"loss": 1 / step})
+        for line in lines(range(1, 1203)):  # more than one call of the store takes
+            log.log(points_of([line]))
         assert metric_history(handle, "loss") == []
     history = metric_history(handle, "loss")
     assert len(history) == 1202 and history[9] == (10, pytest.approx(0.1))
@@ -129,12 +209,20 @@ def test_metrics_reach_the_store_at_close(store):
 def test_metrics_reach_the_store_while_the_run_goes_on(store):
     handle = start_run("live", uri=store)
     with MetricLog(handle, seconds=0.02) as log:
-        log.log(7, {"loss": 0.5})
+        log.log(points_of(lines(range(2, 3))))
         for _ in range(500):
             if metric_history(handle, "loss"):
                 break
             time.sleep(0.01)
-        assert metric_history(handle, "loss") == [(7, 0.5)]
+        assert metric_history(handle, "loss") == [(2, 0.5)]
+
+
+def test_a_step_that_is_trained_again_is_written_once(store):
+    handle = start_run("again", uri=store)
+    with MetricLog(handle, points_of(lines(range(1, 4))), seconds=3600) as log:
+        for steps in (range(3, 6), range(4, 7)):
+            log.log(points_of(lines(steps)))
+    assert [step for step, _ in metric_history(handle, "loss")] == [4, 5, 6]
 
 
 def test_a_store_that_fails_for_a_while_costs_one_line_and_no_value(store, monkeypatch, capfd):
@@ -148,16 +236,16 @@ def test_a_store_that_fails_for_a_while_costs_one_line_and_no_value(store, monke
 
     monkeypatch.setattr(MlflowClient, "log_batch", sometimes)
     with MetricLog(handle, seconds=0.01) as log:
-        log.log(1, {"loss": 3.0})
+        log.log(points_of(lines(range(1, 2))))
         while len(calls) < 4:
             time.sleep(0.01)
-        log.log(2, {"loss": 2.0})
-    assert metric_history(handle, "loss") == [(1, 3.0), (2, 2.0)]
-    lines = capfd.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and "database is locked" in lines[0]
+        log.log(points_of(lines(range(2, 3))))
+    assert metric_history(handle, "loss") == [(1, 1.0), (2, 0.5)]
+    said = capfd.readouterr().err.strip().splitlines()
+    assert len(said) == 1 and "database is locked" in said[0]
 
 
-def test_values_that_a_store_never_took_are_counted(store, monkeypatch, capfd):
+def test_values_that_a_store_never_took_are_counted(store, monkeypatch):
     handle = start_run("gone", uri=store)
 
     def never(*_, **__):
@@ -165,11 +253,9 @@ def test_values_that_a_store_never_took_are_counted(store, monkeypatch, capfd):
 
     monkeypatch.setattr(MlflowClient, "log_batch", never)
     log = MetricLog(handle, seconds=3600, keep=3)
-    for step in range(5):
-        log.log(step, {"loss": 0.0})
+    log.log(points_of(lines(range(1, 6))))
     log.close()
-    assert log.lost == 5
-    assert f"5 metric values of run {handle.run} were not stored" in capfd.readouterr().err
+    assert log.lost == 10
 
 
 @pytest.mark.parametrize("name", ["a b", "a%20b", "a#b", "[a](b)+"])

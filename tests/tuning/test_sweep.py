@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from mlflow import MlflowClient
 
 from pipelines.errors import BadInput
 from pipelines.render import main as render
-from pipelines.tracking import prepare_store
+from pipelines.tracking import metric_history, prepare_store
 from pipelines.training.recipe import load_recipe, parse_recipe
 from pipelines.training.runs import RunFolder
 from tuning.sweep import restorable, sweep
@@ -64,6 +65,16 @@ def test_a_sweep_killed_with_sigkill_goes_on_and_ends_with_a_report_and_a_recipe
     assert sorted(run.info.run_name for run in children) == sorted(result["name"] for result in results)
     assert {run.info.status for run in children} == {"FINISHED"}
     assert {file.path for file in client.list_artifacts(parent.run)} >= {"best.yaml", "report.html", "trials.json"}
+
+    assert [value for _, value in metric_history(parent, "best_word_accuracy")] == [results[0]["curve"][-1][1]]
+    assert all(sorted({step for step, _ in metric_history(replace(parent, run=run.info.run_id), "loss")}) == [1, 2, 3, 4] for run in children)
+
+    client.update_run(parent.run, "RUNNING")  # as if the last command had been killed before it closed the record
+    client.update_run(children[0].info.run_id, "RUNNING")
+    again = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    assert again.returncode == 0 and done.stdout.endswith(again.stdout) and "the sweep search has finished already" in again.stderr
+    assert {client.get_run(run).info.status for run in (parent.run, *(run.info.run_id for run in children))} == {"FINISHED"}
+    assert len(metric_history(parent, "best_word_accuracy")) == 1
 
     best = load_recipe(place / "runs" / "search" / "best.yaml")
     assert best.name == "search_best"

@@ -25,15 +25,17 @@ def test_a_new_run_leaves_nothing_if_its_state_was_never_written(tmp_path):
     assert not (tmp_path / "try").exists()
 
 
-def test_a_killed_run_continues_a_failed_one_only_if_asked(tmp_path):
+def test_a_killed_run_continues_a_finished_one_is_left_and_a_failed_one_goes_on_only_if_asked(tmp_path):
     folder = RunFolder(tmp_path / "try")
-    for status, resume in (("running", False), ("failed", True), ("finished", True)):
+    for status, resume in (("running", False), ("finished", False), ("failed", False)):
         with folder.claimed(recipe(), resume=resume) as state:
             assert state.steps == 10
             state.status = status
             folder.write(state)
-    with pytest.raises(BadInput, match=r"\(finished\); choose another name=, or say --resume"):
+    with pytest.raises(BadInput, match=r"\(failed\); choose another name=, or say --resume"):
         folder.claim(recipe(), resume=False)
+    with folder.claimed(recipe(), resume=True) as state:
+        assert state.status == "failed"
 
 
 def test_a_run_killed_before_its_state_was_written_starts_anew(tmp_path):

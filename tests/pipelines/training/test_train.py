@@ -152,17 +152,17 @@ def test_a_run_survives_the_loss_of_a_worker_and_goes_on_with_another_number_of_
     assert load_recognizer(shrunk).name == "crnn_tiny"
 
 
-def test_a_finished_run_is_refused_unless_resumed_and_a_changed_recipe_always(corpora, place, ray_session):
+def test_a_finished_run_is_left_as_it_is_and_a_changed_recipe_refused(corpora, place, ray_session):
     tree = recipe(corpora, place, "once", {"name": "supervised"}, steps=2)
     first = train(parse_recipe(tree), quiet=True)
     before = weights(first.folder)
-    with pytest.raises(BadInput, match=r"the run 'once' exists in .* \(finished\); choose another name=, or say --resume"):
-        train(parse_recipe(tree), quiet=True)
-    again = train(parse_recipe(tree), resume=True, quiet=True)
-    assert again.model == first.model and all(torch.equal(a, b) for a, b in zip(before.values(), weights(first.folder).values()))
+    for resume in (False, True):
+        again = train(parse_recipe(tree), resume=resume, quiet=True)
+        assert again.model == first.model and all(torch.equal(a, b) for a, b in zip(before.values(), weights(first.folder).values()))
     tree["training"]["steps"] = 3
-    with pytest.raises(BadInput, match=r"with another recipe \(training.steps was 2, is 3\)"):
-        train(parse_recipe(tree), resume=True, quiet=True)
+    for resume in (False, True):
+        with pytest.raises(BadInput, match=r"with another recipe \(training.steps was 2, is 3\)"):
+            train(parse_recipe(tree), resume=resume, quiet=True)
 
 
 def test_sources_are_mixed_and_aspect_ratios_kept_from_training_to_reading(corpora, place, ray_session):

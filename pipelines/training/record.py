@@ -1,0 +1,45 @@
+"""A run's entry in MLflow follows the run's folder: opened behind it, and brought to what it says at the end or by the next command that touches it.
+
+The folder is always written first. Whatever a kill, or a store that is away, leaves undone is found there, and done, by the same command repeated.
+"""
+
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+
+from pipelines import tracking
+from pipelines.errors import without_credentials
+from pipelines.training.journal import read_journal
+from pipelines.training.runs import RunFolder, RunState
+
+
+def begin(where: RunFolder, state: RunState, start: Callable[[str | None], tracking.RunHandle], store: str | None = None) -> None:
+    """Open the run's entry by `start`, which is given the run's token; or open it again, with the numbers that it lacks.
+
+    Raises:
+        BadInput: a new run, and the store (by default that of `tracking_uri`) cannot be used.
+    """
+    if state.handle is not None:
+        settle(where, state, "RUNNING")
+        return
+    tracking.prepare_store(store)  # refused before anything is written
+    where.write(state)  # its token: who is killed from here on finds the entry again
+    state.tracked = asdict(start(state.token))
+    where.write(state)
+
+
+def settle(where: RunFolder, state: RunState, status: str, tags: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> bool:
+    """Complete the run's entry: the numbers of its progress.jsonl, tags, files, and last its status. A store that is away costs a line on stderr.
+
+    Returns:
+        Whether the entry is complete.
+    """
+    if state.handle is None:
+        return True
+    points = tracking.points_of(read_journal(where.progress))
+    problem = tracking.complete(state.handle, status, points=points, tags=tags, files=files)
+    if problem is not None:
+        line = (f"textray: warning: the status {status} of the run {where.place}, and what may be missing of its {len(points)} numbers, cannot be "
+                f"stored in {state.handle.uri} now ({problem}); nothing is lost, it stands there: repeat the command when the store is back")
+        print(without_credentials(line), file=sys.stderr, flush=True)
+    return problem is None

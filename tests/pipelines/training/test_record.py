@@ -1,0 +1,197 @@
+"""The record of a run: whatever a kill or a store that is away left undone, the same command completes, once."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mlflow import MlflowClient
+
+from models.recognizers import build
+from pipelines.cli import run
+from pipelines.errors import BadInput
+from pipelines.reading.weights import save_recognizer
+from pipelines.synthesis.corpus import Settings, render_corpus
+from pipelines.tracking import metric_history
+from pipelines.training import driver, record
+from pipelines.training.journal import read_journal
+from pipelines.training.recipe import Recipe, parse_recipe
+from pipelines.training.runs import RunFolder
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL."""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    return render_corpus(tmp_path_factory.mktemp("corpus") / "c", 20, Settings(style="plain", charset="36")).path
+
+
+@pytest.fixture
+def place(tmp_path, store, monkeypatch) -> Path:
+    """A working folder with a store of its own, where training takes no Ray and no time: it leaves what training leaves."""
+    shutil.copy(store.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+
+    def fit(recipe: Recipe, job, where: RunFolder, *_) -> dict:
+        done = len(read_journal(where.progress))
+        with open(where.progress, "a", encoding="utf-8") as file:
+            file.writelines(json.dumps({"step": step, "time": 1e9 + step, "loss": 1 / step}) + "\n" for step in range(max(1, done - 1), 6))
+        torch.manual_seed(0)
+        save_recognizer(where.model, build("crnn_tiny", recipe.charset), {"run": recipe.name})
+        return {"step": 5}
+
+    for name, value in {"_fit": fit, "start_ray": lambda: None, "reader_cpus": lambda *_: 1.0}.items():
+        monkeypatch.setattr(driver, name, value)
+    return tmp_path
+
+
+def tree(corpus: Path, name: str = "try", steps: int = 5) -> dict:
+    return {"name": name, "recognizer": {"name": "crnn_tiny"}, "objective": {"name": "supervised"},
+            "data": {"labeled": {"corpus": str(corpus), "batch_size": 4}}, "training": {"steps": steps}}
+
+
+def complete_entry(name: str = "try") -> None:
+    """The store holds one run of that name, and it lacks nothing."""
+    folder = RunFolder(Path("runs") / name)
+    handle = folder.state().handle
+    client = MlflowClient(tracking_uri=handle.uri)
+    found = [entry for entry in client.search_runs([handle.experiment]) if entry.info.run_name == name]
+    assert [(entry.info.run_id, entry.info.status) for entry in found] == [(handle.run, "FINISHED")]
+    assert found[0].data.tags["model"] == folder.model
+    assert metric_history(handle, "loss") == [(step, 1 / step) for step in range(1, 6)]
+    assert {file.path for file in client.list_artifacts(handle.run)} == {"recipe.yaml", "versions.txt"}
+
+
+@pytest.mark.parametrize("owner, name, calls", [
+    (RunFolder, "write", 0), (MlflowClient, "create_run", 0), (MlflowClient, "log_batch", 0), (MlflowClient, "log_text", 0), (MlflowClient, "log_text", 1),
+    (RunFolder, "write", 1), (RunFolder, "write", 2), (RunFolder, "write", 3), (MlflowClient, "get_run", 0), (MlflowClient, "get_metric_history", 0),
+    (MlflowClient, "log_batch", 1), (MlflowClient, "log_batch", 2), (MlflowClient, "set_terminated", 0)])
+def test_a_run_killed_at_any_point_is_completed_by_the_same_command(place, corpus, monkeypatch, owner, name, calls):
+    recipe, real, count = parse_recipe(tree(corpus)), getattr(owner, name), []
+
+    def killing(*arguments, **options):
+        count.append(1)
+        if len(count) > calls:
+            raise Killed
+        return real(*arguments, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(owner, name, killing)
+        driver.train(recipe, quiet=True)
+    for _ in range(2):
+        assert driver.train(recipe, quiet=True).model == f"{place}/runs/try/model"
+        complete_entry()
+
+
+def test_a_finished_run_repeated_says_where_its_model_is_and_needs_no_corpus(place, corpus, capsys):
+    moved = Path(shutil.copytree(corpus, place / "here"))
+    (place / "try.yaml").write_text(json.dumps(tree(moved)), encoding="utf-8")
+    assert run("finetune", ["try.yaml"]) == 0
+    shutil.rmtree(moved)
+    capsys.readouterr()
+    assert run("finetune", ["try.yaml"]) == 0
+    said = capsys.readouterr()
+    assert f"the run try has finished already: {place}/runs/try/model" in said.err and "model:  runs/try/model" in said.out
+    complete_entry()
+    assert run("finetune", ["try.yaml", "training.steps=6"]) == 2
+    assert "exists in" in (refused := capsys.readouterr().err) and "with another recipe (training.steps was 5, is 6)" in refused
+
+
+def test_a_store_that_is_away_at_the_end_is_said_and_filled_by_the_same_command(place, corpus, monkeypatch, capsys):
+    (place / "try.yaml").write_text(json.dumps(tree(corpus)), encoding="utf-8")
+    fit = driver._fit
+
+    def away(*arguments):
+        (place / "mlflow.db").rename(place / "away.db")
+        return fit(*arguments)
+
+    monkeypatch.setattr(driver, "_fit", away)
+    assert run("finetune", ["try.yaml"]) == 0
+    warning = "the status FINISHED of the run try, and what may be missing of its 5 numbers, cannot be stored in sqlite:"
+    assert warning in capsys.readouterr().err
+    assert run("finetune", ["try.yaml"]) == 0  # still away
+    assert warning in capsys.readouterr().err and not (place / "mlflow.db").exists()
+    (place / "away.db").rename(place / "mlflow.db")
+    assert run("finetune", ["try.yaml"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    complete_entry()
+
+
+def test_a_killed_run_brings_its_numbers_when_it_goes_on(place, corpus, monkeypatch):
+    recipe = parse_recipe(tree(corpus))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(RunFolder, "write", kill_when_finished(RunFolder.write))
+        driver.train(recipe, quiet=True)
+    folder = RunFolder("runs/try")
+    state = folder.state()
+    assert metric_history(state.handle, "loss") == []
+    record.begin(folder, state, start=None)
+    assert [step for step, _ in metric_history(state.handle, "loss")] == [1, 2, 3, 4, 5]
+    assert MlflowClient(tracking_uri=state.handle.uri).get_run(state.handle.run).info.status == "RUNNING"
+
+
+def kill_when_finished(real):
+    def write(folder, state):
+        if state.status == "finished":
+            raise Killed
+        real(folder, state)
+    return write
+
+
+def test_a_run_that_failed_while_the_store_was_away_is_closed_by_the_command_that_is_refused(place, corpus, monkeypatch):
+    recipe = parse_recipe(tree(corpus))
+
+    def failing(*_):
+        (place / "mlflow.db").rename(place / "away.db")
+        raise BadInput("the loss is not finite")
+
+    monkeypatch.setattr(driver, "_fit", failing)
+    with pytest.raises(BadInput, match="not finite"):
+        driver.train(recipe, quiet=True)
+    (place / "away.db").rename(place / "mlflow.db")
+    with pytest.raises(BadInput, match=r"exists in .* \(failed\); choose another name=, or say --resume"):
+        driver.train(recipe, quiet=True)
+    handle = RunFolder("runs/try").state().handle
+    assert MlflowClient(tracking_uri=handle.uri).get_run(handle.run).info.status == "FAILED"
+
+
+KILL = """
+import os, signal, sys
+from pipelines.cli import run
+from pipelines.training.runs import RunFolder
+
+write = RunFolder.write
+
+def killing(folder, state):
+    if state.status == "finished":
+        os.kill(os.getpid(), signal.SIGKILL)
+    write(folder, state)
+
+RunFolder.write = killing
+run("finetune", sys.argv[1:])
+"""
+
+
+def test_a_run_killed_with_sigkill_behind_its_model_is_completed_by_the_same_command(place, corpus):
+    options = {"steps": 5, "log_every": 1, "checkpoint_every": 2, "threads_per_worker": 1, "cpus_per_worker": 0.5}
+    (place / "try.yaml").write_text(json.dumps(tree(corpus) | {"training": options}), encoding="utf-8")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
+    killed = subprocess.run([sys.executable, "-c", KILL, "try.yaml"], env=environment, stderr=subprocess.DEVNULL)
+    folder = RunFolder("runs/try")
+    assert (killed.returncode, folder.state().status) == (-signal.SIGKILL, "running")
+    before = (folder.path / "model" / "weights.pt").read_bytes()
+    done = subprocess.run([sys.executable, "-m", "pipelines.finetune", "try.yaml"], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (folder.path / "model" / "weights.pt").read_bytes() == before
+    handle = folder.state().handle
+    entry = MlflowClient(tracking_uri=handle.uri).get_run(handle.run)
+    assert (entry.info.status, entry.data.tags["model"]) == ("FINISHED", folder.model)
+    assert [step for step, _ in metric_history(handle, "loss")] == [1, 2, 3, 4, 5]
