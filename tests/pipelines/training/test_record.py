@@ -48,7 +48,7 @@ def place(tmp_path, store, monkeypatch) -> Path:
         save_recognizer(where.model, build("crnn_tiny", recipe.charset), {"run": recipe.name})
         return {"step": 5}
 
-    for name, value in {"_fit": fit, "start_ray": lambda: None, "reader_cpus": lambda *_: 1.0}.items():
+    for name, value in {"_fit": fit, "start_ray": lambda: None, "share_readers": lambda *_: None}.items():
         monkeypatch.setattr(driver, name, value)
     return tmp_path
 
