@@ -87,7 +87,7 @@ def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple
     location = (beside / "mlartifacts").as_uri() if bare else None
     try:
         if file := database.file_of(uri):
-            database.make(file, lambda aside: _make_schema(aside, location))
+            database.make(file, lambda aside: _make_schema(aside, experiment, location))
         client = client_of(uri)
         found = client.get_experiment_by_name(experiment)
         return uri, found.experiment_id if found else _create_experiment(client, experiment, location)
@@ -124,9 +124,12 @@ def _schema() -> tuple[set[str], str]:
     return set(Base.metadata.tables), _get_latest_schema_revision()
 
 
-def _make_schema(uri: str, location: str) -> None:
+def _make_schema(uri: str, experiment: str, location: str) -> None:
+    """With the experiment: of several first users that would make it at once SQLite turns some away."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-    SqlAlchemyStore(uri, location).engine.dispose()
+    store = SqlAlchemyStore(uri, location)
+    store.create_experiment(experiment, artifact_location=location)
+    store.engine.dispose()
 
 
 def _create_experiment(client: MlflowClient, name: str, location: str | None) -> str:

@@ -60,7 +60,7 @@ def test_a_store_whose_making_is_killed_is_made_by_the_next_command_or_by_severa
 
 
 def test_a_making_that_fails_leaves_nothing_and_the_sentence(tmp_path, monkeypatch):
-    def full(uri: str, location: str) -> None:
+    def full(uri: str, experiment: str, location: str) -> None:
         Path(uri.removeprefix("sqlite:///")).write_bytes(b"half")
         Path(f"{uri.removeprefix('sqlite:///')}-journal").write_bytes(b"half")
         raise sqlite3.OperationalError("database or disk is full")
@@ -79,7 +79,7 @@ def own(store, tmp_path) -> Path:
 
 def test_an_empty_file_and_an_old_journal_are_no_store(tmp_path, own, monkeypatch):
     """A process killed at the very start leaves an empty file; who deletes a database may leave its journal, which SQLite would apply to the next."""
-    monkeypatch.setattr("pipelines.tracking._make_schema", lambda uri, location: shutil.copy(own, uri.removeprefix("sqlite:///")))
+    monkeypatch.setattr("pipelines.tracking._make_schema", lambda uri, experiment, location: shutil.copy(own, uri.removeprefix("sqlite:///")))
     new = tmp_path / "new.db"
     new.touch()
     Path(f"{new}-journal").write_bytes(b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7" + bytes(504))

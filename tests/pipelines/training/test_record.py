@@ -115,7 +115,7 @@ def test_a_store_that_is_away_at_the_end_is_said_and_filled_by_the_same_command(
 
     monkeypatch.setattr(driver, "_fit", away)
     assert run("finetune", ["try.yaml"]) == 0
-    warning = "the status FINISHED of the run try, and what may be missing of its 5 numbers, cannot be stored in sqlite:"
+    warning = f"the status FINISHED of the run {place}/runs/try, and what may be missing of its 5 numbers, cannot be stored in sqlite:"
     assert warning in capsys.readouterr().err
     assert run("finetune", ["try.yaml"]) == 0  # still away
     assert warning in capsys.readouterr().err and not (place / "mlflow.db").exists()
