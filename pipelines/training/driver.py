@@ -7,7 +7,9 @@ brings progress to MLflow.
 
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -231,9 +233,10 @@ def _full(problem: BaseException) -> bool:
 
 
 def _note_failure(where: RunFolder, state: RunState, problem: BaseException) -> None:
-    """Write down how training ended, as far as that can be written; a run that only lacked room counts as killed."""
-    record.settle(where, state, "KILLED" if isinstance(problem, KeyboardInterrupt) else "FAILED")
-    if not _full(problem):
+    """Write down how training ended, as far as that can be written; a run that was interrupted or only lacked room counts as killed."""
+    interrupted = isinstance(problem, KeyboardInterrupt)
+    record.settle(where, state, "KILLED" if interrupted else "FAILED")
+    if not interrupted and not _full(problem):
         state.status = "failed"
         try:
             where.write(state)
@@ -277,7 +280,8 @@ def _fit(recipe: Recipe, job: Job, where: RunFolder, handle: tracking.RunHandle,
     earlier = tracking.points_of(read_journal(where.progress))
     with tracking.MetricLog(handle, earlier) as log, Progress(where, training.steps, log, quiet):
         try:
-            trainer.fit()
+            with interruptible():
+                trainer.fit()
         except TrainingFailedError:
             if storage.kind(where.failure) == "file":
                 raise BadInput(storage.read_bytes(where.failure).decode(errors="replace")) from None
@@ -289,6 +293,21 @@ def _fit(recipe: Recipe, job: Job, where: RunFolder, handle: tracking.RunHandle,
     state = last.state()
     _keep_model(recipe, state, where)
     return {"step": last.step, **state["metrics"]}
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Lets Ctrl-C be what it is elsewhere. Ray Train takes the signal for itself, in the main thread, to end its workers; it then leaves the process by
+    SystemExit, and its handler behind."""
+    alone = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        if alone:
+            signal.signal(signal.SIGINT, handler)
 
 
 def with_absolute_corpora(recipe: Recipe) -> Recipe:

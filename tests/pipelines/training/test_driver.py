@@ -1,5 +1,6 @@
 """What the driver settles before it starts a process: what readers may take of the cluster, and whether the corpora are the run's own."""
 
+import signal
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ from pipelines.corpus.quarantine import write_quarantine
 from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
 from pipelines.feed.datasource import Readers
-from pipelines.training.driver import fingerprints, share_readers, train
+from pipelines.training.driver import fingerprints, interruptible, share_readers, train
 from pipelines.training.recipe import parse_recipe
 from pipelines.training.runs import RunFolder
 
@@ -75,3 +76,15 @@ def test_a_run_does_not_go_on_with_another_corpus(tmp_path, changed):
     assert {file.name: file.read_bytes() for file in folder.path.iterdir()} == before
     corpus(places[changed], ["one", "two", "three", "four"])
     state.check_corpora(fingerprints(recipe))  # the old one again
+
+
+def test_ctrl_c_during_training_is_an_interrupt_and_ray_keeps_no_hand_on_it():
+    """Ray Train replaces the handler of SIGINT and ends the process with status 0; a run that was interrupted would count as done, or as failed."""
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        signal.signal(signal.SIGINT, lambda *_: None)
+        raise SystemExit(0)
+    assert signal.getsignal(signal.SIGINT) is before
+    with interruptible():
+        signal.signal(signal.SIGINT, lambda *_: None)
+    assert signal.getsignal(signal.SIGINT) is before
