@@ -8,6 +8,7 @@ lease's length.
 import json
 import os
 import secrets
+import signal
 import socket
 import sys
 import threading
@@ -21,6 +22,7 @@ from pipelines.errors import BadInput
 from pipelines.state import parse_json
 
 SETTLING = 1.0  # seconds between writing one's name and looking whether it stands
+LOST = signal.SIGUSR1  # not SIGINT, which whatever runs in the background ignores
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ def leased(file: str, what: str) -> Iterator[threading.Event]:
     if found is None or found.owner != owner:
         raise _taken(what, found or Lease("another process", int(1000 * time.time())))
     ended, lost = threading.Event(), threading.Event()
+    alone = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(LOST, _interrupted) if alone else None
     thread = threading.Thread(target=_renew, args=(file, owner, ended, lost), name="lease", daemon=True)
     thread.start()
     try:
@@ -72,6 +76,8 @@ def leased(file: str, what: str) -> Iterator[threading.Event]:
     finally:
         ended.set()
         thread.join()
+        if alone:
+            signal.signal(LOST, handler)
         if not lost.is_set():
             storage.remove(file)
 
@@ -94,8 +100,12 @@ def _renew(file: str, owner: str, ended: threading.Event, lost: threading.Event)
             print(f"textray: warning: the lease {file} is not renewed for now ({str(problem).splitlines()[0][:200]})", file=sys.stderr)
             continue
         lost.set()
-        _thread.interrupt_main()
+        _thread.interrupt_main(LOST if signal.getsignal(LOST) is _interrupted else signal.SIGINT)
         return
+
+
+def _interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _read(file: str) -> Lease | None:

@@ -40,7 +40,9 @@ REPOSITORY = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def in_the_store(store, monkeypatch):
+    """And the places of modules as they were, which MLflow changes when it loads a model: a process begun later would find the model's copy of our code."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setattr(sys, "path", [*sys.path])
 
 
 def picture(seed: int) -> bytes:

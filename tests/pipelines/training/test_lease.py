@@ -1,6 +1,7 @@
 """The lease on a folder in an object store: one owner at a time, and none that was killed stays."""
 
 import json
+import signal
 import threading
 import time
 
@@ -8,7 +9,7 @@ import pytest
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.training.lease import leased
+from pipelines.training.lease import LOST, leased
 
 
 def test_a_second_writer_is_refused_until_the_lease_is_given_back(stores, bucket):
@@ -36,16 +37,22 @@ def test_a_lease_is_renewed_while_its_owner_lives(stores, bucket, monkeypatch):
             ends.add(json.loads(storage.read_bytes(file))["until"])
 
 
-def test_whose_lease_was_taken_is_interrupted_and_leaves_it(stores, bucket, monkeypatch):
+@pytest.mark.parametrize("in_background", [False, True])
+def test_whose_lease_was_taken_is_interrupted_and_leaves_it(stores, bucket, monkeypatch, in_background):
+    """Also a process that ignores Ctrl-C, as `nohup COMMAND &` does."""
     monkeypatch.setenv("TEXTRAY_LEASE_SECONDS", "0.4")
-    file = f"{bucket}/taken/lease.json"
+    file = f"{bucket}/taken-{in_background}/lease.json"
     other = json.dumps({"owner": "another", "until": int(1000 * time.time()) + 600_000}).encode()
-    with pytest.raises(BadInput, match="the run was taken over by another process"), leased(file, "the run") as lost:
-        while not lost.is_set():
-            storage.write_bytes(file, other)
-            time.sleep(0.01)
-        threading.Event().wait(60)
-    assert storage.read_bytes(file) == other
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN if in_background else signal.default_int_handler)
+    try:
+        with pytest.raises(BadInput, match="the run was taken over by another process"), leased(file, "the run") as lost:
+            while not lost.is_set():
+                storage.write_bytes(file, other)
+                time.sleep(0.01)
+            threading.Event().wait(60)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert storage.read_bytes(file) == other and signal.getsignal(LOST) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b'{"owner": 7, "until": "x"}'])
