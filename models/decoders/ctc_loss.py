@@ -12,9 +12,12 @@ IMPOSSIBLE = -1e30  # the log of no probability: finite, so that gradients stay 
 
 
 def ctc_loss(log_probabilities: Tensor, targets: Tensor, blank: int = 0) -> Tensor:
-    """The mean over the batch of each sample's negative log likelihood divided by its length; 0 for what cannot be written.
+    """The mean over the batch of `ctc_losses`. Equal to F.ctc_loss(..., zero_infinity=True) with all frames of every sample."""
+    return ctc_losses(log_probabilities, targets, blank).mean()
 
-    Equal to F.ctc_loss(..., zero_infinity=True) with all frames of every sample.
+
+def ctc_losses(log_probabilities: Tensor, targets: Tensor, blank: int = 0) -> Tensor:
+    """(n,): each sample's negative log likelihood divided by its length; 0 for what cannot be written.
 
     Args:
         log_probabilities: (frames, n, classes).
@@ -34,4 +37,4 @@ def ctc_loss(log_probabilities: Tensor, targets: Tensor, blank: int = 0) -> Tens
     last_blank = (2 * lengths).unsqueeze(1)
     last_character = alpha.gather(1, (last_blank - 1).clamp(min=0)).masked_fill(last_blank == 0, IMPOSSIBLE)
     losses = -torch.logsumexp(torch.cat([alpha.gather(1, last_blank), last_character], 1), 1)  # (n,)
-    return (losses.masked_fill(losses > -IMPOSSIBLE / 2, 0) / lengths.clamp(min=1)).mean()
+    return losses.masked_fill(losses > -IMPOSSIBLE / 2, 0) / lengths.clamp(min=1)

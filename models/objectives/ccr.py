@@ -20,20 +20,35 @@ What the paper leaves open follows the authors' code:
   step if there is none. That step counts. Under `cross_entropy` these symbols are the hard labels.
 - `score="minimum"` scores the target's reading by its least certain step: theirs, with `consistency="cross_entropy"`.
 - The target always runs in eval mode; its buffers (batch statistics) are copied from the online model, not averaged.
-- The labeled threshold (0.6) and beta_U are compared with each branch's own score, on its own likeliest symbols.
+- The labeled threshold (0.6) and beta_U are compared with each branch's own score, on its own likeliest symbols; a score that equals its
+  threshold is kept (the paper's formula has >).
+- L_da counts from one character on each side, whose covariance is 0.
 - `coral_form="authors_code"`: scatter matrices, not divided by the number of characters, and the mean over the d^2
   entries instead of their sum. The paper's form, with covariances, is the default.
 - The projection starts as the recognizers do: Kaiming normal matrices, zero biases.
 
-CTC has no step that could be fed: the two branches are compared frame by frame (T = all frames, blanks too), the
-glimpses are the memory's frames, and the characters are the frames whose likeliest class is not the blank. A run of one
-class counts once in s, with its most certain frame. Chosen here: an image that reads as nothing scores 0, where an
-empty product would score 1 and teach the blank. SCR does not exist there, since no decoder runs on predictions.
+Otherwise than theirs: the online branch runs also where nothing is kept (to know that before, the host would have to wait for the device), and
+the target's buffers are copied after the optimizer's step with its weights, not behind the labeled pass of the next step.
+
+CTC has no step that could be fed, and the authors have no CTC path: all of it is ours. The strong view shifts, shears and rotates, so that its
+frames are not those of the weak view: the branches are compared by what they read.
+- `alignment="string"`: L_cons = 1[s > beta_U] (-log p(y | strong)) / length, the mean over the batch, where y are the target's symbols,
+  repeats collapsed and blanks dropped, and p sums over all their alignments to the online frames (Graves et al. 2006): the CTC loss of a
+  pseudo-label. y is hard; `consistency` and `sharpening_temperature` say nothing here.
+- `alignment="frames"`: frame by frame (T = all frames, blanks too), for views that do not move the image.
+- The glimpses are the memory's frames, and the characters are the frames whose likeliest class is not the blank. A run of one class counts
+  once in s, with its most certain frame. An image that reads as nothing scores 0, where an empty product would score 1 and teach the blank, and is
+  never kept. SCR does not exist there, since no decoder runs on predictions.
+
+A projection that is new stands between a trained decoder and its classifier: until it has learned to hand on what it gets, the online branch reads
+nothing. The paper's runs have the steps for that. `projection="residual"` (ours) begins as the identity: x + the feed-forward projection of x, whose
+last layer begins at zero.
 
 In distributed training each rank takes these means, and the covariances, over its own part of the batch.
 """
 
 import copy
+import warnings
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,6 +58,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch, Losses
 from models.charset import AttentionTokens, CTCTokens
+from models.decoders.ctc_loss import ctc_losses
 from models.precision import at_least_float32
 from models.recognizer import Recognizer
 
@@ -52,10 +68,11 @@ class CCR(nn.Module):
 
     ema: without it the target is the current online model (as decay 0), still without gradient.
     ema_decay: alpha. consistency_weight: lambda_cons. domain_adaptation_weight: lambda_da.
-    confidence_threshold: beta_U, a score must exceed it. labeled_confidence_threshold: its counterpart for L_da.
+    confidence_threshold: beta_U, which a score must reach. labeled_confidence_threshold: its counterpart for L_da.
     sharpening_temperature: of the target's distribution in `kl`; `cross_entropy` takes the target's symbols instead.
     consistency_level: `character` feeds the online decoder the target's symbols, `sequence` (SCR) its own.
-    projection: `feed_forward` is linear to a quarter of the width, LayerNorm, ReLU, linear back.
+    alignment: of a CTC decoder's branches; others are aligned by what they are fed.
+    projection: `feed_forward` is linear to a quarter of the width, LayerNorm, ReLU, linear back; `residual` adds that to its input.
 
     The target starts as a copy: load pretrained weights before building this.
     """
@@ -68,7 +85,8 @@ class CCR(nn.Module):
         *,
         ema: bool = True,
         ema_decay: float = 0.999,
-        projection: Literal["none", "linear", "feed_forward"] = "feed_forward",
+        alignment: Literal["string", "frames"] = "string",
+        projection: Literal["none", "linear", "feed_forward", "residual"] = "feed_forward",
         consistency: Literal["kl", "cross_entropy"] = "kl",
         consistency_level: Literal["character", "sequence"] = "character",
         consistency_weight: float = 1.0,
@@ -95,10 +113,14 @@ class CCR(nn.Module):
         if recognizer.decoder.kind == "ctc" and consistency_level == "sequence":
             raise ValueError("consistency_level=sequence expects a decoder that is fed its own symbols, found a CTC "
                              "decoder: use consistency_level=character, or a recognizer with an attention decoder")
+        if recognizer.decoder.kind == "ctc" and alignment == "frames":
+            warnings.warn("ccr compares frame by frame, but its strong view moves the image, so that frames of the two views show other places; "
+                          "alignment=string compares what is read", stacklevel=2)
         self.recognizer = recognizer
         self.projection = _projection(projection, recognizer.decoder.classifier.in_features)
         self.target = copy.deepcopy(recognizer).requires_grad_(False).eval()
         self.decay = ema_decay if ema else 0.0
+        self.by_string = recognizer.decoder.kind == "ctc" and alignment == "string"
         self.consistency, self.sharpening_temperature = consistency, sharpening_temperature
         self.consistency_level, self.consistency_weight = consistency_level, consistency_weight
         self.score, self.confidence_threshold = score, confidence_threshold
@@ -126,14 +148,17 @@ class CCR(nn.Module):
         with torch.no_grad():
             target_logits = self.target(weak).logits  # (n, steps, classes)
         reading = read(target_logits, decoder.tokens, self.score)
-        kept = reading.scores > self.confidence_threshold  # (n,)
+        kept = (reading.scores >= self.confidence_threshold) & reading.is_read  # (n,)
         kept_fraction = kept.to(reading.scores.dtype).mean()
 
         fed = reading.inputs if self.consistency_level == "character" else None
         online = decoder(self.recognizer.encode(strong), fed, self.projection)
-        distances = self._distances(reading, target_logits, online.logits)  # (n, steps)
-        counted = (reading.steps & kept.unsqueeze(1))[:, : distances.shape[1]]  # (n, steps)
-        consistency = kept_fraction * _masked_mean(distances, counted)
+        if self.by_string:
+            consistency = (string_distances(reading.symbols, online.logits, decoder.tokens.blank) * kept).mean()
+        else:
+            distances = self._distances(reading, target_logits, online.logits)  # (n, steps)
+            counted = (reading.steps & kept.unsqueeze(1))[:, : distances.shape[1]]  # (n, steps)
+            consistency = kept_fraction * _masked_mean(distances, counted)
 
         total = recognition + self.consistency_weight * consistency
         named = {"recognition_loss": recognition, "consistency_loss": consistency,
@@ -176,6 +201,7 @@ class GreedyReading:
     steps: Tensor  # (n, steps) bool: the steps that L_cons counts
     characters: Tensor  # (n, steps) bool: the steps that write a character
     scores: Tensor  # (n,) in [0, 1]
+    is_read: Tensor  # (n,) bool: whether the reading can teach; of CTC what reads as nothing cannot
 
 
 @torch.no_grad()
@@ -186,12 +212,33 @@ def read(logits: Tensor, tokens: AttentionTokens | CTCTokens, score: str = "prod
         characters = likeliest != tokens.blank  # (n, steps)
         counted = _log_largest_of_runs(likeliest, log_largest.where(characters, 0))  # (n, steps)
         scores = _score(counted, score) * characters.any(1)
-        return GreedyReading(likeliest, None, torch.ones_like(characters), characters, scores)
+        return GreedyReading(likeliest, None, torch.ones_like(characters), characters, scores, characters.any(1))
     sequences, lengths = pseudo_sequences(likeliest, tokens)  # (n, steps + 1), (n,)
     step = torch.arange(logits.shape[1], device=logits.device)
     steps = step < lengths.unsqueeze(1)
     scores = _score(log_largest.where(steps, 0), score)
-    return GreedyReading(sequences[:, 1:], sequences[:, :-1], steps, step < lengths.unsqueeze(1) - 1, scores)
+    return GreedyReading(sequences[:, 1:], sequences[:, :-1], steps, step < lengths.unsqueeze(1) - 1, scores, torch.ones_like(lengths, dtype=torch.bool))
+
+
+def string_distances(symbols: Tensor, logits: Tensor, blank: int) -> Tensor:
+    """(n,): how far logits (n, frames, classes) are from writing what the frames' symbols (n, steps) say: -log p(string) / its length."""
+    strings = collapsed(symbols, blank)  # (n, steps)
+    log_probabilities = at_least_float32(logits).log_softmax(-1).transpose(0, 1)  # (frames, n, classes)
+    if log_probabilities.is_cuda:
+        return ctc_losses(log_probabilities, strings, blank)
+    lengths = (strings != blank).sum(1)
+    frames = torch.full_like(lengths, logits.shape[1])
+    losses = F.ctc_loss(log_probabilities, strings, frames, lengths, blank=blank, reduction="none", zero_infinity=True)
+    return losses / lengths.clamp(min=1)
+
+
+def collapsed(symbols: Tensor, blank: int) -> Tensor:
+    """(n, steps) classes of frames -> (n, steps): the string that they write, repeats collapsed and blanks dropped, padded with the blank."""
+    repeated = F.pad(symbols[:, 1:] == symbols[:, :-1], (1, 0), value=False)
+    written = (symbols != blank) & ~repeated  # (n, steps)
+    steps = symbols.shape[1]
+    place = (written.cumsum(1) - 1).masked_fill(~written, steps)  # what is not written goes behind the end
+    return symbols.new_full((len(symbols), steps + 1), blank).scatter(1, place, symbols)[:, :steps]
 
 
 def pseudo_sequences(symbols: Tensor, tokens: AttentionTokens) -> tuple[Tensor, Tensor]:
@@ -213,7 +260,7 @@ def coral(source: Tensor, source_mask: Tensor, unlabeled: Tensor, unlabeled_mask
           form: str = "paper") -> Tensor:
     """L_da between the masked vectors of source (n, steps, d) and unlabeled (m, steps', d): a scalar.
 
-    Zero, with zero gradients, where either mask (n, steps), (m, steps') holds fewer than two characters.
+    Zero, with zero gradients, where either mask (n, steps), (m, steps') holds no character.
     """
     width = source.shape[-1]
     with torch.autocast(source.device.type, enabled=False):
@@ -225,7 +272,7 @@ def coral(source: Tensor, source_mask: Tensor, unlabeled: Tensor, unlabeled_mask
             distance = (source_covariance - unlabeled_covariance).square().sum()
         else:
             distance = (source_scatter - unlabeled_scatter).square().mean()
-        enough = (source_count >= 2) & (unlabeled_count >= 2)
+        enough = (source_count >= 1) & (unlabeled_count >= 1)
         return enough * distance / (4 * width**2)
 
 
@@ -240,9 +287,9 @@ def _scatter(vectors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _confident_characters(logits: Tensor, tokens: AttentionTokens | CTCTokens, threshold: float) -> Tensor:
-    """(n, steps) bool: the characters of the images whose score exceeds the threshold."""
+    """(n, steps) bool: the characters of the images whose score reaches the threshold."""
     reading = read(logits, tokens)
-    return reading.characters & (reading.scores > threshold).unsqueeze(1)
+    return reading.characters & (reading.scores >= threshold).unsqueeze(1)
 
 
 def _log_largest_of_runs(classes: Tensor, values: Tensor) -> Tensor:
@@ -262,6 +309,19 @@ def _masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     return (values * mask).sum() / mask.sum().clamp(min=1)
 
 
+class Residual(nn.Module):
+    """x + inner(x), the identity where the last layer of `inner` is zero."""
+
+    def __init__(self, inner: nn.Sequential) -> None:
+        super().__init__()
+        self.inner = inner
+        nn.init.zeros_(inner[-1].weight)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(…, width) -> (…, width)."""
+        return features + self.inner(features)
+
+
 def _projection(name: str, width: int) -> nn.Module | None:
     """(…, width) -> (…, width), between decoder and classifier of the online branch."""
     if name == "none":
@@ -272,4 +332,4 @@ def _projection(name: str, width: int) -> nn.Module | None:
         if isinstance(layer, nn.Linear):
             nn.init.kaiming_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
-    return nn.Sequential(*layers)
+    return Residual(nn.Sequential(*layers)) if name == "residual" else nn.Sequential(*layers)

@@ -12,9 +12,10 @@ from models.batch import Batch, Part
 from models.charset import Charset
 from models.decoders.attention import AttentionDecoder
 from models.decoders.ctc import CTCDecoder
+from models.decoders.ctc_loss import ctc_losses
 from models.encoders.tiny import Tiny
 from models.objectives import CCR, Supervised
-from models.objectives.ccr import _projection, read
+from models.objectives.ccr import _projection, collapsed, read, string_distances
 from models.recognizer import Recognizer
 from models.sequence import bilstm_stage
 
@@ -98,6 +99,26 @@ def plain_ctc_reading(logits: Tensor) -> tuple[list[int], float, list[int]]:
     return best, score, [frame for frame, symbol in enumerate(best) if symbol != 0]
 
 
+def plain_string(frames: list[int]) -> list[int]:
+    """Classes of frames, repeats collapsed and blanks dropped."""
+    return [symbol for place, symbol in enumerate(frames) if symbol != 0 and (place == 0 or frames[place - 1] != symbol)]
+
+
+def plain_string_distance(string: list[int], logits: Tensor) -> float:
+    """-log p(string | logits) / length: the probabilities of all paths that collapse to the string, added one after the other."""
+    probabilities = logits.softmax(1).tolist()
+    ends = {((), None): 1.0}  # (what is written, class of the last frame) -> probability
+    for frame in probabilities:
+        following: dict[tuple, float] = {}
+        for (written, last), before in ends.items():
+            for symbol, probability in enumerate(frame):
+                longer = written if symbol in (0, last) else (*written, symbol)
+                if longer == tuple(string[:len(longer)]):
+                    following[longer, symbol] = following.get((longer, symbol), 0.0) + before * probability
+        ends = following
+    return -math.log(sum(probability for (written, _), probability in ends.items() if written == tuple(string))) / len(string)
+
+
 def plain_coral(source: list[Tensor], unlabeled: list[Tensor], form: str) -> float:
     covariances = [np.cov(torch.stack(vectors).detach().numpy().T) for vectors in (source, unlabeled)]
     width = len(covariances[0])
@@ -121,9 +142,12 @@ def plain_parts(model: CCR, batch: Batch, constants: dict) -> dict[str, float]:
             steps = model.target(weak).logits.shape[1]
             fed = torch.tensor([[0, *symbols, *[0] * steps][:steps]])
         online = decoder(model.recognizer.encode(strong[image:image + 1]), fed, model.projection)
-        if score > constants["confidence_threshold"]:
+        by_string = decoder.kind == "ctc" and constants.get("alignment") != "frames"
+        if score >= constants["confidence_threshold"]:
             kept += 1
-            for step, symbol in enumerate(symbols[:online.logits.shape[1]]):
+            if by_string:
+                distances.append(plain_string_distance(plain_string(symbols), online.logits[0]))
+            for step, symbol in enumerate([] if by_string else symbols[:online.logits.shape[1]]):
                 q = online.logits[0, step].softmax(0)
                 if constants.get("consistency") == "cross_entropy":
                     distances.append(-math.log(q[symbol].item()))
@@ -131,12 +155,12 @@ def plain_parts(model: CCR, batch: Batch, constants: dict) -> dict[str, float]:
                 p = (target[step] / constants["sharpening_temperature"]).softmax(0)
                 distances.append(sum(a * math.log(a / b) for a, b in zip(p.tolist(), q.tolist(), strict=True) if a > 0))
         _, own_score, characters = reading(online.logits[0])
-        if own_score > constants["confidence_threshold"]:
+        if own_score >= constants["confidence_threshold"]:
             unlabeled += [online.glimpses[0, step] for step in characters]
     labeled = model.recognizer(batch.labeled.views[0], decoder.inputs(batch.labeled.targets))
     for logits, glimpses in zip(labeled.logits, labeled.glimpses, strict=True):
         _, own_score, characters = reading(logits)
-        if own_score > constants["labeled_confidence_threshold"]:
+        if own_score >= constants["labeled_confidence_threshold"]:
             source += [glimpses[step] for step in characters]
     parts = {"recognition_loss": decoder.loss(labeled, batch.labeled.targets).item(), "kept_fraction": kept / len(weak),
              "consistency_loss": kept / len(weak) * sum(distances) / len(distances),
@@ -144,11 +168,13 @@ def plain_parts(model: CCR, batch: Batch, constants: dict) -> dict[str, float]:
     return parts
 
 
-VARIANTS = [{}, {"consistency": "cross_entropy"}, {"coral_form": "authors_code"}, {"projection": "linear"},
+VARIANTS = [{}, {"consistency": "cross_entropy"}, {"coral_form": "authors_code"}, {"projection": "linear"}, {"projection": "residual"},
             {"projection": "none", "sharpening_temperature": 1.0}]
+FRAMES = {"alignment": "frames"}
 
 
-CASES = [(name, variant) for name in ("crnn_tiny", "trba_tiny") for variant in VARIANTS]
+CASES = [("trba_tiny", variant) for variant in VARIANTS] + [("crnn_tiny", {**variant, **FRAMES}) for variant in VARIANTS] + \
+    [("crnn_tiny", variant) for variant in ({}, {"projection": "none"}, {"projection": "residual"})]
 
 
 @pytest.mark.parametrize("name, variant", [*CASES, ("trba_tiny", {"consistency_level": "sequence"})])
@@ -173,7 +199,7 @@ def test_equals_a_plain_reimplementation(name, variant):
 @BOTH
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
 def test_identical_views_without_average_and_projection_leave_the_gap_of_sharpening(name, temperature):
-    model = ccr(name, projection="none", ema_decay=0.0, sharpening_temperature=temperature, confidence_threshold=0.0)
+    model = ccr(name, alignment="frames", projection="none", ema_decay=0.0, sharpening_temperature=temperature, confidence_threshold=0.0)
     same = images(6, seed=2)
     batch = batch_of(model, same, same)
     optimizer = torch.optim.SGD(model.recognizer.parameters(), lr=1e-3)
@@ -209,13 +235,72 @@ def test_a_threshold_of_one_leaves_the_pure_supervised_loss(name):
     assert all(torch.count_nonzero(parameter.grad) == 0 for parameter in model.projection.parameters())
 
 
-def test_a_threshold_of_one_drops_even_certainty():
+def test_a_score_that_equals_its_threshold_is_kept():
     model = ccr("trba_tiny", confidence_threshold=1.0)
     with torch.no_grad():
         model.target.decoder.classifier.bias[1] = 1e4
     losses = model(different_views(model))
     assert losses.named["mean_score"] == 1
-    assert losses.named["kept_fraction"] == 0
+    assert losses.named["kept_fraction"] == 1
+
+
+def test_what_frames_write_is_their_string():
+    frames = torch.tensor([[0, 3, 3, 0, 3, 5, 5, 0], [4, 4, 4, 4, 4, 4, 4, 4], [0, 0, 0, 0, 0, 0, 0, 0], [1, 2, 1, 2, 1, 2, 1, 2]])
+    assert collapsed(frames, 0).tolist() == [[3, 3, 5, 0, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0, 0], [0] * 8, [1, 2, 1, 2, 1, 2, 1, 2]]
+    assert [plain_string(row) for row in frames.tolist()] == [[3, 3, 5], [4], [], [1, 2, 1, 2, 1, 2, 1, 2]]
+
+
+def test_the_string_form_knows_no_places():
+    """The same characters in other frames are as near; where frames are compared a shift of one frame is far."""
+    classes = torch.tensor([[0, 3, 0, 0, 5, 5, 0, 0]])
+    sure = 20.0 * torch.nn.functional.one_hot(classes, 6).double()
+    shifted = sure.roll(1, dims=1)
+    same, moved, other = (string_distances(classes, logits, 0).item() for logits in (sure, shifted, sure.roll(1, dims=2)))
+    assert same == pytest.approx(moved, abs=1e-9) and same < 1e-6 < 5 < other
+
+
+def test_an_image_that_reads_as_nothing_teaches_nothing():
+    model = ccr("crnn_tiny", confidence_threshold=0.0, projection="none")
+    with torch.no_grad():
+        model.target.decoder.classifier.bias[0] = 1e4
+    losses = model(different_views(model))
+    assert losses.named["kept_fraction"] == 0 and losses.named["consistency_loss"] == 0
+
+
+@pytest.mark.parametrize("device_form", [False, True])
+def test_the_string_form_has_the_gradient_of_a_labels_loss(device_form):
+    """The target's string as a label: with one kept image it is the decoder's own loss of that label."""
+    model = ccr("crnn_tiny", projection="none", domain_adaptation=False, confidence_threshold=0.0)
+    batch = different_views(model)
+    target = read(model.target(batch.unlabeled.views[0]).logits, model.recognizer.decoder.tokens)
+    texts = ["".join(model.recognizer.decoder.tokens.character(symbol) for symbol in plain_string(row)) for row in target.symbols.tolist()]
+    online = model.recognizer(batch.unlabeled.views[1])
+    labels = torch.zeros_like(target.symbols)
+    for row, text in zip(labels, texts, strict=True):
+        row[:len(text)] = torch.tensor([model.recognizer.decoder.tokens.first_character + model.recognizer.charset.index[c] for c in text])
+    log_probabilities = online.logits.log_softmax(-1).transpose(0, 1)
+    ours = (ctc_losses(log_probabilities, labels, 0) if device_form else string_distances(target.symbols, online.logits, 0)).mean()
+    theirs = torch.nn.functional.ctc_loss(log_probabilities, labels, torch.full((6,), log_probabilities.shape[0]), (labels != 0).sum(1))
+    parameters = list(model.recognizer.parameters())
+    for one, other in zip(torch.autograd.grad(ours, parameters, retain_graph=True, allow_unused=True),
+                          torch.autograd.grad(theirs, parameters, allow_unused=True), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+    assert model(batch).named["consistency_loss"].item() == pytest.approx(theirs.item(), rel=1e-9)
+
+
+def test_frames_of_a_view_that_moves_the_image_are_compared_with_a_warning():
+    with pytest.warns(UserWarning, match="its strong view moves the image.*alignment=string compares what is read"):
+        ccr("crnn_tiny", alignment="frames")
+
+
+@BOTH
+def test_a_residual_projection_begins_as_the_identity(name):
+    batch = different_views(ccr(name))
+    without, residual = (ccr(name, projection=projection, **HALF)(batch) for projection in ("none", "residual"))
+    assert without.total == residual.total
+    model = ccr(name, projection="residual", confidence_threshold=0.0)
+    model(batch).total.backward()
+    assert model.projection.inner[-1].weight.grad.abs().max() > 0  # and learns from the first step
 
 
 def test_domain_adaptation_moves_both_branches():
@@ -231,7 +316,7 @@ def test_domain_adaptation_moves_both_branches():
 @BOTH
 @pytest.mark.parametrize("threshold", [0.0, 1.0])
 @pytest.mark.parametrize("variant", [{}, {"domain_adaptation": False}, {"consistency": "cross_entropy"},
-                                     {"projection": "none"}])
+                                     {"projection": "none"}, {"projection": "residual"}])
 def test_every_trained_parameter_gets_a_gradient_and_the_target_none(name, threshold, variant):
     model = ccr(name, confidence_threshold=threshold, **variant).train()
     batch = different_views(model)
