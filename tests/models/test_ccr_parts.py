@@ -118,12 +118,17 @@ def test_coral_looks_at_the_masked_vectors_only():
 
 @pytest.mark.parametrize("form", ["paper", "authors_code"])
 @pytest.mark.parametrize("characters", [0, 1])
-def test_coral_of_fewer_than_two_characters_is_zero_with_a_zero_gradient(form, characters):
+def test_coral_without_a_character_is_zero_and_one_character_has_no_spread(form, characters):
+    """One counts, as in the authors' code: its covariance is 0, and the other side is drawn to it."""
     (source, all_source), (unlabeled, all_unlabeled) = vectors(0), vectors(1)
     source.requires_grad_(True), unlabeled.requires_grad_(True)
     few = torch.zeros_like(all_unlabeled)
     few[0, :characters] = True
     loss = coral(source, all_source, unlabeled, few, form)
     loss.backward()
-    assert loss == 0
-    assert torch.count_nonzero(source.grad) == 0 and torch.count_nonzero(unlabeled.grad) == 0
+    chosen = source.detach()[all_source].double()
+    scatter = torch.cov(chosen.t()) * (len(chosen) - 1)
+    width = source.shape[-1]
+    alone = (scatter / (len(chosen) - 1)).square().sum() if form == "paper" else scatter.square().mean()
+    torch.testing.assert_close(loss.double(), characters * alone / (4 * width**2), rtol=1e-5, atol=1e-9)
+    assert (torch.count_nonzero(source.grad) > 0) == bool(characters) and torch.count_nonzero(unlabeled.grad) == 0
