@@ -153,7 +153,7 @@ class PatientHandler(fs.FileSystemHandler):
 
     def delete_root_dir_contents(self) -> None:
         """Never."""
-        raise NotImplementedError("a whole store is not emptied")
+        raise io.UnsupportedOperation("a whole store is not emptied")
 
     def delete_file(self, path: str) -> None:
         """Remove a file."""
@@ -182,4 +182,4 @@ class PatientHandler(fs.FileSystemHandler):
 
     def open_append_stream(self, path: str, metadata: dict | None) -> pa.NativeFile:
         """Objects do not grow."""
-        raise NotImplementedError("an object cannot be appended to")
+        raise io.UnsupportedOperation("an object cannot be appended to")

@@ -31,10 +31,12 @@ def test_the_lease_of_a_killed_owner_ends_by_itself(stores, bucket):
 
 def test_a_lease_is_renewed_while_its_owner_lives(stores, bucket, monkeypatch):
     monkeypatch.setenv("TEXTRAY_LEASE_SECONDS", "0.4")
-    file, ends = f"{bucket}/renewed/lease.json", set()
+    file, seen = f"{bucket}/renewed/lease.json", []
     with leased(file, "the run"):
-        while len(ends) < 3:
-            ends.add(json.loads(storage.read_bytes(file))["until"])
+        while len({each["until"] for each in seen}) < 3:
+            seen.append(json.loads(storage.read_bytes(file)))
+    ends = [each["until"] for each in seen]
+    assert ends == sorted(ends) and len({each["owner"] for each in seen}) == 1
 
 
 @pytest.mark.parametrize("in_background", [False, True])
