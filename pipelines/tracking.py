@@ -63,6 +63,12 @@ def tracking_uri() -> str:
     return f"{scheme}{separator}{Path(path).absolute()}"
 
 
+def with_credentials(uri: str) -> str:
+    """A store's URI as it was kept, without credentials, with those of the environment where that names the same store."""
+    current = tracking_uri()
+    return current if without_credentials(current) == uri else uri
+
+
 def shown_uri() -> str:
     """The store's URI for a terminal, and for whoever pastes it into a shell: without credentials."""
     return shlex.quote(without_credentials(tracking_uri()))

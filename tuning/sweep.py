@@ -97,7 +97,7 @@ def sweep(recipe: Recipe, *, trials: int, concurrency: int | None = None, resume
 def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, where: RunFolder, state: RunState) -> list[TrialResult]:
     cpus = ray.cluster_resources()["CPU"]
     trainable = tune.with_resources(tune.with_parameters(
-        run_trial, recipe=_absolute(recipe, state).model_dump(mode="json"), folder=where.place, parent=state.tracked,
+        run_trial, recipe=_absolute(recipe, state).model_dump(mode="json"), folder=where.place, parent=asdict(state.handle),
         reserved_cpus=cpus * (count - 1) / count + DRIVER_CPUS), {"cpu": DRIVER_CPUS})
     system, inside = storage.locate(where.place)
     if restorable(where.file("tune")):

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipelines.checksum import with_checksum
 from pipelines.corpus import storage
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+READABLE_VERSIONS = (2, 3)  # 2 knows no checksums
 MANIFEST = "corpus.json"
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from pipelines.checksum import intact
 from pipelines.corpus import storage
-from pipelines.corpus.manifest import MANIFEST, SCHEMA_VERSION, Manifest, ShardEntry, Versioned
+from pipelines.corpus.manifest import MANIFEST, READABLE_VERSIONS, Manifest, ShardEntry, Versioned
 from pipelines.corpus.quarantine import QUARANTINE
 from pipelines.corpus.shards import SCHEMA, Damaged, checked_parquet, read_footer
 from pipelines.errors import BadInput
@@ -60,8 +60,8 @@ class Corpus:
         data = _manifest_bytes(folder)
         file, again = f"{folder}/{MANIFEST}", "this is not the manifest of a corpus; ingest the sources again"
         version = parse_json(data, Versioned, file, again).schema_version
-        if version != SCHEMA_VERSION:
-            raise BadInput(f"{folder}: expected a corpus of schema version {SCHEMA_VERSION}, found {version}: read it with the version of "
+        if version not in READABLE_VERSIONS:
+            raise BadInput(f"{folder}: expected a corpus of schema version {READABLE_VERSIONS[0]} to {READABLE_VERSIONS[-1]}, found {version}: read it with the version of "
                            "textray that wrote it, or ingest the sources again")
         manifest = parse_json(data, Manifest, file, again)
         contradiction = manifest.disagreement() if intact(json.loads(data)) else "another checksum than its own"

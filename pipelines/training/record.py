@@ -24,7 +24,8 @@ def begin(where: RunFolder, state: RunState, start: Callable[[str | None], track
         return
     tracking.prepare_store(store)  # refused before anything is written
     where.write(state)  # its token: who is killed from here on finds the entry again
-    state.tracked = asdict(start(state.token))
+    handle = start(state.token)
+    state.tracked = {**asdict(handle), "uri": without_credentials(handle.uri)}
     where.write(state)
 
 

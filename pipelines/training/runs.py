@@ -24,7 +24,7 @@ from pydantic import ConfigDict
 from pipelines.corpus import storage
 from pipelines.errors import BadInput, disk_full
 from pipelines.state import parse_json, parse_yaml
-from pipelines.tracking import RunHandle
+from pipelines.tracking import RunHandle, with_credentials
 from pipelines.training.lease import leased
 from pipelines.training.recipe import Recipe
 
@@ -73,8 +73,8 @@ class RunState:
 
     @property
     def handle(self) -> RunHandle | None:
-        """The run's entry in MLflow."""
-        return RunHandle(**self.tracked) if self.tracked else None
+        """The run's entry in MLflow; credentials of its store come from the environment, as they stand in no file."""
+        return RunHandle(**{**self.tracked, "uri": with_credentials(self.tracked["uri"])}) if self.tracked else None
 
 
 class RunFolder:

@@ -8,67 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from models.batch import Batch, Part
-from models.charset import Charset
-from models.decoders.attention import AttentionDecoder
-from models.decoders.ctc import CTCDecoder
-from models.decoders.ctc_loss import ctc_losses
-from models.encoders.tiny import Tiny
+from ccr_models import BOTH, HALF, batch_of, ccr, different_views, images, plain_string, plain_string_distance, recognizer
+from models.batch import Batch
 from models.objectives import CCR, Supervised
-from models.objectives.ccr import _projection, collapsed, read, string_distances
-from models.recognizer import Recognizer
-from models.sequence import bilstm_stage
-
-WORDS = ["ray", "book", "7up", "aa"]
-BOTH = pytest.mark.parametrize("name", ["crnn_tiny", "trba_tiny"])
-
-
-def images(n: int, seed: int) -> Tensor:
-    """(n, 3, 32, 100) float64 of smooth noise in [-1, 1]."""
-    coarse = torch.rand(n, 3, 8, 25, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    return torch.nn.functional.interpolate(coarse, (32, 100), mode="bilinear") * 2 - 1
-
-
-def recognizer(name: str) -> Recognizer:
-    """A small float64 recognizer with wild weights: the images' readings differ in length and confidence."""
-    torch.manual_seed(18)
-    charset, visual = Charset("aboy7kpru"), Tiny()
-    decoder = CTCDecoder(charset, 64, max_length=8) if name == "crnn_tiny" else AttentionDecoder(charset, 64, hidden=64, max_length=8)
-    made = Recognizer(charset, None, visual, bilstm_stage(visual.out_channels, 64, layers=1), decoder, channels=1, height=32, width=100,
-                      max_length=8).double()
-    for module in made.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0  # this one batch sets the statistics
-    with torch.no_grad():
-        for parameter in [*made.sequence.parameters(), *made.decoder.parameters()]:
-            if parameter.ndim > 1:
-                parameter.mul_(8)
-        torch.nn.init.normal_(made.decoder.classifier.weight)
-        made.encode(images(16, seed=9))
-    for module in made.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 0.1
-    return made
-
-
-def ccr(name: str, **constants) -> CCR:
-    """On that recognizer, in eval mode: batch statistics would make the online branch differ from the target."""
-    return CCR(recognizer(name), **constants).double().eval()
-
-
-def batch_of(model: CCR | Supervised, weak: Tensor, strong: Tensor) -> Batch:
-    targets = model.recognizer.decoder.encode(WORDS, "cpu")
-    return Batch(labeled=Part(torch.empty(0), WORDS, WORDS, targets, views=(images(len(WORDS), seed=1),)),
-                 unlabeled=Part(torch.empty(0), [str(i) for i in range(len(weak))], views=(weak, strong)))
-
-
-def different_views(model: CCR | Supervised) -> Batch:
-    weak = images(6, seed=2)
-    return batch_of(model, weak, weak + 0.3 * images(6, seed=3))
-
-
-HALF = {"confidence_threshold": 0.1, "labeled_confidence_threshold": 0.3}  # some of those images pass, some do not
-
+from models.objectives.ccr import _projection, read
 
 # --- the whole loss, one image, one step and one class at a time ------------------------------------------------------
 
@@ -97,26 +40,6 @@ def plain_ctc_reading(logits: Tensor) -> tuple[list[int], float, list[int]]:
     written = [run for run in runs if best[run[0]] != 0]
     score = math.prod(max(largest[frame] for frame in run) for run in written) if written else 0.0
     return best, score, [frame for frame, symbol in enumerate(best) if symbol != 0]
-
-
-def plain_string(frames: list[int]) -> list[int]:
-    """Classes of frames, repeats collapsed and blanks dropped."""
-    return [symbol for place, symbol in enumerate(frames) if symbol != 0 and (place == 0 or frames[place - 1] != symbol)]
-
-
-def plain_string_distance(string: list[int], logits: Tensor) -> float:
-    """-log p(string | logits) / length: the probabilities of all paths that collapse to the string, added one after the other."""
-    probabilities = logits.softmax(1).tolist()
-    ends = {((), None): 1.0}  # (what is written, class of the last frame) -> probability
-    for frame in probabilities:
-        following: dict[tuple, float] = {}
-        for (written, last), before in ends.items():
-            for symbol, probability in enumerate(frame):
-                longer = written if symbol in (0, last) else (*written, symbol)
-                if longer == tuple(string[:len(longer)]):
-                    following[longer, symbol] = following.get((longer, symbol), 0.0) + before * probability
-        ends = following
-    return -math.log(sum(probability for (written, _), probability in ends.items() if written == tuple(string))) / len(string)
 
 
 def plain_coral(source: list[Tensor], unlabeled: list[Tensor], form: str) -> float:
@@ -242,65 +165,6 @@ def test_a_score_that_equals_its_threshold_is_kept():
     losses = model(different_views(model))
     assert losses.named["mean_score"] == 1
     assert losses.named["kept_fraction"] == 1
-
-
-def test_what_frames_write_is_their_string():
-    frames = torch.tensor([[0, 3, 3, 0, 3, 5, 5, 0], [4, 4, 4, 4, 4, 4, 4, 4], [0, 0, 0, 0, 0, 0, 0, 0], [1, 2, 1, 2, 1, 2, 1, 2]])
-    assert collapsed(frames, 0).tolist() == [[3, 3, 5, 0, 0, 0, 0, 0], [4, 0, 0, 0, 0, 0, 0, 0], [0] * 8, [1, 2, 1, 2, 1, 2, 1, 2]]
-    assert [plain_string(row) for row in frames.tolist()] == [[3, 3, 5], [4], [], [1, 2, 1, 2, 1, 2, 1, 2]]
-
-
-def test_the_string_form_knows_no_places():
-    """The same characters in other frames are as near; where frames are compared a shift of one frame is far."""
-    classes = torch.tensor([[0, 3, 0, 0, 5, 5, 0, 0]])
-    sure = 20.0 * torch.nn.functional.one_hot(classes, 6).double()
-    shifted = sure.roll(1, dims=1)
-    same, moved, other = (string_distances(classes, logits, 0).item() for logits in (sure, shifted, sure.roll(1, dims=2)))
-    assert same == pytest.approx(moved, abs=1e-9) and same < 1e-6 < 5 < other
-
-
-def test_an_image_that_reads_as_nothing_teaches_nothing():
-    model = ccr("crnn_tiny", confidence_threshold=0.0, projection="none")
-    with torch.no_grad():
-        model.target.decoder.classifier.bias[0] = 1e4
-    losses = model(different_views(model))
-    assert losses.named["kept_fraction"] == 0 and losses.named["consistency_loss"] == 0
-
-
-@pytest.mark.parametrize("device_form", [False, True])
-def test_the_string_form_has_the_gradient_of_a_labels_loss(device_form):
-    """The target's string as a label: with one kept image it is the decoder's own loss of that label."""
-    model = ccr("crnn_tiny", projection="none", domain_adaptation=False, confidence_threshold=0.0)
-    batch = different_views(model)
-    target = read(model.target(batch.unlabeled.views[0]).logits, model.recognizer.decoder.tokens)
-    texts = ["".join(model.recognizer.decoder.tokens.character(symbol) for symbol in plain_string(row)) for row in target.symbols.tolist()]
-    online = model.recognizer(batch.unlabeled.views[1])
-    labels = torch.zeros_like(target.symbols)
-    for row, text in zip(labels, texts, strict=True):
-        row[:len(text)] = torch.tensor([model.recognizer.decoder.tokens.first_character + model.recognizer.charset.index[c] for c in text])
-    log_probabilities = online.logits.log_softmax(-1).transpose(0, 1)
-    ours = (ctc_losses(log_probabilities, labels, 0) if device_form else string_distances(target.symbols, online.logits, 0)).mean()
-    theirs = torch.nn.functional.ctc_loss(log_probabilities, labels, torch.full((6,), log_probabilities.shape[0]), (labels != 0).sum(1))
-    parameters = list(model.recognizer.parameters())
-    for one, other in zip(torch.autograd.grad(ours, parameters, retain_graph=True, allow_unused=True),
-                          torch.autograd.grad(theirs, parameters, allow_unused=True), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
-    assert model(batch).named["consistency_loss"].item() == pytest.approx(theirs.item(), rel=1e-9)
-
-
-def test_frames_of_a_view_that_moves_the_image_are_compared_with_a_warning():
-    with pytest.warns(UserWarning, match="its strong view moves the image.*alignment=string compares what is read"):
-        ccr("crnn_tiny", alignment="frames")
-
-
-@BOTH
-def test_a_residual_projection_begins_as_the_identity(name):
-    batch = different_views(ccr(name))
-    without, residual = (ccr(name, projection=projection, **HALF)(batch) for projection in ("none", "residual"))
-    assert without.total == residual.total
-    model = ccr(name, projection="residual", confidence_threshold=0.0)
-    model(batch).total.backward()
-    assert model.projection.inner[-1].weight.grad.abs().max() > 0  # and learns from the first step
 
 
 def test_domain_adaptation_moves_both_branches():

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from killing import Killed, killing
 from pipelines.cli import run
 from pipelines.corpus.images import decode_gray, perceptual_hash
 from pipelines.corpus.reader import Corpus
@@ -153,14 +154,10 @@ def test_a_chunk_of_which_nothing_is_left_makes_no_shard(ray_session, tmp_path):
     assert sorted(content(tmp_path / "c")) == ["corpus.json", "part-s-00001.parquet", "quarantine.parquet"]
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL: no handler runs that a dead process would not run."""
-
-
 def test_a_killed_ingest_continues_and_ends_with_the_same_bytes(ray_session, tmp_path, sources, monkeypatch, capsys):
     ingest(sources, tmp_path / "whole", SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr(Progress, "add", lambda progress, count: (_ for _ in ()).throw(Killed()))
+        patch.setattr(Progress, "add", killing(None))
         with pytest.raises(Killed):
             ingest(sources, tmp_path / "c", SMALL)
     assert left_in(tmp_path) == ["c.partial", "whole"]
@@ -199,7 +196,7 @@ def test_a_kill_while_a_corpus_is_replaced_loses_neither(ray_session, tmp_path, 
 
 def test_a_damaged_or_changed_beginning_is_not_continued(ray_session, tmp_path, sources, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr(LocalStaging, "publish", lambda *arguments: (_ for _ in ()).throw(Killed()))
+        patch.setattr(LocalStaging, "publish", killing(None))
         with pytest.raises(Killed):
             ingest(sources, tmp_path / "c", SMALL)
     shard = tmp_path / "c.partial/corpus/part-words-00001.parquet"

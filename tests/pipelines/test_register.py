@@ -22,6 +22,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from killing import Killed
 from models.charset import Charset
 from models.recognizers import build
 from pipelines.errors import BadInput
@@ -246,10 +247,6 @@ def test_promotion_needs_words_to_compare_on(model, store):
     with pytest.raises(BadInput, match="lonely has a champion .version 1. and --promote must .*--gate NAME=PATH"):
         register(str(model), "lonely", promote=True)
     assert len(MlflowClient(tracking_uri=store).search_model_versions("name='lonely'")) == 1
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 @pytest.mark.parametrize("place, calls", [

@@ -20,6 +20,7 @@ from mlflow import MlflowClient
 from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW_HTTP_REQUEST_TIMEOUT
 from mlflow.exceptions import MlflowException
 
+from killing import Killed, killing
 from pipelines import tracking
 from pipelines.errors import BadInput, Unavailable
 from pipelines.reading.weights import find_model
@@ -95,22 +96,11 @@ def test_a_run_is_finished_and_opened_again_through_a_pickled_handle(store, clie
         assert client.get_run(handle.run).info.status == status
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
 @pytest.mark.parametrize("place, calls", [("log_batch", 0), ("log_text", 0), ("log_text", 1)])
 def test_a_start_that_was_killed_goes_on_with_the_run_that_it_opened(store, client, monkeypatch, place, calls):
-    token, real, count = f"{place} {calls}", getattr(MlflowClient, place), []
-
-    def killing(*arguments, **options):
-        count.append(1)
-        if len(count) > calls:
-            raise Killed
-        return real(*arguments, **options)
-
+    token = f"{place} {calls}"
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(MlflowClient, place, killing)
+        patch.setattr(MlflowClient, place, killing(getattr(MlflowClient, place), calls))
         start_run("early", "a: 1\n", params={"seed": 0}, uri=store, token=token)
     handle = start_run("early", "a: 1\n", params={"seed": 0}, uri=store, token=token)
     assert [run.info.run_id for run in client.search_runs([handle.experiment], f"tags.`textray.token` = '{token}'")] == [handle.run]

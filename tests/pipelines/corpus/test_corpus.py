@@ -166,8 +166,8 @@ def test_a_missing_folder_and_a_later_schema_are_refused(tmp_path):
         Corpus.open(tmp_path / "nowhere")
     make_corpus(tmp_path / "c")
     manifest = (tmp_path / "c" / "corpus.json")
-    manifest.write_text(manifest.read_text(encoding="utf-8").replace('"schema_version": 2', '"schema_version": 3'), encoding="utf-8")
-    with pytest.raises(BadInput, match="expected a corpus of schema version 2, found 3"):
+    manifest.write_text(manifest.read_text(encoding="utf-8").replace('"schema_version": 3', '"schema_version": 4'), encoding="utf-8")
+    with pytest.raises(BadInput, match="expected a corpus of schema version 2 to 3, found 4"):
         Corpus.open(tmp_path / "c")
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
-from between import Between
 
+from between import Between
 from pipelines.cli import run
 from pipelines.corpus import patience, storage
 from pipelines.corpus.reader import Corpus

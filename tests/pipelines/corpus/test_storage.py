@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from killing import Killed, killing
 from pipelines.cli import run
 from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
@@ -120,19 +121,6 @@ def test_a_corpus_whose_making_was_killed_is_finished_by_the_same_command(server
     monkeypatch.setattr(pipeline, "_tasks", lambda chunks, staging, options: (write_chunk(chunk, staging.corpus, staging.done, options)
                                                                              for chunk in chunks))
     target = f"s3://{bucket}/c"
-
-    class Killed(BaseException):
-        pass
-
-    def killing(real, before: int):
-        def wrapped(*arguments):
-            wrapped.calls += 1
-            if wrapped.calls > before:
-                raise Killed
-            return real(*arguments)
-        wrapped.calls = 0
-        return wrapped
-
     with monkeypatch.context() as patch:
         if moment == "before the manifest":
             patch.setattr("pipelines.ingestion.staging.write_manifest", killing(None, 0))

@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
+from killing import Killed, killing
 from pipelines.cli import run
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
@@ -101,10 +102,6 @@ def test_without_anything_to_drop_the_corpus_is_the_same(ray_session, tmp_path, 
     assert [shard.sha256 for shard in plain.manifest.shards] == [shard.sha256 for shard in sought.manifest.shards]
 
 
-class Killed(BaseException):
-    """Stands for SIGKILL."""
-
-
 @pytest.mark.parametrize("place, calls", [("unique.write_without", 0), ("unique.write_without", 1), ("staging.os.link", 0), ("staging.write_manifest", 0),
                                           ("staging.os.rename", 0), ("staging.os.rename", 1)])
 def test_a_kill_loses_nothing_and_doubles_nothing(tmp_path, sources, monkeypatch, place, calls):
@@ -120,16 +117,8 @@ def test_a_kill_loses_nothing_and_doubles_nothing(tmp_path, sources, monkeypatch
     module, *inside, name = place.split(".")
     owner = importlib.import_module(f"pipelines.ingestion.{module}")
     owner = getattr(owner, inside[0]) if inside else owner
-    real, count = getattr(owner, name), []
-
-    def killing(*arguments, **options):
-        count.append(1)
-        if len(count) > calls:
-            raise Killed
-        return real(*arguments, **options)
-
     with monkeypatch.context() as patch:
-        patch.setattr(owner, name, killing)
+        patch.setattr(owner, name, killing(getattr(owner, name), calls))
         with pytest.raises(Killed):
             ingest(sources, tmp_path / "c", options)
     corpus = ingest(sources, tmp_path / "c", options)
@@ -143,7 +132,7 @@ def test_what_is_done_is_not_done_again(tmp_path, sources, monkeypatch):
     monkeypatch.setattr(unique, "in_tasks", lambda work, items: (work(item) for item in items))
     options = Options(duplicates="exact", **SMALL)
     with monkeypatch.context() as patch:
-        patch.setattr("pipelines.ingestion.staging.write_manifest", lambda *arguments: (_ for _ in ()).throw(Killed()))
+        patch.setattr("pipelines.ingestion.staging.write_manifest", killing(None))
         with pytest.raises(Killed):
             ingest(sources, tmp_path / "c", options)
     monkeypatch.setattr(pipeline, "write_chunk", lambda *arguments: pytest.fail("a shard was written twice"))

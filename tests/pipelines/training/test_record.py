@@ -12,6 +12,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 
+from killing import Killed, killing
 from models.recognizers import build
 from pipelines.cli import run
 from pipelines.errors import BadInput
@@ -22,10 +23,6 @@ from pipelines.training import driver, record
 from pipelines.training.journal import read_journal
 from pipelines.training.recipe import Recipe, parse_recipe
 from pipelines.training.runs import RunFolder
-
-
-class Killed(BaseException):
-    """Stands for SIGKILL."""
 
 
 @pytest.fixture(scope="module")
@@ -75,16 +72,9 @@ def complete_entry(name: str = "try") -> None:
     (RunFolder, "write", 1), (RunFolder, "write", 2), (RunFolder, "write", 3), (MlflowClient, "get_run", 0), (MlflowClient, "get_metric_history", 0),
     (MlflowClient, "log_batch", 1), (MlflowClient, "log_batch", 2), (MlflowClient, "set_terminated", 0)])
 def test_a_run_killed_at_any_point_is_completed_by_the_same_command(place, corpus, monkeypatch, owner, name, calls):
-    recipe, real, count = parse_recipe(tree(corpus)), getattr(owner, name), []
-
-    def killing(*arguments, **options):
-        count.append(1)
-        if len(count) > calls:
-            raise Killed
-        return real(*arguments, **options)
-
+    recipe = parse_recipe(tree(corpus))
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(owner, name, killing)
+        patch.setattr(owner, name, killing(getattr(owner, name), calls))
         driver.train(recipe, quiet=True)
     for _ in range(2):
         assert driver.train(recipe, quiet=True).model == f"{place}/runs/try/model"

@@ -10,8 +10,10 @@ import pytest
 from pipelines import cli
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
+from pipelines.tracking import RunHandle
+from pipelines.training import record
 from pipelines.training.recipe import parse_recipe
-from pipelines.training.runs import RunFolder
+from pipelines.training.runs import RunFolder, RunState
 
 
 def recipe(**training):
@@ -140,3 +142,16 @@ def test_a_uri_without_its_slashes_is_no_folder(tmp_path, monkeypatch):
             RunFolder(place)
     (tmp_path / "s3:").mkdir()
     assert RunFolder("s3:").place == str(tmp_path / "s3:")
+
+
+def test_a_run_keeps_no_credentials_of_its_store_and_finds_them_in_the_environment(tmp_path, monkeypatch):
+    secret = "postgresql://textray:secret@host/mlflow"
+    folder, state = RunFolder(tmp_path / "r"), RunState("running", "digest", 1)
+    folder.path.mkdir()
+    monkeypatch.setattr("pipelines.training.record.tracking.prepare_store", lambda store: None)  # the entry itself is opened by what is given here
+    record.begin(folder, state, lambda token: RunHandle(secret, "1", "abc"))
+    assert "secret" not in (folder.path / "run.json").read_text(encoding="utf-8")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", secret)
+    assert folder.state().handle == RunHandle(secret, "1", "abc")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
+    assert folder.state().handle.uri == "postgresql://***@host/mlflow"

@@ -1,0 +1,86 @@
+"""What the tests of CCR share: a small recognizer that reads something, its batches, and strings the plain way."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from models.batch import Batch, Part
+from models.charset import Charset
+from models.decoders.attention import AttentionDecoder
+from models.decoders.ctc import CTCDecoder
+from models.encoders.tiny import Tiny
+from models.objectives import CCR, Supervised
+from models.recognizer import Recognizer
+from models.sequence import bilstm_stage
+
+WORDS = ["ray", "book", "7up", "aa"]
+BOTH = pytest.mark.parametrize("name", ["crnn_tiny", "trba_tiny"])
+
+
+def images(n: int, seed: int) -> Tensor:
+    """(n, 3, 32, 100) float64 of smooth noise in [-1, 1]."""
+    coarse = torch.rand(n, 3, 8, 25, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.nn.functional.interpolate(coarse, (32, 100), mode="bilinear") * 2 - 1
+
+
+def recognizer(name: str) -> Recognizer:
+    """A small float64 recognizer with wild weights: the images' readings differ in length and confidence."""
+    torch.manual_seed(18)
+    charset, visual = Charset("aboy7kpru"), Tiny()
+    decoder = CTCDecoder(charset, 64, max_length=8) if name == "crnn_tiny" else AttentionDecoder(charset, 64, hidden=64, max_length=8)
+    made = Recognizer(charset, None, visual, bilstm_stage(visual.out_channels, 64, layers=1), decoder, channels=1, height=32, width=100,
+                      max_length=8).double()
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0  # this one batch sets the statistics
+    with torch.no_grad():
+        for parameter in [*made.sequence.parameters(), *made.decoder.parameters()]:
+            if parameter.ndim > 1:
+                parameter.mul_(8)
+        torch.nn.init.normal_(made.decoder.classifier.weight)
+        made.encode(images(16, seed=9))
+    for module in made.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 0.1
+    return made
+
+
+def ccr(name: str, **constants) -> CCR:
+    """On that recognizer, in eval mode: batch statistics would make the online branch differ from the target."""
+    return CCR(recognizer(name), **constants).double().eval()
+
+
+def batch_of(model: CCR | Supervised, weak: Tensor, strong: Tensor) -> Batch:
+    targets = model.recognizer.decoder.encode(WORDS, "cpu")
+    return Batch(labeled=Part(torch.empty(0), WORDS, WORDS, targets, views=(images(len(WORDS), seed=1),)),
+                 unlabeled=Part(torch.empty(0), [str(i) for i in range(len(weak))], views=(weak, strong)))
+
+
+def different_views(model: CCR | Supervised) -> Batch:
+    weak = images(6, seed=2)
+    return batch_of(model, weak, weak + 0.3 * images(6, seed=3))
+
+
+HALF = {"confidence_threshold": 0.1, "labeled_confidence_threshold": 0.3}  # some of those images pass, some do not
+
+
+def plain_string(frames: list[int]) -> list[int]:
+    """Classes of frames, repeats collapsed and blanks dropped."""
+    return [symbol for place, symbol in enumerate(frames) if symbol != 0 and (place == 0 or frames[place - 1] != symbol)]
+
+
+def plain_string_distance(string: list[int], logits: Tensor) -> float:
+    """-log p(string | logits) / length: the probabilities of all paths that collapse to the string, added one after the other."""
+    probabilities = logits.softmax(1).tolist()
+    ends = {((), None): 1.0}  # (what is written, class of the last frame) -> probability
+    for frame in probabilities:
+        following: dict[tuple, float] = {}
+        for (written, last), before in ends.items():
+            for symbol, probability in enumerate(frame):
+                longer = written if symbol in (0, last) else (*written, symbol)
+                if longer == tuple(string[:len(longer)]):
+                    following[longer, symbol] = following.get((longer, symbol), 0.0) + before * probability
+        ends = following
+    return -math.log(sum(probability for (written, _), probability in ends.items() if written == tuple(string))) / len(string)
