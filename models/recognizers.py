@@ -13,7 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from models.charset import Charset
 from models.costs import without_weights
 from models.families.abinet import abinet
-from models.families.four_stage import crnn_tiny, four_stage, named, trba_tiny
+from models.families.four_stage import crnn_small, crnn_tiny, four_stage, named, trba_small, trba_tiny
 from models.families.hga import hga
 from models.families.hub_crnn import hub_crnn
 from models.families.moran import moran
@@ -39,6 +39,8 @@ RECOGNIZERS: dict[str, Callable[..., Recognizer]] = {
     "hub_crnn": hub_crnn,
     "crnn_tiny": crnn_tiny,
     "trba_tiny": trba_tiny,
+    "crnn_small": crnn_small,
+    "trba_small": trba_small,
 }
 SOURCES = {
     "crnn": "Shi et al., TPAMI 2017, as in Baek et al., ICCV 2019",
@@ -57,6 +59,8 @@ SOURCES = {
     "hub_crnn": "Shi et al., TPAMI 2017, as in the parseq hub",
     "crnn_tiny": "for laptops and tests",
     "trba_tiny": "for laptops and tests",
+    "crnn_small": "for experiments on a few cores",
+    "trba_small": "for experiments on a few cores",
 }
 
 
