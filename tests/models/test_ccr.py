@@ -11,7 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from ccr_models import BOTH, HALF, batch_of, ccr, different_views, images, plain_string, plain_string_distance, recognizer
 from models.batch import Batch
 from models.objectives import CCR, Supervised
-from models.objectives.ccr import _projection, read
+from models.objectives.ccr import _projection
+from models.objectives.readings import read
 
 # --- the whole loss, one image, one step and one class at a time ------------------------------------------------------
 

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from models.charset import AttentionTokens, Charset, CTCTokens, attention_tokens
 from models.decoders import Decoded
-from models.objectives.ccr import coral, pseudo_sequences, read
+from models.objectives.coral import coral
+from models.objectives.readings import pseudo_sequences, read
 from models.recognizers import build
 
 

@@ -6,7 +6,8 @@ import torch
 
 from ccr_models import BOTH, HALF, ccr, different_views, plain_string
 from models.decoders.ctc_loss import ctc_losses
-from models.objectives.ccr import collapsed, read, string_distances
+from models.objectives.distances import string_distances
+from models.objectives.readings import collapsed, read
 
 
 def test_what_frames_write_is_their_string():

@@ -1,0 +1,21 @@
+"""A second model that follows the one that is trained, and gets no gradient itself (Tarvainen and Valpola, NeurIPS 2017, arXiv 1703.01780)."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+def follower(model: nn.Module) -> nn.Module:
+    """A copy of the model as it is now, without gradient. In which mode it runs is for its objective to say."""
+    return copy.deepcopy(model).requires_grad_(False)
+
+
+@torch.no_grad()
+def follow(average: nn.Module, model: nn.Module, decay: float, *, buffers: bool = True) -> None:
+    """average <- decay average + (1 - decay) model for the parameters; the buffers are copied, or left as they are."""
+    for target, online in zip(average.parameters(), model.parameters(), strict=True):
+        target.lerp_(online, 1 - decay)
+    if buffers:
+        for target, online in zip(average.buffers(), model.buffers(), strict=True):
+            target.copy_(online)
