@@ -8,9 +8,11 @@ that requires a gradient gets one, if only a zero, in every step.
 """
 
 from models.objectives.ccr import CCR
+from models.objectives.fixmatch import FixMatch
 from models.objectives.seqclr import SeqCLR
 from models.objectives.supervised import Supervised
+from models.objectives.uda import UDA
 
-OBJECTIVES = {"supervised": Supervised, "seqclr": SeqCLR, "ccr": CCR}
+OBJECTIVES = {"supervised": Supervised, "seqclr": SeqCLR, "ccr": CCR, "fixmatch": FixMatch, "uda": UDA}
 
-__all__ = ["CCR", "OBJECTIVES", "SeqCLR", "Supervised"]
+__all__ = ["CCR", "OBJECTIVES", "FixMatch", "SeqCLR", "Supervised", "UDA"]

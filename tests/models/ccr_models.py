@@ -1,4 +1,4 @@
-"""What the tests of CCR share: a small recognizer that reads something, its batches, and strings the plain way."""
+"""What the tests of CCR and its relatives share: a small recognizer that reads something, its batches, and strings the plain way."""
 
 import math
 
@@ -11,7 +11,8 @@ from models.charset import Charset
 from models.decoders.attention import AttentionDecoder
 from models.decoders.ctc import CTCDecoder
 from models.encoders.tiny import Tiny
-from models.objectives import CCR, Supervised
+from models.objectives import CCR, OBJECTIVES, Supervised
+from models.objectives.readings import GreedyReading
 from models.recognizer import Recognizer
 from models.sequence import bilstm_stage
 
@@ -50,6 +51,29 @@ def recognizer(name: str) -> Recognizer:
 def ccr(name: str, **constants) -> CCR:
     """On that recognizer, in eval mode: batch statistics would make the online branch differ from the target."""
     return CCR(recognizer(name), **constants).double().eval()
+
+
+def objective(kind: str, name: str, **constants) -> torch.nn.Module:
+    """Of a kind in OBJECTIVES, on that recognizer, in eval mode."""
+    return OBJECTIVES[kind](recognizer(name), **constants).double().eval()
+
+
+def full_batch(model: torch.nn.Module, seed: int = 2, unlabeled: int = 6) -> Batch:
+    """Four labeled words and some unlabeled, in as many views as the objective wants, each a little different."""
+    def part(n: int, first: int, views: tuple[str, ...], **fields) -> Part:
+        same = images(n, seed=first)
+        return Part(same, [str(i) for i in range(n)], views=tuple(same + 0.3 * v * images(n, seed=first + 50) for v in range(len(views))), **fields)
+
+    decoder = model.recognizer.decoder
+    return Batch(part(len(WORDS), seed + 100, model.views.get("labeled", ()), texts=WORDS, targets=decoder.encode(WORDS)),
+                 part(unlabeled, seed, model.views.get("unlabeled", ())))
+
+
+def single_labels(logits: Tensor) -> tuple[GreedyReading, Tensor]:
+    """Single-label classification as words of one step: what is read in logits (n, classes), and the same as (n, 1, classes)."""
+    scores, symbols = logits.detach().softmax(1).max(1)
+    everything = torch.ones(len(logits), 1, dtype=torch.bool)
+    return GreedyReading(symbols[:, None], symbols[:, None], everything, everything, scores, everything[:, 0]), logits.unsqueeze(1)
 
 
 def batch_of(model: CCR | Supervised, weak: Tensor, strong: Tensor) -> Batch:
