@@ -9,10 +9,13 @@ that requires a gradient gets one, if only a zero, in every step.
 
 from models.objectives.ccr import CCR
 from models.objectives.fixmatch import FixMatch
+from models.objectives.mean_teacher import MeanTeacher
+from models.objectives.pseudo_label import PseudoLabel
 from models.objectives.seqclr import SeqCLR
 from models.objectives.supervised import Supervised
 from models.objectives.uda import UDA
 
-OBJECTIVES = {"supervised": Supervised, "seqclr": SeqCLR, "ccr": CCR, "fixmatch": FixMatch, "uda": UDA}
+OBJECTIVES = {"supervised": Supervised, "seqclr": SeqCLR, "ccr": CCR, "fixmatch": FixMatch, "uda": UDA, "mean_teacher": MeanTeacher,
+              "pseudo_label": PseudoLabel}
 
-__all__ = ["CCR", "OBJECTIVES", "FixMatch", "SeqCLR", "Supervised", "UDA"]
+__all__ = ["CCR", "OBJECTIVES", "FixMatch", "MeanTeacher", "PseudoLabel", "SeqCLR", "Supervised", "UDA"]

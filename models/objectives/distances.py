@@ -23,8 +23,12 @@ def string_distances(symbols: Tensor, logits: Tensor, blank: int) -> Tensor:
 
 
 def cross_entropies(symbols: Tensor, logits: Tensor) -> Tensor:
-    """(n, steps): -log of the probability that logits (n, steps, classes) give to symbols (n, steps)."""
-    return -at_least_float32(logits).log_softmax(-1).gather(2, symbols.unsqueeze(2)).squeeze(2)
+    """(n, steps): -log of the probability that logits (n, steps, classes) give to symbols (n, steps).
+
+    Padding that is no class of the decoder's (PARSeq's) gets some number, which nobody may count.
+    """
+    classes = symbols.clamp(max=logits.shape[2] - 1)
+    return -at_least_float32(logits).log_softmax(-1).gather(2, classes.unsqueeze(2)).squeeze(2)
 
 
 def soft_cross_entropies(target_logits: Tensor, logits: Tensor, temperature: float = 1.0) -> Tensor:

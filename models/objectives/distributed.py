@@ -33,3 +33,13 @@ def gather(rows: Tensor) -> tuple[Tensor, int]:
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return rows, 0
     return _Gather.apply(rows), dist.get_rank() * rows.shape[0]
+
+
+@torch.no_grad()
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean over all processes of values that each has, without gradient. The device may wait for the others, the host does not."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return values
+    total = values.detach().clone(memory_format=torch.contiguous_format)
+    dist.all_reduce(total)
+    return total / dist.get_world_size()

@@ -47,4 +47,4 @@ def entropy(values: Tensor, mask: Tensor, classes: int, dtype: torch.dtype = tor
 
 def occurrences(values: Tensor, mask: Tensor, classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """(classes,): how often each class occurs among the int64 values under a mask of their shape. A device's own bincount would have to wait."""
-    return torch.zeros(classes, dtype=dtype, device=values.device).scatter_add(0, values.flatten(), mask.flatten().to(dtype))
+    return torch.zeros(classes, dtype=dtype, device=values.device).scatter_add(0, values.where(mask, 0).flatten(), mask.flatten().to(dtype))

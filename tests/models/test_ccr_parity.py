@@ -9,9 +9,12 @@ from torch import Tensor, nn
 from models.batch import Batch, Part
 from models.charset import Charset, attention_tokens
 from models.decoders.decoded import Decoded
+from models.decoders.parseq import parseq_tokens
 from models.objectives import CCR
 from models.objectives.coral import coral
+from models.objectives.distances import hard_distances
 from models.objectives.readings import read
+from models.objectives.signals import signals
 from models.recognizers import build
 
 CASES = ["kl_default", "kl_threshold0", "kl_temperature_minus1", "kl_none_kept", "kl_lambda2", "ce_default", "ce_threshold08", "ce_none_kept"]
@@ -149,6 +152,19 @@ def test_the_words_of_parallel_decoders_end_with_their_end_symbol(name):
     probability = math.exp(5) / (math.exp(5) + tokens.classes - 1)
     assert reading.scores.tolist() == pytest.approx([probability**3, probability**6, probability])
     assert read(logits, tokens, "geometric_mean").scores.tolist() == pytest.approx([probability] * 3)
+
+
+def test_padding_that_is_no_class_is_not_counted():
+    tokens = parseq_tokens(Charset("abc"))  # end 0, a 1, b 2, c 3; start 4 and padding 5 are fed alone
+    assert tokens.pad >= tokens.classes
+    logits = torch.randn(2, 4, tokens.classes, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logits[0, :2, 0] -= 50
+    logits[:, 2, 0] += 50
+    reading = read(logits, tokens)
+    assert (reading.symbols == tokens.pad).any()
+    expected = [sum(-logits[n, t].log_softmax(0).max() for t in range(steps)) / steps for n, steps in enumerate(reading.steps.sum(1).tolist())]
+    torch.testing.assert_close(hard_distances(reading, logits, tokens), torch.stack(expected))
+    assert signals(reading, reading, reading.is_read, tokens)["agreement"] == 1
 
 
 @PARALLEL
