@@ -9,13 +9,16 @@ that requires a gradient gets one, if only a zero, in every step.
 
 from models.objectives.ccr import CCR
 from models.objectives.fixmatch import FixMatch
+from models.objectives.flexmatch import FlexMatch
+from models.objectives.freematch import FreeMatch
 from models.objectives.mean_teacher import MeanTeacher
 from models.objectives.pseudo_label import PseudoLabel
 from models.objectives.seqclr import SeqCLR
+from models.objectives.softmatch import SoftMatch
 from models.objectives.supervised import Supervised
 from models.objectives.uda import UDA
 
 OBJECTIVES = {"supervised": Supervised, "seqclr": SeqCLR, "ccr": CCR, "fixmatch": FixMatch, "uda": UDA, "mean_teacher": MeanTeacher,
-              "pseudo_label": PseudoLabel}
+              "pseudo_label": PseudoLabel, "flexmatch": FlexMatch, "freematch": FreeMatch, "softmatch": SoftMatch}
 
-__all__ = ["CCR", "OBJECTIVES", "FixMatch", "MeanTeacher", "PseudoLabel", "SeqCLR", "Supervised", "UDA"]
+__all__ = ["CCR", "OBJECTIVES", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "PseudoLabel", "SeqCLR", "SoftMatch", "Supervised", "UDA"]

@@ -3,7 +3,7 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def follower(model: nn.Module) -> nn.Module:
@@ -19,3 +19,10 @@ def follow(average: nn.Module, model: nn.Module, decay: float, *, buffers: bool 
     if buffers:
         for target, online in zip(average.buffers(), model.buffers(), strict=True):
             target.copy_(online)
+
+
+@torch.no_grad()
+def move(average: Tensor, value: Tensor, decay: float | Tensor) -> None:
+    """average <- decay average + (1 - decay) value, in place; a value that is not finite, such as the mean of nothing, leaves it as it is."""
+    value = value.to(average.dtype)
+    average.copy_(torch.where(value.isfinite().all(), average * decay + value * (1 - decay), average))
