@@ -14,6 +14,11 @@ def add_reading_arguments(arguments: argparse.ArgumentParser) -> None:
                            help="a corpus, or an LMDB or folder as `textray ingest` takes them; repeat for more sets")
     arguments.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
     add_rule_argument(arguments)
+    add_device_arguments(arguments)
+
+
+def add_device_arguments(arguments: argparse.ArgumentParser) -> None:
+    """Where and how precisely a model computes."""
     arguments.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
     arguments.add_argument("--precision", choices=("float32", "bf16"), default="float32",
                            help="of the arithmetic; bf16 is faster where the processor has it, and reads a few words differently (default: float32)")

@@ -39,9 +39,9 @@ def ingest(arguments: list[str], target: str | os.PathLike, options: Options = O
     """
     target = storage.absolute(os.fspath(target))
     sources = open_sources(arguments, reading)
-    _check_apart(sources, target)
+    check_apart(sources, target)
     made_by = {"command": "ingest", "sources": arguments, "options": {**asdict(options), **asdict(reading)}, "guard": list(guard),
-               **_versions()}
+               **versions()}
     options, guards = replace(options, guarded=bool(guard)), [hash_set(list(guard))] if guard else []
     plan = {**made_by, "fingerprints": [(source.name, source.count(), source.fingerprint) for source in sources],
             "guards": [hashlib.sha256(table["content"].combine_chunks().buffers()[1]).hexdigest() for table in guards]}
@@ -59,7 +59,7 @@ def ingest(arguments: list[str], target: str | os.PathLike, options: Options = O
     return Corpus.open(target)
 
 
-def _versions() -> dict[str, object]:
+def versions() -> dict[str, object]:
     """What else decides the bytes."""
     try:
         textray = version("textray")
@@ -68,7 +68,7 @@ def _versions() -> dict[str, object]:
     return {"textray": textray, "pyarrow": pa.__version__, "opencv": cv2.__version__, "schema_version": SCHEMA_VERSION}
 
 
-def _check_apart(sources: list[Source], target: str) -> None:
+def check_apart(sources: list[Source], target: str) -> None:
     """A corpus inside a source would become part of it; a source inside the corpus would be replaced with it."""
     for source in sources:
         inner, outer = sorted((_place(source.path), _place(target)), key=lambda path: -len(path.parts))

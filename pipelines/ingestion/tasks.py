@@ -3,15 +3,24 @@
 import json
 import pickle
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
 
 from pipelines.cluster import start_ray
 from pipelines.errors import BadInput, Unavailable
 from pipelines.ingestion.chunks import ChunkResult
 
+Result = TypeVar("Result", bound=BaseModel)
 
-def in_tasks(work: Callable[[Any], ChunkResult], items: list[Any]) -> Iterator[ChunkResult]:
-    """`work(item)` for every item, in the order in which they finish. Raises the BadInput, or the Unavailable, that one of them raises."""
+
+def in_tasks(work: Callable[[Any], Result], items: list[Any], kind: type[Result] = ChunkResult, *, gpu: bool = False) -> Iterator[Result]:
+    """`work(item)` for every item, in the order in which they finish. Raises the BadInput, or the Unavailable, that one of them raises.
+
+    Args:
+        kind: what `work` gives back.
+        gpu: whether a task takes a GPU beside its CPU.
+    """
     if not items:
         return
     start_ray()
@@ -24,8 +33,9 @@ def in_tasks(work: Callable[[Any], ChunkResult], items: list[Any]) -> Iterator[C
             return {"result": json.dumps({"problem": str(problem), "away": isinstance(problem, Unavailable)})}
 
     rows = [{"item": pickle.dumps(item)} for item in items]
-    for row in ray.data.from_items(rows, override_num_blocks=len(rows)).map(guarded, num_cpus=1).iter_rows():
+    resources = {"num_cpus": 1, **({"num_gpus": 1} if gpu else {})}
+    for row in ray.data.from_items(rows, override_num_blocks=len(rows)).map(guarded, **resources).iter_rows():
         result = json.loads(row["result"])
         if "problem" in result:
             raise (Unavailable if result["away"] else BadInput)(result["problem"])
-        yield ChunkResult.model_validate(result)
+        yield kind.model_validate(result)

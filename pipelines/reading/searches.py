@@ -1,4 +1,4 @@
-"""How `textray evaluate` chooses strings, if not greedily: by a beam, with or without language models, or from a lexicon."""
+"""How `textray evaluate` and `textray predict` choose strings, if not greedily: by a beam, with or without language models, or from a lexicon."""
 
 import argparse
 from collections.abc import Callable
@@ -59,29 +59,42 @@ def searches(recognizer: Recognizer, options: argparse.Namespace) -> Callable[["
     Raises:
         BadInput: options that exclude each other, a file that cannot be used, or a search that this recognizer does not have.
     """
+    if options.lexicon == "full" or (options.lexicon or "").isdecimal():
+        _check_together(options)
+        return partial(_full, recognizer) if options.lexicon == "full" else partial(_drawn, recognizer, int(options.lexicon))
+    found = search_of(recognizer, options)
+    return lambda words: found
+
+
+def search_of(recognizer: Recognizer, options: argparse.Namespace) -> Found:
+    """The search that needs no labels, by the options of `add_options`: greedy, a beam, or the words of a file.
+
+    Raises:
+        BadInput: options that exclude each other, a file that cannot be used, or a search that this recognizer does not have.
+    """
+    _check_together(options)
+    try:
+        if options.beam is not None:
+            return _beam(recognizer, options)
+        if options.lexicon is None:
+            return Found(None, "")
+        lexicon = Lexicon(read_lines(options.lexicon, "--lexicon"), recognizer.charset, recognizer.max_length)
+    except ValueError as problem:
+        raise BadInput(str(problem)) from None
+    return Found(_of(recognizer, lexicon), f"lexicon {Path(options.lexicon).name} of {len(lexicon):,} words")
+
+
+def _check_together(options: argparse.Namespace) -> None:
+    """Raise BadInput for options that exclude each other."""
     if options.ngram and options.beam is None:
         raise BadInput("--ngram: expected --beam N with it, found none: the n-gram guides the beam")
     if options.bcn and options.beam is None:
         raise BadInput("--bcn: expected --beam N with it, found none: the language model ranks what the beam found")
     if options.lexicon and options.beam is not None:
         raise BadInput("expected --beam or --lexicon, found both: a lexicon's words are all scored, so that there is nothing to search")
-    try:
-        if options.beam is not None:
-            return _beam(recognizer, options)
-        if options.lexicon is None:
-            return lambda words: Found(None, "")
-        if options.lexicon == "full":
-            return partial(_full, recognizer)
-        if options.lexicon.isdecimal():
-            return partial(_drawn, recognizer, int(options.lexicon))
-        lexicon = Lexicon(read_lines(options.lexicon, "--lexicon"), recognizer.charset, recognizer.max_length)
-    except ValueError as problem:
-        raise BadInput(str(problem)) from None
-    found = Found(_of(recognizer, lexicon), f"lexicon {Path(options.lexicon).name} of {len(lexicon):,} words")
-    return lambda words: found
 
 
-def _beam(recognizer: Recognizer, options: argparse.Namespace) -> Callable[["WordSet"], Found]:
+def _beam(recognizer: Recognizer, options: argparse.Namespace) -> Found:
     language, note = None, f"beam of {options.beam}"
     if options.ngram:
         language = load_ngram(options.ngram, recognizer.charset).to(next(recognizer.parameters()).device)
@@ -96,7 +109,7 @@ def _beam(recognizer: Recognizer, options: argparse.Namespace) -> Callable[["Wor
         return beam_reading(recognizer.decoder, recognizer.encode(images), options.beam, temperature=recognizer.temperature,
                             language=language, weight=options.ngram_weight, words=words)
 
-    return lambda words: Found(search, note)
+    return Found(search, note)
 
 
 def load_ngram(file: str, charset: Charset) -> Ngram:

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -104,11 +105,12 @@ def find_model(where: str | Path, runs: str | Path = "runs") -> str | Path:
 
     Args:
         where: a model folder, a run's folder (its `model/`), the name of a run under `runs`, or a registered model:
-            `models:/NAME@champion`, `models:/NAME/3`.
+            `models:/NAME@champion` (for short NAME@champion), `models:/NAME/3`.
 
     Raises:
         BadInput: there is no model there.
     """
+    where = in_full(where) if isinstance(where, str) else where
     if str(where).startswith("models:/"):
         return _registered(str(where))
     places = [where, _below(where, "model")] + ([] if _is_uri(where) else [_below(runs, str(where)), _below(runs, f"{where}/model")])
@@ -129,12 +131,18 @@ def _below(folder: str | Path, name: str) -> str | Path:
     return f"{str(folder).rstrip('/')}/{name}" if _is_uri(folder) else Path(folder, name)
 
 
+def in_full(where: str) -> str:
+    """`words@champion` as the registry says it, models:/words@champion; all else, and what lies here under such a name, as it is."""
+    return f"models:/{where}" if re.fullmatch(r"[^/@:]+@[^/@:]+", where) and not os.path.exists(where) else where
+
+
 def pinned(where: str) -> str:
     """A registered model by a name that never means another: models:/NAME@champion becomes models:/NAME/3. Others as they are.
 
     Raises:
         BadInput: there is no such model.
     """
+    where = in_full(where)
     alias = re.fullmatch(r"models:/([^/@]+)(?:@([^/@]+)|/latest)", where)
     if alias is None:
         return where

@@ -46,6 +46,7 @@ def place(tmp_path_factory) -> Path:
 
 
 FINETUNE, TUNE, EVALUATE = ["finetune", "recipe.yaml"], ["tune", "recipe.yaml"], ["evaluate", "model", "--data", "corpus"]
+PREDICT = ["predict", "model", "pictures"]
 INGEST, RENDER = ["ingest", "pictures", "--out", "new"], ["render", "--out", "new", "-n", "3"]
 FINITE = "expected a finite number, found"
 CASES: list[tuple[list[str], str]] = [
@@ -74,6 +75,20 @@ CASES: list[tuple[list[str], str]] = [
     (["describe", "corpus", "--html", "new", "--images", "-1"], "--images: expected 0 or more, found -1"),
     ([*TUNE, "--trials", "0"], "expected --trials of at least 1, found 0"),
     ([*TUNE, "--concurrency", "0"], "expected --concurrency of at least 1, found 0"),
+    ([*PREDICT, "--batch-size", "0"], "--batch-size: expected at least 1, found 0"),
+    *(([*PREDICT, "--min-confidence", text], f"argument --min-confidence: {FINITE} {text!r}") for text in ("nan", "inf", "x")),
+    *(([*PREDICT, "--min-confidence", text], f"--min-confidence: expected a confidence from 0 to 1, found {text}") for text in ("1.5", "-0.1")),
+    # predict: what excludes each other
+    ([*PREDICT, "--lexicon", "full"], "--lexicon: expected a file of words, found 'full'"), ([*PREDICT, "--lexicon", "50"], "expected a file of words, found '50'"),
+    ([*PREDICT, "--overwrite"], "--overwrite: expected --out with it, found none"), ([*PREDICT, "--keep-images", "no"], "--keep-images: expected --out with it"),
+    ([*PREDICT, "--out", "new.csv", "--json"], "--json: expected no --out with it, found new.csv"),
+    ([*PREDICT, "--out", "new.csv", "--keep-images", "yes"], "--keep-images yes: expected a corpus, which holds its images, found --out new.csv"),
+    ([*PREDICT, "--out", "new", "--keep-images", "no"], "--keep-images no: expected a file, for a corpus holds its images, found --out new"),
+    ([*PREDICT, "--out", "new.json"], "expected a name that ends in .csv, .tsv, .jsonl, or the name of a corpus"),
+    ([*PREDICT, "--beam", "2", "--lexicon", "file"], "expected --beam or --lexicon, found both"), ([*PREDICT, "--ngram", "file"], "--ngram: expected --beam N with it"),
+    (["predict", "model", "pictures", "--out", "new"], "expected sources that are corpora, for a corpus is to be made of them, found"),
+    (["predict", "model", "corpus", "./corpus", "--out", "new"], "expected sources with different names, found words in corpus and in ./corpus"),
+    (["predict", "model", "corpus", "--out", "corpus/new"], "expected a folder apart from the sources"),
     # recipes: numbers
     *(([*FINETUNE, f"{key}={text}"], f"{key}: input should be a finite number") for key in (
         "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.gradient_clip", "training.cpus_per_worker", "data.labeled.fraction",
@@ -134,6 +149,18 @@ CASES: list[tuple[list[str], str]] = [
         ("evaluate", "model", "--data", "corpus", "--lexicon", "binary.yaml", "--lexicon: expected a text file in UTF-8"),
         ("evaluate", "model", "--data", "corpus", "--beam", "3", "--ngram", "empty", "empty"),
         ("evaluate", "model", "--data", "corpus", "--device", "tpu", "--device: expected a device of this machine"),
+        ("predict", "nowhere", "pictures", "nowhere"), ("predict", "file", "pictures", "found none called file"), ("predict", LONG, "pictures", LONG),
+        ("predict", "model", "nowhere", "nowhere"), ("predict", "model", "nowhere.png", "nowhere.png: expected an image, found no such file"),
+        ("predict", "model", "file", "file"), ("predict", "model", "empty", "empty"), ("predict", "model", LONG, LONG),
+        ("predict", "model", "@nowhere", "@nowhere: expected a list of images"), ("predict", "model", "@empty.yaml", "expected a list of images, a name a line, found none"),
+        ("predict", "model", "@binary.yaml", "expected a list of images in UTF-8"), ("predict", "model", "pictures", "--out", "file", "expected sources that are corpora"),
+        ("predict", "model", "corpus", "--out", "file", "expected a folder name that is free, found a file"), ("predict", "model", "corpus", "--out", "file/new", "file/new"),
+        ("predict", "model", "corpus", "--out", LONG, LONG), ("predict", "model", "pictures", "--out", f"{LONG}.csv", LONG),
+        ("predict", "model", "pictures", "--out", "file/new.csv", "file/new.csv"),
+        ("predict", "model", "pictures", "--lexicon", "nowhere", "--lexicon: expected a file that can be read"),
+        ("predict", "model", "corpus", "--out", "new", "--lexicon", "empty", "--lexicon: expected a file that can be read"),
+        ("predict", "model", "pictures", "--device", "tpu", "--device: expected a device of this machine"),
+        ("predict", "model", "pictures", "--out", "new.csv", "--device", "tpu", "--device: expected a device of this machine"),
         ("calibrate", "nowhere", "--data", "corpus", "nowhere"), ("calibrate", "model", "--data", "file", "file"),
         ("calibrate", "model", "--data", "corpus", "--batch-size", "-1", "--batch-size: expected at least 1, found -1"),
         ("export-model", "nowhere", "--out", "new.pt2", "nowhere"), ("export-model", "model", "--out", "new.txt", "expected a file ending in"),

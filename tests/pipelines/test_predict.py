@@ -1,0 +1,347 @@
+"""What a model reads, as lines, files and corpora: every image once, in order, with its confidence and its labeler, whatever is killed in between."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from foreign import make_folder, make_lmdb
+from killing import Killed, killing
+from models.charset import Charset
+from models.recognizers import build
+from pipelines.cli import run
+from pipelines.corpus.manifest import SourceCounts, write_manifest
+from pipelines.corpus.quarantine import write_quarantine
+from pipelines.corpus.reader import Corpus
+from pipelines.corpus.shards import ShardWriter
+from pipelines.corpus.verification import verify_corpus
+from pipelines.evaluation.measure import evaluate_recognizer
+from pipelines.evaluation.protocols import rule_of
+from pipelines.ingestion.staging import LocalStaging
+from pipelines.prediction import pipeline, readings
+from pipelines.prediction.sources import CorpusSource, open_all
+from pipelines.prediction.tally import LEVELS, Tally, left_out, reaches
+from pipelines.progress import Progress
+from pipelines.reading.batches import Read
+from pipelines.reading.weights import load_recognizer, read_description, save_recognizer, save_temperature
+
+BROKEN = b"\x89PNG\r\n\x1a\n no more"
+LEAST = 0.3  # a confidence that about half of the pictures reach
+# The model's weights below are 100 times those of a fresh one, so that it is sure of something; what float32 rounds at a logit of 30 (4e-6)
+# moves a product of ten probabilities by less than this, whatever the processor and the batch.
+NEAR = 1e-4
+
+
+def picture(seed: int) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (3, 6, 3), np.uint8)
+    return cv2.imencode(".png", cv2.resize(noise, (60, 20), interpolation=cv2.INTER_CUBIC))[1].tobytes()
+
+
+PICTURES = [picture(seed) for seed in range(26)]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    torch.manual_seed(3)
+    recognizer = build("crnn_tiny", Charset.named("36"))
+    with torch.no_grad():
+        for parameter in recognizer.decoder.classifier.parameters():
+            parameter.mul_(100)
+    return save_recognizer(tmp_path_factory.mktemp("model"), recognizer, {"run": "sure"})
+
+
+@pytest.fixture(scope="module")
+def expected(model) -> list[tuple[str, float]]:
+    """What evaluation says that the model reads of each of PICTURES, and how sure it is; none of them near LEAST."""
+    found = evaluate_recognizer(load_recognizer(model), [(str(seed), image, "") for seed, image in enumerate(PICTURES)]).words
+    assert min(abs(word.confidence - LEAST) for word in found) > 2 * NEAR
+    return [(word.prediction, word.confidence) for word in found]
+
+
+def labeler(model: Path) -> str:
+    return f"sure@{read_description(model)['weights_sha256'][:12]}"
+
+
+def near(confidence: float):
+    return pytest.approx(confidence, abs=NEAR)
+
+
+def label(seed: int) -> str | None:
+    return f"label{seed}" if seed % 3 == 0 else None
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory) -> Path:
+    """Two sources: three shards of `signs` with 20 pictures, of which the eighth is broken, and one of `words` with six; a third has labels."""
+    folder = tmp_path_factory.mktemp("in") / "corpus"
+    shards, seed = [], 0
+    for source, index, rows in (("signs", 0, 9), ("signs", 1, 7), ("signs", 2, 4), ("words", 0, 6)):
+        with ShardWriter(folder, source, index, rows_per_group=3) as writer:
+            for _ in range(rows):
+                writer.write(key=f"{source}/{seed}", image=BROKEN if seed == 7 else PICTURES[seed], text=label(seed), width=60, height=20, phash=seed)
+                seed += 1
+        shards.append(writer.entry)
+    write_quarantine(folder)
+    counts = {"signs": SourceCounts(rows_in=20, kept=20, labeled=7), "words": SourceCounts(rows_in=6, kept=6, labeled=2)}
+    write_manifest(folder, shards, counts, {"command": "test"})
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Blocks of four rows and more, and Ray for more than ten images, so that few are enough."""
+    monkeypatch.setattr(readings, "LEAST_BLOCK", 4)
+    monkeypatch.setattr(pipeline, "AT_ONCE", 10)
+
+
+def predict(*arguments: object) -> int:
+    return run("predict", [str(argument) for argument in arguments])
+
+
+def rows_of(folder: Path) -> list[dict]:
+    return pa.concat_tables(Corpus.open(folder).rows_iter()).to_pylist()
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def no_ray(monkeypatch):
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("it started Ray"))
+    monkeypatch.setattr(pipeline, "read_blocks", lambda *_: pytest.fail("it used Ray"))
+
+
+def test_images_and_folders_are_read_line_by_line_without_ray(model, expected, tmp_path, monkeypatch, capsys):
+    no_ray(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path, {"one.png": PICTURES[0], "more/b.png": PICTURES[2], "more/a.png": PICTURES[1], "no ending": PICTURES[3]})
+    assert predict(model, "one.png", "more", "no ending", "./one.png") == 0
+    lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    order = [("one.png", 0), ("more/a.png", 1), ("more/b.png", 2), ("no ending", 3), ("./one.png", 0)]
+    assert [line[:2] for line in lines] == [[key, expected[seed][0]] for key, seed in order]
+    assert [float(line[2]) for line in lines] == pytest.approx([expected[seed][1] for _, seed in order], abs=NEAR)
+    assert all(len(line[2]) == 6 for line in lines)  # 0.1234
+
+
+def test_a_list_is_read_and_what_cannot_be_read_is_named_and_counted(model, expected, tmp_path, monkeypatch, capsys):
+    no_ray(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path, {"a, b.png": PICTURES[0], "broken.png": BROKEN, "list": b"a, b.png\ngone.png\n\nbroken.png\n"})
+    assert predict(model, "@list", "--json") == 0
+    shown = capsys.readouterr()
+    first, gone, broken = map(json.loads, shown.out.splitlines())
+    assert first == {"key": "a, b.png", "text": expected[0][0], "confidence": near(expected[0][1]), "labeler": labeler(model), "problem": None}
+    assert (gone["text"], gone["confidence"], gone["problem"], broken["problem"]) == ("", 0.0, "missing file", "truncated image")
+    assert shown.err.splitlines() == ["gone.png: missing file", "broken.png: truncated image"]
+    assert predict(model, "@list", "--min-confidence", "0") == 0
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 1 and shown.err == "predict: 1 of 3 images kept (1 missing file, 1 truncated image)\n"
+
+
+@pytest.mark.parametrize("ending, delimiter", [("csv", ","), ("tsv", "\t")])
+def test_few_images_become_a_table_without_ray(model, expected, tmp_path, monkeypatch, ending, delimiter):
+    no_ray(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path, {"a, \"b\".png": PICTURES[0], "broken.png": BROKEN})
+    assert predict(model, "a, \"b\".png", "broken.png", "--out", f"new.{ending}", "--keep-images", "no") == 0
+    raw = (tmp_path / f"new.{ending}").read_bytes().decode("utf-8").split("\n")
+    head, first, broken = csv.reader(raw[:-1], delimiter=delimiter)
+    assert head == ["key", "text", "confidence", "labeler", "problem"] and raw[-1] == ""
+    assert [*first[:2], *first[3:]] == ["a, \"b\".png", expected[0][0], labeler(model), ""] and float(first[2]) == near(expected[0][1])
+    assert broken == ["broken.png", "", "0.000000", labeler(model), "truncated image"]
+    assert raw[2] == delimiter.join(broken)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a, \"b\".png", "broken.png", f"new.{ending}"]
+
+
+def test_an_lmdb_becomes_json_lines(model, expected, tmp_path, monkeypatch):
+    no_ray(monkeypatch)
+    make_lmdb(tmp_path / "in", {number: PICTURES[number] for number in (1, 2, 3)}, {1: b"One"})
+    assert predict(model, tmp_path / "in", "--out", tmp_path / "new.jsonl", "--min-confidence", LEAST) == 0
+    found = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text(encoding="utf-8").splitlines()]
+    sure = [number for number in (1, 2, 3) if expected[number][1] >= LEAST]
+    assert [(line["key"], line["text"]) for line in found] == [(f"in/{number:09d}", expected[number][0]) for number in sure]
+
+
+def test_a_corpus_becomes_pseudo_labels(ray_session, model, expected, corpus, tmp_path, capsys):
+    assert predict(model, corpus, "--out", tmp_path / "new", "--min-confidence", LEAST) == 0
+    sure = [seed for seed in range(26) if seed != 7 and expected[seed][0] and expected[seed][1] >= LEAST]
+    assert 5 < len(sure) < 20
+    before = {row["key"]: row for row in rows_of(corpus)}
+    after = rows_of(tmp_path / "new")
+    assert [row["phash"] for row in after] == sure  # in the order of the source
+    for row, seed in zip(after, sure, strict=True):
+        assert row == {**before[row["key"]], "text": expected[seed][0], "confidence": near(expected[seed][1]), "labeler": labeler(model)}
+    found = Corpus.open(tmp_path / "new")
+    signs = found.manifest.sources["signs"]
+    kept = sum(seed < 20 for seed in sure)
+    assert (signs.rows_in, signs.kept, signs.labeled, signs.quarantined, signs.filtered) == (20, kept, kept, 1, 19 - kept)
+    assert signs.reasons == {"confidence below 0.3": 19 - kept, "truncated image": 1}
+    rejected = [row for table in found.quarantine_iter() for row in table.to_pylist()]
+    assert len(rejected) == 26 - len(sure) and all(row["image"] is None for row in rejected)
+    assert {(row["key"], row["kind"], row["text"]) for row in rejected} >= {("signs/7", "quarantined", None)}
+    assert all(row["text"] == expected[int(row["key"].split("/")[1])][0] for row in rejected if row["kind"] == "filtered")
+    assert not any("label" in (row["text"] or "") for row in [*after, *rejected])  # the labels of the source are nowhere
+    made_by = found.manifest.made_by
+    assert (made_by["labeler"], made_by["min_confidence"], made_by["readings"]["images"]) == (labeler(model), LEAST, 26)
+    assert verify_corpus(str(tmp_path / "new")).damaged == [] and [path.name for path in tmp_path.iterdir()] == ["new"]
+    shown = capsys.readouterr()
+    assert f"{len(sure)} of 26 images kept ({25 - len(sure)} confidence below 0.3, 1 truncated image), by {labeler(model)}" in shown.out
+    assert shown.out.splitlines()[1].split() == [">=", "0.00", "25", "96.2", "9", "0.00"]  # nine of these have a label, which none says
+    assert "predict: 26 of 26 images (100 %)" in shown.err
+
+
+@pytest.mark.parametrize("where, name, calls", [(Progress, "add", 0), (Progress, "add", 3), (pipeline, "in_tasks", 0), (LocalStaging, "publish", 0),
+                                                (LocalStaging, "remove", 0), (readings.Readings, "remove", 0)])
+def test_a_killed_prediction_goes_on_and_ends_with_the_same_bytes(model, corpus, tmp_path, whole, monkeypatch, capsys, where, name, calls):
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, killing(getattr(where, name), calls))
+        with pytest.raises(Killed):
+            predict(model, corpus, "--out", tmp_path / "new", "--min-confidence", LEAST)
+    capsys.readouterr()
+    assert predict(model, corpus, "--out", tmp_path / "new", "--min-confidence", LEAST) == 0
+    assert "predict: continues in " in capsys.readouterr().err
+    assert content(tmp_path / "new") == whole
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.fixture(scope="module")
+def whole(ray_session, model, corpus, tmp_path_factory) -> dict[str, bytes]:
+    """The same corpus, never killed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(readings, "LEAST_BLOCK", 4)
+        folder = tmp_path_factory.mktemp("whole") / "new"
+        assert predict(model, corpus, "--out", folder, "--min-confidence", LEAST) == 0
+    return content(folder)
+
+
+def test_no_block_is_read_twice_and_a_half_written_one_is_read_again(ray_session, model, corpus, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "_into_file", killing(None))
+        with pytest.raises(Killed):
+            predict(model, corpus, "--out", tmp_path / "new.jsonl")
+    blocks = tmp_path / "new.jsonl.readings/blocks"
+    names = sorted(path.name for path in blocks.glob("*.parquet"))
+    assert names == [f"part-signs-{index:05d}.parquet" for index in range(5)] + ["part-words-00000.parquet"]
+    (blocks / f"{names[1]}.json").unlink()
+    times = {name: (blocks / name).stat().st_mtime_ns for name in names}
+    read = []
+    monkeypatch.setattr(pipeline, "read_blocks", lambda *arguments, real=pipeline.read_blocks: read.extend(arguments[3]) or real(*arguments))
+    written = []
+
+    def into_file(*arguments, real=pipeline._into_file):
+        written.extend(name for name in names if (blocks / name).stat().st_mtime_ns != times[name])
+        return real(*arguments)
+
+    monkeypatch.setattr(pipeline, "_into_file", into_file)
+    assert predict(model, corpus, "--out", tmp_path / "new.jsonl") == 0
+    assert [chunk.shard for chunk in read] == written == [names[1]]
+    found = [json.loads(line) for line in (tmp_path / "new.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["key"] for line in found] == [row["key"] for row in rows_of(corpus)]
+    assert [line["problem"] for line in found] == ["truncated image" if seed == 7 else None for seed in range(26)]
+    assert [path.name for path in tmp_path.iterdir()] == ["new.jsonl"]
+
+
+def test_another_model_does_not_go_on_but_another_threshold_does(ray_session, model, corpus, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStaging, "publish", killing(None))
+        with pytest.raises(Killed):
+            predict(model, corpus, "--out", tmp_path / "new", "--min-confidence", LEAST)
+    other = shutil.copytree(model, tmp_path / "other")
+    save_temperature(other, 2.0)
+    before = content(tmp_path / "new.readings/blocks")
+    for arguments, difference in ((["other"], "temperature 1.0 instead of 2.0"), (["model", "--beam", "3"], "beam null instead of 3")):
+        capsys.readouterr()
+        assert predict(other if arguments[0] == "other" else model, corpus, "--out", tmp_path / "new", *arguments[1:]) == 2
+        assert f"{tmp_path}/new.readings: expected what the same command left when it was stopped, found the readings of another one ({difference})" \
+            in capsys.readouterr().err
+    assert content(tmp_path / "new.readings/blocks") == before
+    assert predict(model, corpus, "--out", tmp_path / "new") == 0
+    assert "predict: continues in " in capsys.readouterr().err
+    assert [row["phash"] for row in rows_of(tmp_path / "new")] == [seed for seed in range(26) if seed != 7]
+
+
+def test_where_nothing_is_sure_enough_the_readings_are_kept(ray_session, model, corpus, tmp_path, capsys):
+    assert predict(model, corpus, "--out", tmp_path / "new", "--min-confidence", "1") == 2
+    assert ("new: expected pseudo-labels, found none among 26 images (25 confidence below 1, 1 truncated image): lower --min-confidence (the "
+            f"readings are kept in {tmp_path / 'new.readings'})") in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["new.readings"]
+    assert predict(model, corpus, "--out", tmp_path / "new", "--min-confidence", LEAST) == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+def test_what_is_there_is_replaced_only_on_request(ray_session, model, corpus, tmp_path, capsys):
+    arguments = (model, corpus, "--out", tmp_path / "new.csv")
+    assert predict(*arguments) == 0
+    first = (tmp_path / "new.csv").read_bytes()
+    assert predict(*arguments) == 2
+    assert "found an earlier file of readings: choose another --out, or add --overwrite" in capsys.readouterr().err
+    assert predict(*arguments, "--min-confidence", LEAST, "--overwrite") == 0
+    assert 0 < (tmp_path / "new.csv").read_bytes().count(b"\n") < first.count(b"\n")
+    (tmp_path / "mine.csv").write_text("my notes", encoding="utf-8")
+    assert predict(model, corpus, "--out", tmp_path / "mine.csv", "--overwrite") == 2
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.csv", "new.csv"]
+
+
+def test_beams_and_lexicons_choose_as_in_evaluation(ray_session, model, corpus, tmp_path):
+    (tmp_path / "words.txt").write_text("other\nwords\n", encoding="utf-8")
+    for name, options in (("beam", ["--beam", "4"]), ("lexicon", ["--lexicon", tmp_path / "words.txt"])):
+        assert predict(model, corpus, "--out", tmp_path / f"{name}.jsonl", *options) == 0
+        assert run("evaluate", [str(model), "--data", f"all={corpus}", "--out", str(tmp_path / name), *map(str, options)]) == 0
+        evaluated = [json.loads(line) for line in (tmp_path / name / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+        found = {line["key"]: line for line in map(json.loads, (tmp_path / f"{name}.jsonl").read_text(encoding="utf-8").splitlines())}
+        assert len(evaluated) == 9 and len(found) == 26
+        assert [found[word["key"]]["text"] for word in evaluated] == [word["prediction"] for word in evaluated]
+        assert [found[word["key"]]["confidence"] for word in evaluated] == pytest.approx([word["confidence"] for word in evaluated], abs=NEAR)
+    assert {line["text"] for line in found.values() if line["problem"] is None} <= {"other", "words"}
+
+
+def test_a_registered_model_is_the_labeler_by_its_version(model, store, tmp_path, monkeypatch, capsys):
+    from pipelines.registry.champion import register
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    no_ray(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    register(str(model), "predicted", promote=True)
+    make_folder(tmp_path, {"a.png": PICTURES[0]})
+    capsys.readouterr()
+    for name in ("predicted@champion", "models:/predicted@champion", "models:/predicted/1"):
+        assert predict(name, "a.png", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["labeler"] == "models:/predicted/1"
+
+
+def test_images_are_counted_by_confidence_and_held_against_their_labels():
+    tally, other, rule = Tally(), Tally(), rule_of("36", Charset.named("36"))
+    tally.count(Read("stop", 0.9), "STOP!", rule)
+    tally.count(Read("shop", 0.89), "stop", rule)
+    tally.count(Read("stop", 0.4), None, rule)
+    tally.count(Read("stop", 1.0), "!", rule)  # of which the rule can compare nothing
+    tally.count(Read("", 0.99), "stop", rule)
+    tally.count(Read("", 0.0, "truncated image"), "stop", rule)
+    assert LEVELS == (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
+    assert (tally.images, tally.empty, tally.unreadable) == (6, 1, {"truncated image": 1})
+    assert tally.sure == [4, 3, 3, 3, 2, 1, 1] and tally.labeled == [2, 2, 2, 2, 1, 0, 0] and tally.equal == [1, 1, 1, 1, 1, 0, 0]
+    other.add(tally)
+    other.add(tally)
+    assert other.images == 12 and other.unreadable == {"truncated image": 2} and other.sure == [8, 6, 6, 6, 4, 2, 2]
+    assert str(tally).splitlines()[5] == ">= 0.90          2     33.3             1             100.00"
+
+
+def test_a_confidence_is_compared_as_it_is_kept():
+    assert reaches(float(np.float32(0.9)), 0.9) and not reaches(float(np.nextafter(np.float32(0.9), np.float32(0))), 0.9)
+    assert left_out("a", 0.5, None, 0.5) is None and left_out("a", 0.4, None, 0.5) == ("filtered", "confidence below 0.5")
+    assert left_out("", 1.0, None, 0.5) == ("filtered", "empty reading") and left_out("", 0.0, "not an image", 0.0) == ("quarantined", "not an image")
+
+
+def test_a_corpus_is_cut_into_whole_row_groups_of_one_shard(corpus):
+    signs, words = open_all([str(corpus)])
+    assert isinstance(signs, CorpusSource) and (signs.name, signs.count(), words.name, words.count()) == ("signs", 20, "words", 6)
+    pieces = list(signs.pieces(4))
+    assert [(piece.shard.name[-13:-8], piece.first, piece.stop, piece.rows) for piece in pieces] == [
+        ("00000", 0, 2, 6), ("00000", 2, 3, 3), ("00001", 0, 2, 6), ("00001", 2, 3, 1), ("00002", 0, 2, 4)]
+    assert [row.key for piece in pieces for row in piece.read()] == [f"signs/{seed}" for seed in range(20)]
+    assert [readings.rows_per_block(rows) for rows in (26, 2560, 1_000_000, 10**8)] == [4, 10, 3906, 10_000]
