@@ -314,6 +314,19 @@ def test_a_registered_model_is_the_labeler_by_its_version(model, store, tmp_path
         assert json.loads(capsys.readouterr().out)["labeler"] == "models:/predicted/1"
 
 
+def test_a_recognizer_is_trained_on_pseudo_labels_as_they_are(ray_session, model, corpus, store, tmp_path, monkeypatch):
+    from pipelines.training.driver import train
+    from pipelines.training.recipe import parse_recipe
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.chdir(tmp_path)
+    assert predict(model, corpus, "--out", "labels", "--min-confidence", LEAST) == 0
+    outcome = train(parse_recipe({
+        "name": "student", "recognizer": {"name": "crnn_tiny"}, "objective": {"name": "supervised"}, "data": {"labeled": {"corpus": "labels", "batch_size": 4}},
+        "training": {"steps": 4, "log_every": 1, "threads_per_worker": 1, "cpus_per_worker": 0.5}}), quiet=True)
+    assert outcome.metrics["step"] == 4 and np.isfinite(outcome.metrics["loss"])
+    assert load_recognizer(outcome.model).charset.characters == Charset.named("36").characters
+
+
 def test_images_are_counted_by_confidence_and_held_against_their_labels():
     tally, other, rule = Tally(), Tally(), rule_of("36", Charset.named("36"))
     tally.count(Read("stop", 0.9), "STOP!", rule)
