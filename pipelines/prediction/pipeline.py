@@ -172,22 +172,28 @@ def _write(job: Job, write: Writer, found: Iterable[Line]) -> int:
 
 def _into_corpus(job: Job, plan: dict[str, Any], chunks: list[Chunk], readings: Readings, tally: Tally) -> tuple[int, dict[str, int]]:
     """Rows of the corpus, and those that were left out by reason."""
-    wanted = Wanted(job.labeler.name, job.least or 0.0)
-    made_by = {**{key: value for key, value in plan.items() if key != "fingerprints"}, "min_confidence": wanted.least,
-               "corpora": {source.path: source.fingerprint for source in job.sources}, "readings": tally.model_dump()}
+    made_by = {**_made_by(job), "readings": tally.model_dump()}
     with open_staging(job.target) as staging, room_for(staging.folder):
-        if _is_made(job.target, made_by):  # killed when only the traces were left
+        if is_made(job):  # killed when only the traces were left
             staging.remove()
         elif staging.begin({**plan, **made_by}, job.overwrite):
-            staging.publish(_write_shards(job, wanted, chunks, staging, readings), made_by)
+            staging.publish(_write_shards(job, Wanted(job.labeler.name, job.least or 0.0), chunks, staging, readings), made_by)
     counts = sum_counts(Corpus.open(job.target).manifest.sources.values())
     return counts.kept, counts.reasons
 
 
-def _is_made(target: str, made_by: dict[str, Any]) -> bool:
+def _made_by(job: Job) -> dict[str, Any]:
+    """What corpus.json says of how it was made, but for what was read."""
+    return {**{key: value for key, value in job.plan().items() if key != "fingerprints"}, "min_confidence": job.least or 0.0,
+            "corpora": {source.path: source.fingerprint for source in job.sources}}
+
+
+def is_made(job: Job) -> bool:
     """Whether a corpus that was made so lies at the target."""
-    there = storage.kind(storage.join(target, MANIFEST)) is not None
-    return there and Corpus.listed(target).manifest.made_by == json.loads(json.dumps(made_by))
+    if storage.kind(storage.join(job.target, MANIFEST)) is None:
+        return False
+    made_by = {key: value for key, value in Corpus.listed(job.target).manifest.made_by.items() if key != "readings"}
+    return made_by == json.loads(json.dumps(_made_by(job)))
 
 
 def _write_shards(job: Job, wanted: Wanted, chunks: list[Chunk], staging: Staging, readings: Readings) -> list[ChunkResult]:

@@ -46,6 +46,7 @@ def place(tmp_path_factory) -> Path:
 
 
 FINETUNE, TUNE, EVALUATE = ["finetune", "recipe.yaml"], ["tune", "recipe.yaml"], ["evaluate", "model", "--data", "corpus"]
+SELF_TRAIN = ["self-train", "recipe.yaml", "objective={name: supervised}"]
 PREDICT = ["predict", "model", "pictures"]
 INGEST, RENDER = ["ingest", "pictures", "--out", "new"], ["render", "--out", "new", "-n", "3"]
 FINITE = "expected a finite number, found"
@@ -89,6 +90,14 @@ CASES: list[tuple[list[str], str]] = [
     (["predict", "model", "pictures", "--out", "new"], "expected sources that are corpora, for a corpus is to be made of them, found"),
     (["predict", "model", "corpus", "./corpus", "--out", "new"], "expected sources with different names, found words in corpus and in ./corpus"),
     (["predict", "model", "corpus", "--out", "corpus/new"], "expected a folder apart from the sources"),
+    # self-train
+    *(([*SELF_TRAIN, *options], sentence) for *options, sentence in (
+        ("--rounds", "0", "--rounds: expected at least 1, found 0"), ("--min-confidence", "2", "--min-confidence: expected a confidence from 0 to 1, found 2"),
+        ("--share", "1", "--share: expected a share between 0 and 1, found 1"), ("--share", "0.5", "--share: expected labeled and unlabeled sources of different names"),
+        ("--student", "crnn_tinny", "did you mean 'crnn_tiny'?"), ("--lexicon", "full", "--lexicon: expected a file of words"),
+        ("objective={name: ccr}", "objective.name: expected supervised"), ("data.labeled.fraction=0.5", "data.labeled.fraction: expected 1"),
+        ("data.unlabeled=null", "data.unlabeled: expected the corpora that are to be labeled, found none"),
+        ("data.labeled.weights={words: 1}", "data.labeled.weights: expected none"), ("training.steps", "expected key=value"))),
     # recipes: numbers
     *(([*FINETUNE, f"{key}={text}"], f"{key}: input should be a finite number") for key in (
         "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.gradient_clip", "training.cpus_per_worker", "data.labeled.fraction",

@@ -1,0 +1,83 @@
+"""Rounds of pseudo-labels: each a run, each from the last one's readings, and nothing done twice."""
+
+from argparse import Namespace
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from killing import Killed, killing
+from pipelines.corpus.reader import Corpus
+from pipelines.errors import BadInput
+from pipelines.prediction.labeler import Manner
+from pipelines.reading.weights import read_description
+from pipelines.synthesis.corpus import Settings, render_corpus
+from pipelines.training import rounds
+from pipelines.training.recipe import Recipe, parse_recipe
+from pipelines.training.rounds import Rounds, self_train, student_recipe
+
+GREEDY = Manner(256, "float32", Namespace(beam=None, ngram=None, ngram_weight=0.3, bcn=None, bcn_weight=0.3, lexicon=None))
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory) -> Path:
+    """40 labeled words, and 30 to label, whose labels nobody looks at."""
+    folder = tmp_path_factory.mktemp("corpora")
+    render_corpus(folder / "source", 40, Settings(style="plain", charset="36"))
+    render_corpus(folder / "target", 30, Settings(style="street", charset="36", seed=1))
+    return folder
+
+
+@pytest.fixture
+def plan(corpora, tmp_path, store, monkeypatch) -> Rounds:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.chdir(tmp_path)
+    return Rounds(recipe(corpora, tmp_path), 2, 0.0, GREEDY)
+
+
+def recipe(corpora: Path, place: Path) -> Recipe:
+    return parse_recipe({
+        "name": "try", "runs": str(place / "runs"), "recognizer": {"name": "crnn_tiny"}, "objective": {"name": "supervised"},
+        "data": {"labeled": {"corpus": str(corpora / "source"), "batch_size": 8}, "unlabeled": {"corpus": str(corpora / "target"), "batch_size": 8}},
+        "training": {"steps": 2, "log_every": 1, "threads_per_worker": 1, "cpus_per_worker": 0.5}})
+
+
+def test_a_student_goes_on_from_its_teacher_or_begins_anew(plan):
+    one = student_recipe(plan, 1, "MODEL", "LABELS")
+    assert (one.name, one.initialize_from, one.recognizer.name) == ("try-round-1", "MODEL", "crnn_tiny")
+    assert one.data.labeled.corpora == [plan.recipe.data.labeled.corpus, "LABELS"] and one.data.unlabeled is None
+    assert one.objective["view"] == "strong" and one.data.labeled.weights is None
+    assert student_recipe(replace(plan, fresh=True), 1, "MODEL", "LABELS").initialize_from is None
+    larger = student_recipe(replace(plan, student="trba_tiny"), 2, "MODEL", "LABELS")
+    assert (larger.name, larger.initialize_from, larger.recognizer.name) == ("try-round-2", None, "trba_tiny")
+
+
+def test_the_share_of_pseudo_labels_is_divided_by_rows(plan, corpora, tmp_path):
+    names = [next(iter(Corpus.open(corpora / name).manifest.sources)) for name in ("source", "target")]
+    if names[0] == names[1]:
+        with pytest.raises(BadInput, match=f"--share: expected labeled and unlabeled sources of different names, found {names[0]} among both"):
+            next(self_train(replace(plan, share=0.25)))
+    else:
+        student = student_recipe(replace(plan, share=0.25), 1, "MODEL", str(corpora / "target"))
+        assert student.data.labeled.weights == {names[0]: 0.75, names[1]: 0.25}
+
+
+def test_killed_rounds_go_on_and_learn_from_the_last_models_readings(ray_session, plan, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds, "train", killing(rounds.train, calls=1))  # behind the pseudo-labels of round 1
+        with pytest.raises(Killed):
+            list(self_train(plan, quiet=True))
+    labels = tmp_path / "runs/try/round-1/labels"
+    before = (labels / "corpus.json").read_bytes()
+    monkeypatch.setattr(rounds, "predict", killing(rounds.predict, calls=1))  # for round 2 alone
+    done = list(self_train(plan, quiet=True))
+    assert [(each.number, each.run) for each in done] == [(number, str(tmp_path / f"runs/try-round-{number}")) for number in range(3)]
+    assert (labels / "corpus.json").read_bytes() == before
+    for number in (1, 2):
+        corpus = Corpus.open(tmp_path / f"runs/try/round-{number}/labels")
+        teacher = read_description(tmp_path / f"runs/try-round-{number - 1}/model")
+        assert corpus.manifest.made_by["weights_sha256"] == teacher["weights_sha256"]
+        assert corpus.manifest.made_by["readings"]["images"] == 30 and done[number].labels == corpus.rows
+    with pytest.raises(BadInput, match="expected the pseudo-labels of try-round-0@.* with a confidence of 0.5 or more, found those of another"):
+        list(self_train(replace(plan, least=0.5), quiet=True))
+    assert [each.labels for each in self_train(plan, quiet=True)] == [each.labels for each in done]  # nothing is done again
