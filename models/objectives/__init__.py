@@ -13,12 +13,14 @@ from models.objectives.flexmatch import FlexMatch
 from models.objectives.freematch import FreeMatch
 from models.objectives.mean_teacher import MeanTeacher
 from models.objectives.pseudo_label import PseudoLabel
+from models.objectives.semimtr import SemiMTR
 from models.objectives.seqclr import SeqCLR
 from models.objectives.softmatch import SoftMatch
 from models.objectives.supervised import Supervised
 from models.objectives.uda import UDA
 
 OBJECTIVES = {"supervised": Supervised, "seqclr": SeqCLR, "ccr": CCR, "fixmatch": FixMatch, "uda": UDA, "mean_teacher": MeanTeacher,
-              "pseudo_label": PseudoLabel, "flexmatch": FlexMatch, "freematch": FreeMatch, "softmatch": SoftMatch}
+              "pseudo_label": PseudoLabel, "flexmatch": FlexMatch, "freematch": FreeMatch, "softmatch": SoftMatch, "semimtr": SemiMTR}
 
-__all__ = ["CCR", "OBJECTIVES", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "PseudoLabel", "SeqCLR", "SoftMatch", "Supervised", "UDA"]
+__all__ = ["CCR", "OBJECTIVES", "UDA", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "PseudoLabel", "SemiMTR", "SeqCLR",
+           "SoftMatch", "Supervised"]
