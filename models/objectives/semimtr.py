@@ -112,10 +112,10 @@ class SemiMTR(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(recognizer.decoder, ABINetDecoder):
-            raise ValueError("semimtr expects a recognizer that reads by vision, by language and by their fusion, found one with a decoder of the kind "
-                             f"{recognizer.decoder.kind!r}: use recognizer abinet")
-        self.consistency_weights = {"vision": vision_consistency_weight, "language": language_consistency_weight, "fusion": fusion_consistency_weight}
-        self.recognition_weights = {"vision": vision_recognition_weight, "language": language_recognition_weight, "fusion": fusion_recognition_weight}
+            raise ValueError("semimtr expects a recognizer that reads by vision, by language and by their fusion, found "
+                             f"{recognizer.name or 'one'} with a {recognizer.decoder.kind} decoder: use recognizer abinet")
+        self.consistency_weights = dict(zip(MODALITIES, (vision_consistency_weight, language_consistency_weight, fusion_consistency_weight)))
+        self.recognition_weights = dict(zip(MODALITIES, (vision_recognition_weight, language_recognition_weight, fusion_recognition_weight)))
         for kind, weights in {"consistency": self.consistency_weights, "recognition": self.recognition_weights}.items():
             for name, weight in weights.items():
                 if not weight >= 0:
@@ -180,7 +180,8 @@ class Consistency:
 def consistency_losses(teacher: dict[str, Tensor], student: dict[str, Tensor], end: int, teaching: Teaching) -> Consistency:
     """L_consist for each pair of the teaching.
 
-    teacher, student: logits of the weak and of the strong view, "vision" (n, steps, classes), "language" and "fusion" (iterations, n, steps, classes).
+    teacher, student: logits of the weak and of the strong view, "vision" (n, steps, classes), "language" and "fusion"
+        (iterations, n, steps, classes).
     end: the class of the end symbol.
     """
     losses = {name: 0 * at_least_float32(student[name]).mean() for name in MODALITIES}

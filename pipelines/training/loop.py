@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from models.batch import Batch, Part
 from pipelines.augmentation.views import augment
@@ -247,3 +247,12 @@ def one_cycle(optimizer: torch.optim.Optimizer, *, steps: int, learning_rate: fl
     """Cosine up to `learning_rate` and down again over the run, momentum left alone (recognizers.md §3, §4)."""
     return OneCycleLR(optimizer, max_lr=learning_rate, total_steps=steps, pct_start=warmup_fraction, div_factor=initial_division,
                       final_div_factor=final_division, cycle_momentum=False)
+
+
+def step_decay(optimizer: torch.optim.Optimizer, *, steps: int, at: list[float], factor: float) -> LRScheduler:
+    """The rate times `factor` from each of `at` on, shares of the run (ABINet and SemiMTR; methods-2.md §5).
+
+    A share of 0.6 of 10 steps leaves six steps at the rate before.
+    """
+    milestones = [round(share * steps) for share in at]
+    return LambdaLR(optimizer, lambda done: factor ** sum(milestone <= done for milestone in milestones))

@@ -8,6 +8,7 @@ one place for every constant and its published default.
 import difflib
 import hashlib
 import inspect
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -106,13 +107,22 @@ class OptimizerRecipe(Section):
     name: Literal["adamw", "adam", "adadelta", "sgd"] = "adamw"
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
-    schedule: Literal["one_cycle", "constant"] = "one_cycle"
+    schedule: Literal["one_cycle", "step", "constant"] = "one_cycle"
     warmup_fraction: float = Field(0.3, gt=0, lt=1, description="one_cycle: share of the steps in which the rate rises")
     initial_division: float = Field(20.0, gt=0, description="one_cycle: learning_rate / this is the first rate")
     final_division: float = Field(1000.0, gt=0, description="one_cycle: the first rate / this is the last")
+    decay_at: list[float] = Field([0.6, 0.8], min_length=1, description="step: shares of the run after which the rate falls, in rising order")
+    decay_factor: float = Field(0.1, gt=0, lt=1, description="step: what the rate is multiplied by each time")
     gradient_clip: float = Field(5.0, gt=0, description="norm to which the gradient is clipped")
     non_finite: Literal["stop", "skip"] = Field("stop", description="what a loss or a gradient that is not finite does: end the run, or leave the step "
                                                 "out and count it")
+
+    @field_validator("decay_at")
+    @classmethod
+    def _rising(cls, value: list[float]) -> list[float]:
+        if not all(before < after for before, after in pairwise([0, *value, 1])):
+            raise ValueError(f"expected shares between 0 and 1 in rising order, such as [0.6, 0.8], found {value}")
+        return value
 
 
 class TrainingRecipe(Section):

@@ -16,6 +16,7 @@ import torch
 from ray.train import Checkpoint
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
 
 from models.batch import Batch
 from models.objectives import OBJECTIVES
@@ -34,8 +35,8 @@ from pipelines.reading.batches import shape_of
 from pipelines.reading.weights import load_recognizer, read_description
 from pipelines.training import checkpoints
 from pipelines.training.journal import Journal, add_line
-from pipelines.training.loop import Hooks, NonFinite, Numerics, Schedule, build_optimizer, fit, one_cycle
-from pipelines.training.recipe import Recipe, parse_recipe
+from pipelines.training.loop import Hooks, NonFinite, Numerics, Schedule, build_optimizer, fit, one_cycle, step_decay
+from pipelines.training.recipe import OptimizerRecipe, Recipe, parse_recipe
 from pipelines.training.runs import RunFolder
 from pipelines.training.validation import spread_rows
 
@@ -65,6 +66,16 @@ def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:
         return OBJECTIVES[recipe.objective["name"]](recognizer, **options)
     except ValueError as problem:
         raise BadInput(f"objective: {problem}") from None
+
+
+def build_rates(optimizer: torch.optim.Optimizer, options: OptimizerRecipe, steps: int) -> LRScheduler | None:
+    """The recipe's learning-rate schedule over a run; None where the rate stays."""
+    if options.schedule == "constant":
+        return None
+    if options.schedule == "step":
+        return step_decay(optimizer, steps=steps, at=options.decay_at, factor=options.decay_factor)
+    return one_cycle(optimizer, steps=steps, learning_rate=options.learning_rate, warmup_fraction=options.warmup_fraction,
+                     initial_division=options.initial_division, final_division=options.final_division)
 
 
 def start_from(folder: Path, recognizer: Recognizer, source: str) -> list[str]:
@@ -143,9 +154,7 @@ class _Worker:
         options = recipe.optimizer
         self.optimizer = build_optimizer(parameters, name=options.name, learning_rate=options.learning_rate, weight_decay=options.weight_decay,
                                          fused=device.type == "cuda" and options.name != "adadelta")
-        self.rates = None if options.schedule == "constant" else one_cycle(
-            self.optimizer, steps=training.steps, learning_rate=options.learning_rate, warmup_fraction=options.warmup_fraction,
-            initial_division=options.initial_division, final_division=options.final_division)
+        self.rates = build_rates(self.optimizer, options, training.steps)
         done = self._restore(state) if state else 0
         del state  # as large as the model and its optimizer
         with RunFolder(self.job.folder).training() if self.rank == 0 else nullcontext():

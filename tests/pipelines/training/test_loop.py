@@ -1,6 +1,7 @@
 """The loop: plain PyTorch, exact about when it logs, keeps and stops."""
 
 import copy
+import io
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from models.charset import Charset
 from models.objectives import CCR, SeqCLR, Supervised
 from models.recognizers import build
 from pipelines.training import loop
-from pipelines.training.loop import Hooks, NonFinite, Numerics, Schedule, build_optimizer, fit, one_cycle, seed_of, step_unless
+from pipelines.training.loop import Hooks, NonFinite, Numerics, Schedule, build_optimizer, fit, one_cycle, seed_of, step_decay, step_unless
 
 CHARSET = Charset.named("36")
 
@@ -230,3 +231,27 @@ def test_one_cycle_rises_to_the_rate_and_falls_to_almost_nothing():
     assert seen[0] == pytest.approx(1e-3 / 20)
     assert max(seen) <= 1e-3 and seen.index(max(seen)) in (1, 2)
     assert seen[-1] == pytest.approx(1e-3 / 20 / 1000)
+
+
+def test_step_decay_falls_at_its_shares_of_the_run_and_goes_on_where_it_stopped():
+    def rates_of():
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=1.0)
+        return optimizer, step_decay(optimizer, steps=10, at=[0.6, 0.8], factor=0.1)
+
+    def seen(optimizer, rates, steps):
+        for _ in range(steps):
+            yield optimizer.param_groups[0]["lr"]
+            optimizer.step()
+            rates.step()
+    whole = list(seen(*rates_of(), 10))
+    assert whole == pytest.approx([1.0] * 6 + [0.1] * 2 + [0.01] * 2)
+
+    optimizer, rates = rates_of()
+    first = list(seen(optimizer, rates, 7))
+    kept = io.BytesIO()
+    torch.save((optimizer.state_dict(), rates.state_dict()), kept)
+    again, continued = rates_of()
+    kept.seek(0)
+    for part, state in zip((again, continued), torch.load(kept, weights_only=True), strict=True):
+        part.load_state_dict(state)
+    assert [*first, *seen(again, continued, 3)] == whole

@@ -1,8 +1,17 @@
 """What one process of data-parallel training does, where it can be seen without Ray."""
 
+import pytest
 import torch
 
-from pipelines.training.worker import mean_over_ranks
+from pipelines.errors import BadInput
+from pipelines.training.loop import build_optimizer
+from pipelines.training.recipe import parse_recipe
+from pipelines.training.worker import build_objective, build_rates, mean_over_ranks
+
+
+def recipe(**changes):
+    return parse_recipe({"name": "try", "recognizer": {"name": "crnn_tiny"}, "objective": {"name": "supervised"}, "data": {},
+                         "training": {"steps": 10}} | changes)
 
 
 def _one_of_two_ranks(rank: int, folder: str) -> None:
@@ -19,3 +28,28 @@ def test_logged_numbers_are_those_of_all_ranks(tmp_path):
 
 def test_one_rank_logs_what_it_measured():
     assert mean_over_ranks({"loss": 1.5, "images_per_second": 7.0}, 1, torch.device("cpu")) == {"loss": 1.5, "images_per_second": 7.0}
+
+
+def test_an_objective_that_needs_another_recognizer_is_one_sentence():
+    with torch.device("meta"), pytest.raises(BadInput, match="^objective: semimtr expects a recognizer that reads by vision, by language and by their "
+                                             "fusion, found crnn_tiny with a ctc decoder: use recognizer abinet$"):
+        build_objective(recipe(objective={"name": "semimtr"}))
+
+
+@pytest.mark.parametrize("optimizer, rates", [
+    ({"schedule": "constant"}, [1.0] * 10),
+    ({"schedule": "step"}, [1.0] * 6 + [0.1] * 2 + [0.01] * 2),
+    ({"schedule": "step", "decay_at": [0.5], "decay_factor": 0.5}, [1.0] * 5 + [0.5] * 5),
+    ({"schedule": "one_cycle", "initial_division": 4.0}, [0.25]),
+])
+def test_the_rates_of_a_recipe(optimizer, rates):
+    options = recipe(optimizer={"learning_rate": 1.0, **optimizer}).optimizer
+    trained = build_optimizer([torch.nn.Parameter(torch.zeros(()))], name="adam", learning_rate=1.0, weight_decay=0.0)
+    schedule = build_rates(trained, options, 10)
+    seen = []
+    for _ in rates:
+        seen.append(trained.param_groups[0]["lr"])
+        trained.step()
+        if schedule is not None:
+            schedule.step()
+    assert seen == pytest.approx(rates)
