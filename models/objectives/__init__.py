@@ -18,9 +18,10 @@ from models.objectives.seqclr import SeqCLR
 from models.objectives.softmatch import SoftMatch
 from models.objectives.supervised import Supervised
 from models.objectives.uda import UDA
+from models.objectives.visu import ViSu
 
-OBJECTIVES = {"supervised": Supervised, "seqclr": SeqCLR, "ccr": CCR, "fixmatch": FixMatch, "uda": UDA, "mean_teacher": MeanTeacher,
+OBJECTIVES = {"supervised": Supervised, "seqclr": SeqCLR, "ccr": CCR, "visu": ViSu, "fixmatch": FixMatch, "uda": UDA, "mean_teacher": MeanTeacher,
               "pseudo_label": PseudoLabel, "flexmatch": FlexMatch, "freematch": FreeMatch, "softmatch": SoftMatch, "semimtr": SemiMTR}
 
 __all__ = ["CCR", "OBJECTIVES", "UDA", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "PseudoLabel", "SemiMTR", "SeqCLR",
-           "SoftMatch", "Supervised"]
+           "SoftMatch", "Supervised", "ViSu"]

@@ -45,8 +45,8 @@ def plain_faces(charset: Charset) -> tuple[Face, ...]:
     if not able:
         lacking = {face.name: "".join(c for c in charset.characters if not face.draws(c)) for face in faces}
         nearest = min(lacking, key=lambda name: len(lacking[name]))
-        raise BadInput(f"expected a charset that one of the packaged fonts draws, for base images; found none that does: {nearest}, the nearest, lacks "
-                       f"{lacking[nearest]!r}; leave these out of recognizer.charset, or choose an objective without base images")
+        raise BadInput(f"expected a charset that one of the packaged fonts draws, for base images; found none that does: {nearest}, the nearest, "
+                       f"lacks {lacking[nearest]!r}; leave these out of recognizer.charset, or choose an objective without base images")
     return able
 
 

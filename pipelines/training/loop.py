@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from models.batch import Batch, Part
-from pipelines.augmentation.views import augment
+from pipelines.augmentation.drawn import view_of
 
 SKIPPED_IN_A_ROW = 20  # steps without a finite gradient, one after the other, that end a run which skips them
 WAITING = 8  # steps that the host may be ahead of the device before it looks at the oldest
@@ -222,7 +222,7 @@ def prepare(batch: Batch, objective: nn.Module, device: torch.device, seed: int)
         part.images = part.images.to(device, non_blocking=True)
         if part.texts is not None:
             part.targets = objective.recognizer.decoder.encode(part.texts, device)
-        part.views = tuple(augment(part.images, view, generator) for view in views)  # each (n, 3, H, W) in [-1, 1]
+        part.views = tuple(view_of(part, view, objective.recognizer, generator) for view in views)  # each (n, 3, H, W) in [-1, 1]
     return batch
 
 

@@ -22,6 +22,7 @@ from models.batch import Batch
 from models.objectives import OBJECTIVES
 from models.recognizer import Recognizer
 from models.recognizers import build
+from pipelines.augmentation.drawn import check_drawable
 from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
@@ -63,9 +64,11 @@ def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:
         start_from(start, recognizer, recipe.initialize_from)
     options = {name: value for name, value in recipe.objective.items() if name != "name"}
     try:
-        return OBJECTIVES[recipe.objective["name"]](recognizer, **options)
+        objective = OBJECTIVES[recipe.objective["name"]](recognizer, **options)
     except ValueError as problem:
         raise BadInput(f"objective: {problem}") from None
+    check_drawable(objective.views, recipe.charset)
+    return objective
 
 
 def build_rates(optimizer: torch.optim.Optimizer, options: OptimizerRecipe, steps: int) -> LRScheduler | None:

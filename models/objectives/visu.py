@@ -1,0 +1,273 @@
+"""ViSu: CCR, whose target also reads labels in plain print (viewing), and one representation for each character (summarizing).
+
+Qu et al., "Boosting Semi-Supervised Scene Text Recognition via Viewing and Summarizing", NeurIPS 2024, arXiv 2411.15585; the authors' code.
+
+    base images   every label printed without background in plain fonts, the Online Generation Strategy; of an unlabeled word its weak view
+                  stands in their place
+    recognition   L_rec  = the recognizer's own loss on the labeled images, and on their base images
+    consistency   L_ccr  = CCR's (see ccr.py) on the unlabeled words, and on the labeled ones: the target reads the base image, the online
+                  branch, behind its projection, the labeled image, both fed with the label; a word counts if the target's score, the product
+                  over its steps of the largest probability, reaches beta
+    alignment     L_cua  = the mean over the online branch's characters i of
+                      - (1 / |P(i)|) sum over p in P(i) of
+                          log exp(s_ip) / (exp(s_ip) + sum over n in N(i) of exp(s_in) + sum over q in P(i) without p of exp(-s_iq))
+                  with s_ij = cosine(u_i, v_j) / tau, u of the online branch, v of the target's reading of the base images, P(i) those of the
+                  class of i and N(i) those of other classes. In a contrast with many positives they stand as exp(s_iq) below the line, where
+                  each pushes the others away; exp(-s_iq) draws all of them near. Unidirectional: no gradient reaches v
+    L = L_rec (labeled) + L_rec (base) + L_ccr (labeled) + L_ccr (unlabeled) + lambda (L_cua (labeled) + L_cua (unlabeled))
+
+The paper's constants: decay 0.999, beta 0.5, sharpening temperature 0.4, lambda 0.1, eta 0.7, tau 0.1. eta is the score that an unlabeled word
+must reach to be aligned; labeled ones always are. Their released configuration has eta 0.8.
+
+As in the authors' code:
+- The base image is no constant: every character is in a font drawn at random, and the picture goes through the labeled images' augmentation.
+- u and v pass a head of their own, LayerNorm, linear, GELU, dropout 0.1, linear, in one width; the target's is a moving average, in eval mode.
+- The end symbol is a class like the characters and is aligned, too. Labeled and unlabeled words are contrasted apart.
+- v come from all processes of distributed training; u, and the mean over them, are each process's own.
+- There is no domain adaptation.
+
+Ours:
+- u and v are the glimpses (what each step saw), for recognizers of every kind. Theirs, of a vision transformer alone, are the decoder's outputs
+  before the classifier. What their TRBA and CRNN took is not published.
+- What does not count (padding, words below eta) is no positive either; theirs divides by it, too.
+- The base images are read first, so that the other images have the last word in the statistics of batch normalization.
+- CTC: the glimpses of a run of one class that is not the blank are averaged, and the k-th run is the k-th character: of the label, or of
+  what the target reads. A word is aligned where there are as many runs as characters. The consistency is CCR's by strings, with what the target
+  reads on the base image for the string. Their CRNN has no published code.
+
+Left out, because it is a matter of the data and of reading, not of the loss: all images are brought into one reading form. Crops higher than
+wide are turned by 90 degrees clockwise, half of all training images (each with its base image, whose characters may all lie on their side) are turned
+upside down, and a test image is read both ways, the surer reading winning. Their result on multi-oriented words is due to that.
+"""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from models.batch import Batch, Losses
+from models.charset import AttentionTokens
+from models.costs import without_weights
+from models.decoders.decoded import Decoded
+from models.objectives.ccr import CCR, GreedyReading, read, string_distances
+from models.objectives.distributed import gather
+from models.precision import at_least_float32
+from models.recognizer import Recognizer
+
+
+class ViSu(nn.Module):
+    """Learns from labeled words, their base images and unlabeled words; online model and target are those of `ccr`.
+
+    alignment_weight: lambda. alignment_threshold: eta. alignment_temperature: tau.
+    base_view: what the base images go through: `base_strong` the augmentation of the labeled images, `base` none.
+    base_recognition_weight, base_consistency_weight: of L_rec and L_ccr on the labels' base images; the authors' are 1.
+    The other fields are CCR's. With the three weights at 0 the loss is CCR's without domain adaptation.
+
+    The target starts as a copy: load pretrained weights before building this.
+    """
+
+    def __init__(
+        self,
+        recognizer: Recognizer,
+        *,
+        alignment_weight: float = 0.1,
+        alignment_threshold: float = 0.7,
+        alignment_temperature: float = 0.1,
+        base_view: Literal["base", "base_strong"] = "base_strong",
+        base_recognition_weight: float = 1.0,
+        base_consistency_weight: float = 1.0,
+        ema_decay: float = 0.999,
+        projection: Literal["none", "linear", "feed_forward", "residual"] = "feed_forward",
+        consistency_weight: float = 1.0,
+        confidence_threshold: float = 0.5,
+        sharpening_temperature: float = 0.4,
+    ) -> None:
+        super().__init__()
+        weights = {"alignment_weight": alignment_weight, "base_recognition_weight": base_recognition_weight,
+                   "base_consistency_weight": base_consistency_weight}
+        for name, weight in weights.items():
+            if not weight >= 0:
+                raise ValueError(f"visu expects {name} of 0 or more, found {weight}")
+        if not 0 <= alignment_threshold <= 1:
+            raise ValueError(f"visu expects alignment_threshold from 0 to 1, found {alignment_threshold}: it is compared with probabilities")
+        if not alignment_temperature > 0:
+            raise ValueError(f"visu expects alignment_temperature above 0, found {alignment_temperature}: the paper's is 0.1")
+        self.ccr = CCR(recognizer, ema_decay=ema_decay, projection=projection, consistency_weight=consistency_weight,
+                       confidence_threshold=confidence_threshold, sharpening_temperature=sharpening_temperature, domain_adaptation=False)
+        self.head = _head(_glimpse_width(recognizer))
+        self.target_head = copy.deepcopy(self.head).requires_grad_(False).eval()
+        self.alignment_weight, self.alignment_threshold, self.alignment_temperature = alignment_weight, alignment_threshold, alignment_temperature
+        self.base_recognition_weight, self.base_consistency_weight = base_recognition_weight, base_consistency_weight
+        self.views = {"labeled": ("strong", base_view), "unlabeled": ("weak", "strong")}
+
+    @property
+    def recognizer(self) -> Recognizer:
+        """The online model."""
+        return self.ccr.recognizer
+
+    def train(self, mode: bool = True) -> "ViSu":
+        """Sets the mode of everything but the target and its head, which stay in eval mode."""
+        super().train(mode)
+        self.target_head.eval()
+        return self
+
+    def forward(self, batch: Batch) -> Losses:
+        """The loss of a batch with labeled words (image and base image, targets) and unlabeled ones (a weak and a strong view).
+
+        Nothing here waits for the device (only the target's decoder may ask whether all words have ended).
+        """
+        ccr, decoder = self.ccr, self.recognizer.decoder
+        (images, base), (weak, strong) = batch.labeled.views, batch.unlabeled.views
+        targets = batch.labeled.targets
+        fed = decoder.inputs(targets)
+
+        base_recognition = decoder.loss(self.recognizer(base, fed), targets)
+        memory = self.recognizer.encode(images)
+        labeled = decoder(memory, fed)
+        recognition = decoder.loss(labeled, targets)
+        with torch.no_grad():
+            reference = ccr.target(base, fed)
+        read_base = read(reference.logits, decoder.tokens) if decoder.kind == "ctc" else along(targets[:, 1:], reference.logits, decoder.tokens)
+        base_consistency, base_kept = self._consistency(read_base, reference.logits, decoder(memory, fed, ccr.projection).logits)
+        alignment = self._alignment(labeled, reference, *self._labels(targets, read_base))
+
+        with torch.no_grad():
+            target = ccr.target(weak)
+        reading = read(target.logits, decoder.tokens)
+        online = decoder(self.recognizer.encode(strong), reading.inputs, ccr.projection)
+        consistency, kept = self._consistency(reading, target.logits, online.logits)
+        aligned = (reading.scores >= self.alignment_threshold) & reading.is_read  # (n,)
+        unlabeled_alignment = self._alignment(online, target, *self._written(target, reading, aligned))
+
+        total = (recognition + ccr.consistency_weight * consistency
+                 + self.base_recognition_weight * base_recognition + self.base_consistency_weight * base_consistency
+                 + self.alignment_weight * (alignment + unlabeled_alignment))
+        named = {"recognition_loss": recognition, "base_recognition_loss": base_recognition,
+                 "consistency_loss": consistency, "base_consistency_loss": base_consistency,
+                 "alignment_loss": alignment, "unlabeled_alignment_loss": unlabeled_alignment,
+                 "kept_fraction": kept, "base_kept_fraction": base_kept, "aligned_fraction": aligned.to(reading.scores.dtype).mean(),
+                 "mean_score": reading.scores.mean()}
+        return Losses(total, {name: value.detach() for name, value in named.items()})
+
+    def _consistency(self, reading: GreedyReading, target_logits: Tensor, online_logits: Tensor) -> tuple[Tensor, Tensor]:
+        """L_ccr and the fraction of the words that it keeps."""
+        kept = (reading.scores >= self.ccr.confidence_threshold) & reading.is_read  # (n,)
+        fraction = kept.to(reading.scores.dtype).mean()
+        if self.ccr.by_string:
+            return (string_distances(reading.symbols, online_logits, self.recognizer.decoder.tokens.blank) * kept).mean(), fraction
+        target = (at_least_float32(target_logits) / self.ccr.sharpening_temperature).log_softmax(-1)  # (n, steps, classes)
+        distances = (target.exp() * (target - at_least_float32(online_logits).log_softmax(-1))).sum(-1)  # (n, steps) KL(target || online)
+        counted = reading.steps & kept.unsqueeze(1)
+        return fraction * ((distances * counted).sum() / counted.sum().clamp(min=1)), fraction
+
+    def _labels(self, targets: Tensor, reading: GreedyReading) -> tuple[Tensor, Tensor]:
+        """The labels' classes (n, slots), and which of these count."""
+        tokens = self.recognizer.decoder.tokens
+        return (reading.symbols, reading.steps) if isinstance(tokens, AttentionTokens) else (targets, targets != tokens.blank)
+
+    def _written(self, target: Decoded, reading: GreedyReading, aligned: Tensor) -> tuple[Tensor, Tensor]:
+        """The classes (n, slots) that the target wrote, and which of these count: those of the words that are aligned."""
+        decoder = self.recognizer.decoder
+        if isinstance(decoder.tokens, AttentionTokens):
+            return reading.symbols, reading.steps & aligned.unsqueeze(1)
+        runs = runs_of(target, decoder.max_length, decoder.tokens.blank)
+        slot = torch.arange(decoder.max_length, device=aligned.device)
+        return runs.symbols, (slot < runs.count.unsqueeze(1)) & aligned.unsqueeze(1)
+
+    def _alignment(self, online: Decoded, target: Decoded, symbols: Tensor, counted: Tensor) -> Tensor:
+        """L_cua between the characters of both branches, whose classes are `symbols` where `counted`, (n, slots) each."""
+        decoder, found = self.recognizer.decoder, []
+        for decoded, head in ((online, self.head), (target, self.target_head)):
+            glimpses, right = decoded.glimpses, counted
+            if decoder.kind == "ctc":
+                runs = runs_of(decoded, symbols.shape[1], decoder.tokens.blank)
+                glimpses, right = runs.glimpses, counted & (runs.count == counted.sum(1)).unsqueeze(1)
+            found.append((head(glimpses), symbols.masked_fill(~right, -1)))
+        (features, classes), (reference, reference_classes) = found
+        missing = max(decoder.max_length + 1 - symbols.shape[1], 0)  # equally many on each process
+        reference, _ = gather(F.pad(reference.detach(), (0, 0, 0, missing)).flatten(0, 1))
+        reference_classes, _ = gather(F.pad(reference_classes, (0, missing), value=-1).flatten())
+        return alignment_loss(features.flatten(0, 1), classes.flatten(), reference, reference_classes, self.alignment_temperature)
+
+    @torch.no_grad()
+    def after_step(self, step: int) -> None:
+        """The target, and its head, follow the online model."""
+        self.ccr.after_step(step)
+        for target, online in zip(self.target_head.parameters(), self.head.parameters(), strict=True):
+            target.lerp_(online, 1 - self.ccr.decay)
+
+
+def alignment_loss(features: Tensor, classes: Tensor, reference: Tensor, reference_classes: Tensor, temperature: float) -> Tensor:
+    """L_cua of u (q, width) and v (r, width), a scalar in float32 at least: the mean over those u that have a positive, 0 if none has.
+
+    classes (q,) and reference_classes (r,) int64; what is negative does not count.
+    """
+    with torch.autocast(features.device.type, enabled=False):
+        u, v = (F.normalize(at_least_float32(rows), dim=1) for rows in (features, reference))
+        similarity = u @ v.t() / temperature  # (q, r)
+        same = classes.unsqueeze(1) == reference_classes
+        counts = reference_classes >= 0
+        positive = same & counts & (classes >= 0).unsqueeze(1)
+        # All powers are divided by exp(1 / temperature), the largest that there can be: the quotients stay, and none overflows.
+        near, far = (similarity - 1 / temperature).exp(), (-similarity - 1 / temperature).exp()
+        others = near * (~same & counts) + far * positive  # (q, r)
+        below = near + (others.sum(1, keepdim=True) - far).clamp(min=0)  # of the positives: without the one above the line among `far`
+        log_quotients = (similarity - 1 / temperature - below.clamp(min=torch.finfo(below.dtype).tiny).log()).where(positive, 0)  # (q, r)
+        positives = positive.sum(1)  # (q,)
+        losses = -log_quotients.sum(1) / positives.clamp(min=1)
+        return losses.sum() / (positives > 0).sum().clamp(min=1)
+
+
+@torch.no_grad()
+def along(labels: Tensor, logits: Tensor, tokens: AttentionTokens) -> GreedyReading:
+    """What logits (n, steps, classes) that were fed labels say of them, (n, steps): scored by the likeliest symbols of the label's steps."""
+    step = torch.arange(labels.shape[1], device=labels.device)
+    lengths = tokens.is_character(labels).cumprod(1).sum(1, keepdim=True)  # (n, 1)
+    steps = step <= lengths  # the end symbol counts
+    log_largest = at_least_float32(logits).log_softmax(-1).amax(-1)  # (n, steps)
+    scores = log_largest.where(steps, 0).sum(1).exp()
+    return GreedyReading(labels, None, steps, step < lengths, scores, torch.ones_like(steps[:, 0]))
+
+
+@dataclass
+class Runs:
+    """The runs of one class, not the blank, among the frames of n images; those behind the last slot are only counted."""
+
+    glimpses: Tensor  # (n, slots, width): the mean over a run's frames, zeros behind the last run
+    symbols: Tensor  # (n, slots) int64: the classes, the blank behind the last run
+    count: Tensor  # (n,)
+
+
+def runs_of(decoded: Decoded, slots: int, blank: int) -> Runs:
+    """The runs that the likeliest classes of a CTC decoder's frames make."""
+    best = decoded.logits.detach().argmax(-1)  # (n, frames)
+    written = best != blank
+    begins = written & F.pad(best[:, 1:] != best[:, :-1], (1, 0), value=True)
+    number = (begins.cumsum(1) - 1).masked_fill(~written, -1)  # (n, frames) the run that a frame is in
+    inside = number.unsqueeze(1) == torch.arange(slots, device=best.device).unsqueeze(1)  # (n, slots, frames)
+    weights = inside.to(decoded.glimpses.dtype) / inside.sum(2, keepdim=True).clamp(min=1)
+    symbols = best.unsqueeze(1).where(inside, 0).amax(2).where(inside.any(2), blank)
+    return Runs(weights @ decoded.glimpses, symbols, begins.sum(1))
+
+
+def _head(width: int) -> nn.Sequential:
+    """(…, width) -> (…, width), what is aligned of a glimpse."""
+    layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(0.1), nn.Linear(width, width))
+    for layer in layers:
+        if isinstance(layer, nn.Linear):
+            nn.init.trunc_normal_(layer.weight, std=0.02)
+            nn.init.zeros_(layer.bias)
+    return layers
+
+
+def _glimpse_width(recognizer: Recognizer) -> int:
+    """The width of what a step sees. Asked of its shapes alone, also where the recognizer has no more than these."""
+    with FakeTensorMode(), torch.device("cpu"):
+        shapes = without_weights(recognizer).eval()
+        shapes.decoder.stops_early = False
+        image = torch.empty(1, 3, recognizer.height, recognizer.width, dtype=next(shapes.parameters()).dtype)
+        return shapes(image).glimpses.shape[-1]
