@@ -70,19 +70,26 @@ def _shape_of(tensor: Tensor) -> Tensor:
 
 def _products(module: nn.Module, *inputs: Tensor) -> dict[str, int]:
     """Multiply-adds by the dotted names of modules, "Global" for all of them."""
-    with _nothing_fused(), FlopCounterMode(display=False) as counter:
+    with nothing_fused(), FlopCounterMode(display=False) as counter:
         module(*inputs)
     products = {name: sum(operations.values()) // 2 for name, operations in counter.get_flop_counts().items()}  # it counts each as two
     return {"Global": 0, **products}
 
 
 @contextmanager
-def _nothing_fused() -> Iterator[None]:
+def nothing_fused() -> Iterator[None]:
     """Operations whose products the counter does not see are taken apart: oneDNN's LSTM, fused attention, and, by way of the gradients,
     the fast path of nn.TransformerEncoder."""
+    with without_onednn(), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        yield
+
+
+@contextmanager
+def without_onednn() -> Iterator[None]:
+    """Its LSTM is one operation, whose products and workspace nobody sees."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "TF32 acceleration on top of oneDNN")
-        with torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), torch.enable_grad():
+        with torch.backends.mkldnn.flags(enabled=False):
             yield
 
 
