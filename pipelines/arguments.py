@@ -32,3 +32,11 @@ def not_negative(text: str) -> float:
     if number < 0:
         raise argparse.ArgumentTypeError(f"expected 0 or more, found {text}")
     return number
+
+
+def positive(text: str) -> float:
+    """The type of an argument that is a size or a rate."""
+    number = finite(text)
+    if number <= 0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, found {text}")
+    return number

@@ -3,9 +3,11 @@
 import argparse
 
 from pipelines import tracking
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, positive
 from pipelines.corpus import storage
+from pipelines.errors import BadInput
 from pipelines.training.driver import train
+from pipelines.training.dry_run import Given, plan
 from pipelines.training.recipe import load_recipe
 
 
@@ -16,8 +18,19 @@ def command(stage: str, description: str, example: str, argv: list[str] | None) 
     parser.add_argument("recipe", help="a recipe file (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to change, such as training.steps=100")
     parser.add_argument("--resume", action="store_true", help="go on with the run of this name, whatever its state; a killed run goes on anyway")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan (images, epochs, memory, time), refuse what would not fit, and start nothing")
+    parser.add_argument("--gpu-memory", type=positive, metavar="GIB", help="with --dry-run: plan for GPUs of this size, one for each worker "
+                        "(default: what this machine has)")
+    parser.add_argument("--images-per-second", type=positive, metavar="N", help="with --dry-run: what a worker trains on (default: what was measured)")
     arguments = parser.parse_intermixed_args(argv)
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    if arguments.dry_run:
+        for section in plan(recipe, Given(arguments.gpu_memory, arguments.images_per_second), resume=arguments.resume):
+            print(section, flush=True)
+        return 0
+    for option in ("gpu_memory", "images_per_second"):
+        if getattr(arguments, option) is not None:
+            raise BadInput(f"--{option.replace('_', '-')}: expected --dry-run beside it, found none: add it, or leave this out")
     outcome = train(recipe, resume=arguments.resume)
     accuracy = f", word accuracy {outcome.metrics['word_accuracy']:.2%} on the validation words" if "word_accuracy" in outcome.metrics else ""
     run = storage.shown(outcome.place)

@@ -119,15 +119,30 @@ def share_readers(recipe: Recipe, streams: dict[str, Stream], reserved: float = 
     """
     resources, training = ray.cluster_resources(), recipe.training
     total = resources.get("CPU", 0.0)
-    tasks = training.workers * sum(map(tasks_at_once, streams.values()))
+    tasks = _reading_tasks(recipe, streams)
+    left = check_cpus(recipe, streams, total, reserved)
+    memory = SHARE_OF_STORE * resources.get("object_store_memory", math.inf) * (1 - reserved / total)
+    return Readers(min(1.0, left / tasks), memory / (training.workers * len(streams)))
+
+
+def _reading_tasks(recipe: Recipe, streams: dict[str, Stream]) -> int:
+    return recipe.training.workers * sum(map(tasks_at_once, streams.values()))
+
+
+def check_cpus(recipe: Recipe, streams: dict[str, Stream], total: float, reserved: float = 0.0) -> float:
+    """The CPUs that the workers leave for reading, of `total` of which others hold `reserved`.
+
+    Raises:
+        BadInput: they are too few; some workers would wait for ever for their next batch.
+    """
+    training, tasks = recipe.training, _reading_tasks(recipe, streams)
     left = total - reserved - training.workers * training.cpus_per_worker
     if left < LEAST_CPUS * tasks:
         wanted = (total - reserved - 2 * LEAST_CPUS * tasks) / training.workers
         mend = f"set training.cpus_per_worker={wanted:.2g}" if wanted > 0 else "take a larger cluster"
         raise BadInput(f"{training.workers} workers with {training.cpus_per_worker:g} CPUs each leave {max(left, 0):.2g} of {total - reserved:g} CPUs "
                        f"for the {tasks} tasks that read for them, which need at least {LEAST_CPUS * tasks:.2g}; {mend}, or lower training.workers")
-    memory = SHARE_OF_STORE * resources.get("object_store_memory", math.inf) * (1 - reserved / total)
-    return Readers(min(1.0, left / tasks), memory / (training.workers * len(streams)))
+    return left
 
 
 def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = None, parent: tracking.RunHandle | None = None,

@@ -163,17 +163,29 @@ class RunFolder:
             self._held.close()
             raise
 
+    def look(self, recipe: Recipe, resume: bool) -> RunState | None:
+        """The state from which `claim` would go on, None for a new run; nothing is locked or written. Raises BadInput as `claim` does."""
+        self._check_free()
+        state = self.state()
+        if state is not None:
+            self._check_recipe(state, recipe, resume)
+        return state
+
+    def _check_recipe(self, state: RunState, recipe: Recipe, resume: bool) -> None:
+        if state.digest != recipe.digest and not (resume and self._elsewhere(recipe)):
+            raise BadInput(f"the run {recipe.name!r} exists in {self.place} with another recipe ({self._differences(recipe)}); choose another "
+                           "name=, or repeat that recipe to continue it")
+        if state.status == "failed" and not resume:
+            raise BadInput(f"the run {recipe.name!r} exists in {self.place} ({state.status}); choose another name=, or say --resume")
+
     def _go_on(self, recipe: Recipe, resume: bool) -> RunState:
         """The state from which the recipe may be trained in this folder, which is held."""
         state, text = self.state(), recipe.to_yaml().encode()
         if state is None:
             state = RunState("running", recipe.digest, recipe.training.steps, token=uuid.uuid4().hex)
             storage.write_bytes(self.file("recipe.yaml"), text)
-        elif state.digest != recipe.digest and not (resume and self._elsewhere(recipe)):
-            raise BadInput(f"the run {recipe.name!r} exists in {self.place} with another recipe ({self._differences(recipe)}); choose another "
-                           "name=, or repeat that recipe to continue it")
-        elif state.status == "failed" and not resume:
-            raise BadInput(f"the run {recipe.name!r} exists in {self.place} ({state.status}); choose another name=, or say --resume")
+        else:
+            self._check_recipe(state, recipe, resume)
         if state.digest == recipe.digest and self._recipe_file() != text:  # it was damaged or lost
             storage.write_bytes(self.file("recipe.yaml"), text)
         storage.remove(self.failure)

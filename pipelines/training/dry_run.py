@@ -1,0 +1,238 @@
+"""`--dry-run`: what a run would be, without starting it. Nothing is written, and no Ray is started.
+
+Each section is a few lines of text, printed as soon as it is known; what cannot be is a BadInput, as it would be for the run itself.
+"""
+
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from models.footprint import Footprint, NeedsValues, footprint
+from pipelines.corpus import storage
+from pipelines.corpus.account import counted, table
+from pipelines.corpus.reader import Corpus
+from pipelines.errors import BadInput
+from pipelines.evaluation.protocols import rule_of
+from pipelines.feed.stream import Ingredient, Stream
+from pipelines.training import checkpoints
+from pipelines.training.driver import check_cpus, find_start, fingerprints, open_streams
+from pipelines.training.rates import known_rate
+from pipelines.training.recipe import Recipe
+from pipelines.training.room import Device, check_fits, device_of, gib, sizes_of
+from pipelines.training.runs import RunFolder, RunState
+from pipelines.training.validation import check_words, spread_rows
+from pipelines.training.worker import build_objective
+
+DIFFERENCE = 2.5  # points of word accuracy that validation words should be able to show
+LABEL = 13  # characters of the first column
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the user says of the machine that will train: GiB of a GPU, and images per second of a worker."""
+
+    gpu_memory: float | None = None
+    images_per_second: float | None = None
+
+
+def plan(recipe: Recipe, given: Given = Given(), *, resume: bool = False) -> Iterator[str]:
+    """The plan's sections.
+
+    Raises:
+        BadInput: the run would be refused, or would not fit into its device's memory.
+    """
+    where = RunFolder(storage.join(recipe.runs, recipe.name))
+    state = where.look(recipe, resume)
+    done = _steps_done(recipe, where, state)
+    yield _run(recipe, where, state, done)
+    device = device_of(recipe, given.gpu_memory)
+    with torch.device("meta"):
+        objective = build_objective(recipe)
+    found = _footprint(recipe, objective, device)
+    yield _model(recipe, objective, found)
+    if recipe.initialize_from and not done:
+        yield line("starts from", find_start(recipe, state and state.start)[0].model)
+    yield _steps(recipe, objective, done)
+    yield _memory(recipe, found, device)
+    yield _time(recipe, objective, device, given, done)
+    streams = open_streams(recipe, state and state.lanes)
+    yield from (_stream(recipe, objective, part, stream) for part, stream in streams.items())
+    yield from _validation(recipe)
+    yield from (line("warning", warning) for warning in warnings(recipe, streams))
+    if state is not None:
+        state.check_corpora(fingerprints(recipe))
+    if given.gpu_memory is None and os.environ.get("RAY_ADDRESS", "") in ("", "local"):
+        check_cpus(recipe, streams, float(os.cpu_count() or 1))
+    if found is not None:
+        check_fits(recipe, objective, found, device)
+
+
+def line(label: str, *lines: str) -> str:
+    """A labeled section, its further lines below the first."""
+    labels = [label, *[""] * (len(lines) - 1)]
+    return "\n".join(f"{each:<{LABEL}} {text}".rstrip() for each, text in zip(labels, lines, strict=True))
+
+
+def _steps_done(recipe: Recipe, where: RunFolder, state: RunState | None) -> int:
+    if state is None:
+        return 0
+    if state.status == "finished":
+        return recipe.training.steps
+    last, _ = checkpoints.newest_whole(where.checkpoints)
+    return last.step if last else 0
+
+
+def _run(recipe: Recipe, where: RunFolder, state: RunState | None, done: int) -> str:
+    if state is None:
+        what = "new"
+    elif state.status == "finished":
+        what = "finished already: the command would only complete its records"
+    else:
+        what = f"exists ({'failed' if state.status == 'failed' else 'not finished'}): would go on behind step {done:,}"
+    return line("run", f"{recipe.name} in {storage.shown(where.place)}: {what}")
+
+
+def _footprint(recipe: Recipe, objective: nn.Module, device: Device) -> Footprint | None:
+    sizes = sizes_of(recipe)
+    missing = [part for part in objective.views if part not in sizes]
+    if missing:
+        raise BadInput(f"the objective {recipe.objective['name']} needs data.{missing[0]} (its corpus and batch_size), found none in the recipe")
+    try:
+        return footprint(objective, {part: sizes[part] for part in objective.views}, bf16=device.bf16)
+    except NeedsValues:
+        return None
+
+
+def _model(recipe: Recipe, objective: nn.Module, found: Footprint | None) -> str:
+    recognizer = objective.recognizer
+    parameters = sum(parameter.numel() for parameter in objective.parameters())
+    trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
+    views = "; ".join(f"{part}: {', '.join(names)}" for part, names in objective.views.items())
+    return "\n".join([
+        line("recognizer", f"{recognizer.name}, {len(recognizer.charset)} characters, images of {recognizer.height} x {recognizer.width}, texts of up to "
+             f"{recognizer.max_length}, {recognizer.decoder.kind}; {_numbers(recognizer):,} parameters"),
+        line("objective", f"{recipe.objective['name']}; {parameters:,} parameters with its teachers and heads, of which {trained:,} are trained; "
+             f"views {views}"),
+        line("optimizer", f"{recipe.optimizer.name}, rate {recipe.optimizer.learning_rate:g}, {recipe.optimizer.schedule}, "
+             f"weight decay {recipe.optimizer.weight_decay:g}, gradients clipped to {recipe.optimizer.gradient_clip:g}"),
+        line("a step", f"{found.multiply_adds / 1e12:,.2f} T multiply-adds for each batch of a worker, forwards and backwards" if found else
+             "its multiply-adds are not known: the objective looks at values")])
+
+
+def _numbers(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def batches_a_step(recipe: Recipe) -> int:
+    """Batches that all workers together take in a step."""
+    return recipe.training.workers * recipe.training.accumulate
+
+
+def images_a_step(recipe: Recipe, objective: nn.Module) -> int:
+    """Images of all streams that all workers together take in a step."""
+    sizes = sizes_of(recipe)
+    return batches_a_step(recipe) * sum(sizes[part] for part in objective.views)
+
+
+def _steps(recipe: Recipe, objective: nn.Module, done: int) -> str:
+    training = recipe.training
+    left = f", of which {training.steps - done:,} are left" if done else ""
+    return line("steps", f"{training.steps:,}{left}; {training.steps * images_a_step(recipe, objective):,} images in all, each with its views; a checkpoint "
+                f"every {training.checkpoint_every:,}")
+
+
+def _memory(recipe: Recipe, found: Footprint | None, device: Device) -> str:
+    if found is None:
+        return line("memory", "not known: the objective looks at values, which shapes do not have", f"device: {device.described}")
+    optimizer, workers = recipe.optimizer.name, recipe.training.workers
+    rows = [("weights and buffers", gib(found.weights)), ("gradients", gib(found.gradients))]
+    if workers > 1:
+        rows.append(("their buckets, by which workers add them up", gib(found.gradients)))
+    rows += [(f"state of {optimizer}", gib(found.states(optimizer))),
+             (f"images, views and activations in {'bfloat16' if device.bf16 else 'float32'}", gib(found.activations)),
+             ("together, on each worker", gib(found.memory(optimizer, workers)))]
+    if device.room is not None:
+        rows.append(("there is room for", gib(device.room)))
+    head, *rest = table(rows[0], rows[1:]).splitlines()
+    return line("memory", head, *rest, f"device: {device.described}")
+
+
+def _time(recipe: Recipe, objective: nn.Module, device: Device, given: Given, done: int) -> str:
+    rate = known_rate(recipe, given=given.images_per_second, gpu=device.gpu, bf16=device.bf16)
+    workers, kind = recipe.training.workers, "GPU" if device.gpu else "CPU"
+    if rate is None:
+        return line("time", f"not known: nobody measured {recipe.recognizer.name} with {recipe.objective['name']} on such a {kind}; a run of 100 steps "
+                    "prints its images per second,", "divide them by its workers and say --images-per-second N")
+    seconds = (recipe.training.steps - done) * images_a_step(recipe, objective) / (rate.images_per_second * workers)
+    hours, cores = seconds / 3600, 1 if device.gpu else recipe.training.cpus_per_worker
+    return line("time", f"{_hours(hours)}, {_hours(hours * workers * cores, kind + '-')}, at {rate.images_per_second:,.1f} images/s a worker ({rate.source}), "
+                "without validation")
+
+
+def _hours(hours: float, kind: str = "") -> str:
+    return f"{hours:,.0f} {kind}hours" if hours >= 10 else f"{hours:.2g} {kind}hours"
+
+
+def _stream(recipe: Recipe, objective: nn.Module, part: str, stream: Stream) -> str:
+    training, each = recipe.training, batches_a_step(recipe) * stream.batch_size
+    shares = _shares(stream)
+    rows = [_ingredient(recipe, one, each * share, share) for one, share in zip(stream.ingredients, shares, strict=True)]
+    left_out = "; ".join(f"{count:,} {reason}" for reason, count in stream.left_out.items()) or "none"
+    epoch = stream.rows / each
+    return line(part, f"{stream.batch_size:,} images x {counted(training.workers, 'worker')} x {training.accumulate} = {each:,} a step; "
+                f"{training.steps * each:,} in the run, {training.steps / epoch:.3g} times each row; {epoch:,.0f} steps an epoch",
+                *table(("rows of", "used", "share", "steps an epoch", "epochs", "shards", "row groups", "of which a worker reads"), rows).splitlines(),
+                f"left out: {left_out}")
+
+
+def _shares(stream: Stream) -> list[float]:
+    slots = stream.mix.slots.tolist()
+    return [slots.count(number) / len(slots) for number in range(len(stream.ingredients))]
+
+
+def _ingredient(recipe: Recipe, one: Ingredient, images: float, share: float) -> tuple[str, ...]:
+    """A line of a stream's table: rows with an order of their own, `images` of which come into each step."""
+    corpus, selection = Corpus.open(one.path), one.selection
+    name = storage.shown(one.path) + (f", {selection.source}" if selection.source else "") + (f", {one.width} wide" if one.width else "")
+    shards = [shard for shard in corpus.manifest.shards if selection.source in (None, shard.source)]
+    groups, workers = int((one.plan.group_rows > 0).sum()), recipe.training.workers
+    read = "all, into memory" if one.plan.by_row else f"{math.ceil(groups / workers):,}" if one.plan.lanes % workers == 0 else f"{groups:,}"
+    epoch = one.plan.rows / images
+    return (name, f"{one.plan.rows:,}", f"{share:.1%}", f"{epoch:,.0f}", f"{recipe.training.steps / epoch:.3g}", f"{len(shards):,}", f"{groups:,}", read)
+
+
+def half_width(words: int) -> float:
+    """The 95 % half-width of a word accuracy of 50 % on so many words, in points: 1.96 sqrt(0.25 / words)."""
+    return 196 * math.sqrt(0.25 / words)
+
+
+def _validation(recipe: Recipe) -> Iterator[str]:
+    validation = recipe.data.validation
+    if validation is None:
+        yield line("validation", "none")
+        return
+    corpus = Corpus.open(validation.corpus)
+    check_words(corpus, validation.words, rule_of(recipe.recognizer.rule, recipe.charset))
+    words = len(spread_rows(corpus, validation.words, ["key"]))
+    every = f"every {recipe.training.validate_every:,} steps" if recipe.training.validate_every else "at the end"
+    yield line("validation", f"{words:,} words of {storage.shown(validation.corpus)}, {every}; an accuracy of 50 % is known to ± {half_width(words):.1f} points")
+    if half_width(words) > DIFFERENCE:
+        yield line("warning", f"{words:,} validation words cannot show a difference of {DIFFERENCE} points of accuracy; "
+                   f"{math.ceil((196 * 0.5 / DIFFERENCE) ** 2):,} could")
+
+
+def warnings(recipe: Recipe, streams: dict[str, Stream]) -> Iterator[str]:
+    """What can be, but is seldom meant."""
+    if recipe.data.validation is None:
+        yield "nothing says how well it reads while it trains: there is no data.validation"
+    for part, stream in streams.items():
+        epoch = stream.rows / (batches_a_step(recipe) * stream.batch_size)
+        if recipe.training.steps < epoch:
+            yield f"the run ends before it has seen all {part} images once: {recipe.training.steps:,} of {math.ceil(epoch):,} steps"
+    for part in ("labeled", "unlabeled"):
+        if getattr(recipe.data, part) is not None and part not in streams:
+            yield f"data.{part} is not used: the objective {recipe.objective['name']} does not look at it"
