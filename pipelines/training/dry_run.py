@@ -54,11 +54,11 @@ def plan(recipe: Recipe, given: Given = Given(), *, resume: bool = False) -> Ite
         objective = build_objective(recipe)
     found = _footprint(recipe, objective, device)
     yield _model(recipe, objective, found)
-    if recipe.initialize_from and not done:
-        yield line("starts from", find_start(recipe, state and state.start)[0].model)
     yield _steps(recipe, objective, done)
     yield _memory(recipe, found, device)
     yield _time(recipe, objective, device, given, done)
+    if recipe.initialize_from and not done:
+        yield line("starts from", find_start(recipe, state and state.start)[0].model)
     streams = open_streams(recipe, state and state.lanes)
     yield from (_stream(recipe, objective, part, stream) for part, stream in streams.items())
     yield from _validation(recipe)
@@ -119,7 +119,7 @@ def _model(recipe: Recipe, objective: nn.Module, found: Footprint | None) -> str
              f"views {views}"),
         line("optimizer", f"{recipe.optimizer.name}, rate {recipe.optimizer.learning_rate:g}, {recipe.optimizer.schedule}, "
              f"weight decay {recipe.optimizer.weight_decay:g}, gradients clipped to {recipe.optimizer.gradient_clip:g}"),
-        line("a step", f"{found.multiply_adds / 1e12:,.2f} T multiply-adds for each batch of a worker, forwards and backwards" if found else
+        line("a step", f"{found.multiply_adds / 1e9:,.1f} billion multiply-adds for each batch of a worker, forwards and backwards" if found else
              "its multiply-adds are not known: the objective looks at values")])
 
 
