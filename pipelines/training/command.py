@@ -18,10 +18,12 @@ def command(stage: str, description: str, example: str, argv: list[str] | None) 
     parser.add_argument("recipe", help="a recipe file (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to change, such as training.steps=100")
     parser.add_argument("--resume", action="store_true", help="go on with the run of this name, whatever its state; a killed run goes on anyway")
-    parser.add_argument("--dry-run", action="store_true", help="print the plan (images, epochs, memory, time), refuse what would not fit, and start nothing")
+    parser.add_argument("--dry-run", action="store_true",
+                        help="print the plan (images, epochs, memory, time), refuse what would not fit, and start nothing")
     parser.add_argument("--gpu-memory", type=positive, metavar="GIB", help="with --dry-run: plan for GPUs of this size, one for each worker "
                         "(default: what this machine has)")
-    parser.add_argument("--images-per-second", type=positive, metavar="N", help="with --dry-run: what a worker trains on (default: what was measured)")
+    parser.add_argument("--images-per-second", type=positive, metavar="N",
+                        help="with --dry-run: what a worker trains on (default: what was measured)")
     arguments = parser.parse_intermixed_args(argv)
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     if arguments.dry_run:

@@ -28,6 +28,7 @@ from pipelines.training.validation import check_words, spread_rows
 from pipelines.training.worker import build_objective
 
 DIFFERENCE = 2.5  # points of word accuracy that validation words should be able to show
+HEAD = ("rows of", "used", "share", "steps an epoch", "epochs", "shards", "row groups", "of which a worker reads")
 LABEL = 13  # characters of the first column
 
 
@@ -113,8 +114,8 @@ def _model(recipe: Recipe, objective: nn.Module, found: Footprint | None) -> str
     trained = sum(parameter.numel() for parameter in objective.parameters() if parameter.requires_grad)
     views = "; ".join(f"{part}: {', '.join(names)}" for part, names in objective.views.items())
     return "\n".join([
-        line("recognizer", f"{recognizer.name}, {len(recognizer.charset)} characters, images of {recognizer.height} x {recognizer.width}, texts of up to "
-             f"{recognizer.max_length}, {recognizer.decoder.kind}; {_numbers(recognizer):,} parameters"),
+        line("recognizer", f"{recognizer.name}, {len(recognizer.charset)} characters, images of {recognizer.height} x {recognizer.width}, "
+             f"texts of up to {recognizer.max_length}, {recognizer.decoder.kind}; {_numbers(recognizer):,} parameters"),
         line("objective", f"{recipe.objective['name']}; {parameters:,} parameters with its teachers and heads, of which {trained:,} are trained; "
              f"views {views}"),
         line("optimizer", f"{recipe.optimizer.name}, rate {recipe.optimizer.learning_rate:g}, {recipe.optimizer.schedule}, "
@@ -141,8 +142,8 @@ def images_a_step(recipe: Recipe, objective: nn.Module) -> int:
 def _steps(recipe: Recipe, objective: nn.Module, done: int) -> str:
     training = recipe.training
     left = f", of which {training.steps - done:,} are left" if done else ""
-    return line("steps", f"{training.steps:,}{left}; {training.steps * images_a_step(recipe, objective):,} images in all, each with its views; a checkpoint "
-                f"every {training.checkpoint_every:,}")
+    return line("steps", f"{training.steps:,}{left}; {training.steps * images_a_step(recipe, objective):,} images in all, each with its views; "
+                f"a checkpoint every {training.checkpoint_every:,}")
 
 
 def _memory(recipe: Recipe, found: Footprint | None, device: Device) -> str:
@@ -165,12 +166,12 @@ def _time(recipe: Recipe, objective: nn.Module, device: Device, given: Given, do
     rate = known_rate(recipe, given=given.images_per_second, gpu=device.gpu, bf16=device.bf16)
     workers, kind = recipe.training.workers, "GPU" if device.gpu else "CPU"
     if rate is None:
-        return line("time", f"not known: nobody measured {recipe.recognizer.name} with {recipe.objective['name']} on such a {kind}; a run of 100 steps "
-                    "prints its images per second,", "divide them by its workers and say --images-per-second N")
+        return line("time", f"not known: nobody measured {recipe.recognizer.name} with {recipe.objective['name']} on such a {kind};",
+                    "a run of 100 steps prints its images per second: divide them by its workers and say --images-per-second N")
     seconds = (recipe.training.steps - done) * images_a_step(recipe, objective) / (rate.images_per_second * workers)
     hours, cores = seconds / 3600, 1 if device.gpu else recipe.training.cpus_per_worker
-    return line("time", f"{_hours(hours)}, {_hours(hours * workers * cores, kind + '-')}, at {rate.images_per_second:,.1f} images/s a worker ({rate.source}), "
-                "without validation")
+    both = f"{_hours(hours)}, {_hours(hours * workers * cores, kind + '-')}"
+    return line("time", f"{both}, at {rate.images_per_second:,.1f} images/s a worker ({rate.source}), without validation")
 
 
 def _hours(hours: float, kind: str = "") -> str:
@@ -185,7 +186,7 @@ def _stream(recipe: Recipe, objective: nn.Module, part: str, stream: Stream) -> 
     epoch = stream.rows / each
     return line(part, f"{stream.batch_size:,} images x {counted(training.workers, 'worker')} x {training.accumulate} = {each:,} a step; "
                 f"{training.steps * each:,} in the run, {training.steps / epoch:.3g} times each row; {epoch:,.0f} steps an epoch",
-                *table(("rows of", "used", "share", "steps an epoch", "epochs", "shards", "row groups", "of which a worker reads"), rows).splitlines(),
+                *table(HEAD, rows).splitlines(),
                 f"left out: {left_out}")
 
 
@@ -202,7 +203,8 @@ def _ingredient(recipe: Recipe, one: Ingredient, images: float, share: float) ->
     groups, workers = int((one.plan.group_rows > 0).sum()), recipe.training.workers
     read = "all, into memory" if one.plan.by_row else f"{math.ceil(groups / workers):,}" if one.plan.lanes % workers == 0 else f"{groups:,}"
     epoch = one.plan.rows / images
-    return (name, f"{one.plan.rows:,}", f"{share:.1%}", f"{epoch:,.0f}", f"{recipe.training.steps / epoch:.3g}", f"{len(shards):,}", f"{groups:,}", read)
+    epochs = f"{recipe.training.steps / epoch:.3g}"
+    return name, f"{one.plan.rows:,}", f"{share:.1%}", f"{epoch:,.0f}", epochs, f"{len(shards):,}", f"{groups:,}", read
 
 
 def half_width(words: int) -> float:
@@ -219,7 +221,8 @@ def _validation(recipe: Recipe) -> Iterator[str]:
     check_words(corpus, validation.words, rule_of(recipe.recognizer.rule, recipe.charset))
     words = len(spread_rows(corpus, validation.words, ["key"]))
     every = f"every {recipe.training.validate_every:,} steps" if recipe.training.validate_every else "at the end"
-    yield line("validation", f"{words:,} words of {storage.shown(validation.corpus)}, {every}; an accuracy of 50 % is known to ± {half_width(words):.1f} points")
+    yield line("validation", f"{words:,} words of {storage.shown(validation.corpus)}, {every}; "
+               f"an accuracy of 50 % is known to ± {half_width(words):.1f} points")
     if half_width(words) > DIFFERENCE:
         yield line("warning", f"{words:,} validation words cannot show a difference of {DIFFERENCE} points of accuracy; "
                    f"{math.ceil((196 * 0.5 / DIFFERENCE) ** 2):,} could")

@@ -51,7 +51,7 @@ def device_of(recipe: Recipe, gpu_memory: float | None) -> Device:
     if training.gpu:
         return Device(True, training.precision != "float32", None, "a GPU of the cluster for each worker; --gpu-memory GIB says how large")
     if _elsewhere():
-        return Device(False, training.precision == "bf16", None, "CPUs of the cluster, or GPUs if it has one for each worker: say --gpu-memory GIB then")
+        return Device(False, training.precision == "bf16", None, "the cluster's CPUs; say --gpu-memory GIB if it has GPUs")
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // training.workers
     return Device(False, training.precision == "bf16", memory, f"the CPUs of this machine, {memory / GIB:.1f} GiB of its memory for each worker")
 
@@ -75,8 +75,8 @@ def check_fits(recipe: Recipe, objective: nn.Module, found: Footprint, device: D
     if fitting:
         mend = "the largest that fits is " + " ".join(f"data.{part}.batch_size={size}" for part, size in fitting.items()) \
             + ", with training.accumulate for the rest"
-    raise BadInput(f"would not fit: a worker needs {gib(need)} ({gib(fixed)} for weights, gradients and optimizer, {gib(found.activations)} for the images of a "
-                   f"step), found {gib(device.room)} ({SHARE:.0%} of {gib(device.memory)} on {device.described}): {mend}")
+    raise BadInput(f"would not fit: a worker needs {gib(need)} ({gib(fixed)} for weights, gradients and optimizer, "
+                   f"{gib(found.activations)} for the images of a step), found {gib(device.room)} ({SHARE:.0%} of {gib(device.memory)} on {device.described}): {mend}")
 
 
 def largest_batches(objective: nn.Module, sizes: dict[str, int], room: int, *, bf16: bool) -> dict[str, int]:
