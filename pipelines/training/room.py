@@ -76,7 +76,8 @@ def check_fits(recipe: Recipe, objective: nn.Module, found: Footprint, device: D
         mend = "the largest that fits is " + " ".join(f"data.{part}.batch_size={size}" for part, size in fitting.items()) \
             + ", with training.accumulate for the rest"
     raise BadInput(f"would not fit: a worker needs {gib(need)} ({gib(fixed)} for weights, gradients and optimizer, "
-                   f"{gib(found.activations)} for the images of a step), found {gib(device.room)} ({SHARE:.0%} of {gib(device.memory)} on {device.described}): {mend}")
+                   f"{gib(found.activations)} for the images of a step), found {gib(device.room)} ({SHARE:.0%} of {gib(device.memory)} on "
+                   f"{device.described}): {mend}")
 
 
 def largest_batches(objective: nn.Module, sizes: dict[str, int], room: int, *, bf16: bool) -> dict[str, int]:
