@@ -98,12 +98,8 @@ def _run(recipe: Recipe, where: RunFolder, state: RunState | None, done: int) ->
 
 
 def _footprint(recipe: Recipe, objective: nn.Module, device: Device) -> Footprint | None:
-    sizes = sizes_of(recipe)
-    missing = [part for part in objective.views if part not in sizes]
-    if missing:
-        raise BadInput(f"the objective {recipe.objective['name']} needs data.{missing[0]} (its corpus and batch_size), found none in the recipe")
     try:
-        return footprint(objective, {part: sizes[part] for part in objective.views}, bf16=device.bf16)
+        return footprint(objective, sizes_of(recipe, objective), bf16=device.bf16)
     except NeedsValues:
         return None
 
@@ -135,8 +131,7 @@ def batches_a_step(recipe: Recipe) -> int:
 
 def images_a_step(recipe: Recipe, objective: nn.Module) -> int:
     """Images of all streams that all workers together take in a step."""
-    sizes = sizes_of(recipe)
-    return batches_a_step(recipe) * sum(sizes[part] for part in objective.views)
+    return batches_a_step(recipe) * sum(sizes_of(recipe, objective).values())
 
 
 def _steps(recipe: Recipe, objective: nn.Module, done: int) -> str:

@@ -70,7 +70,7 @@ def check_fits(recipe: Recipe, objective: nn.Module, found: Footprint, device: D
     if device.room is None or need <= device.room:
         return
     fixed = need - found.activations
-    fitting = largest_batches(objective, sizes_of(recipe), device.room - fixed, bf16=device.bf16)
+    fitting = largest_batches(objective, sizes_of(recipe, objective), device.room - fixed, bf16=device.bf16)
     mend = "no batch fits: take a larger device or a smaller recognizer"
     if fitting:
         mend = "the largest that fits is " + " ".join(f"data.{part}.batch_size={size}" for part, size in fitting.items()) \
@@ -102,9 +102,19 @@ def largest_batches(objective: nn.Module, sizes: dict[str, int], room: int, *, b
     return {}
 
 
-def sizes_of(recipe: Recipe) -> dict[str, int]:
-    """The images of each stream that a worker takes at a time."""
-    return {part: source.batch_size for part in ("labeled", "unlabeled") if (source := getattr(recipe.data, part)) is not None}
+def sizes_of(recipe: Recipe, objective: nn.Module) -> dict[str, int]:
+    """The images that a worker takes at a time, of each stream that the objective has views for.
+
+    Raises:
+        BadInput: the recipe lacks one of them.
+    """
+    sizes = {}
+    for part in objective.views:
+        source = getattr(recipe.data, part)
+        if source is None:
+            raise BadInput(f"the objective {recipe.objective['name']} needs data.{part} (its corpus and batch_size), found none in the recipe")
+        sizes[part] = source.batch_size
+    return sizes
 
 
 def gib(count: float) -> str:
