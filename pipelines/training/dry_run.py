@@ -15,7 +15,6 @@ from models.footprint import Footprint, NeedsValues, footprint
 from pipelines.corpus import storage
 from pipelines.corpus.account import counted, table
 from pipelines.corpus.reader import Corpus
-from pipelines.errors import BadInput
 from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.stream import Ingredient, Stream
 from pipelines.training import checkpoints
