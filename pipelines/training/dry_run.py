@@ -179,9 +179,14 @@ def _stream(recipe: Recipe, objective: nn.Module, part: str, stream: Stream) -> 
     left_out = "; ".join(f"{count:,} {reason}" for reason, count in stream.left_out.items()) or "none"
     epoch = stream.rows / each
     return line(part, f"{stream.batch_size:,} images x {counted(training.workers, 'worker')} x {training.accumulate} = {each:,} a step; "
-                f"{training.steps * each:,} in the run, {training.steps / epoch:.3g} times each row; {epoch:,.0f} steps an epoch",
+                f"{training.steps * each:,} in the run, {short(training.steps / epoch)} times each row; {epoch:,.0f} steps an epoch",
                 *table(HEAD, rows).splitlines(),
                 f"left out: {left_out}")
+
+
+def short(number: float) -> str:
+    """1,710 or 9.6 or 0.0125."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _shares(stream: Stream) -> list[float]:
@@ -197,7 +202,7 @@ def _ingredient(recipe: Recipe, one: Ingredient, images: float, share: float) ->
     groups, workers = int((one.plan.group_rows > 0).sum()), recipe.training.workers
     read = "all, into memory" if one.plan.by_row else f"{math.ceil(groups / workers):,}" if one.plan.lanes % workers == 0 else f"{groups:,}"
     epoch = one.plan.rows / images
-    epochs = f"{recipe.training.steps / epoch:.3g}"
+    epochs = short(recipe.training.steps / epoch)
     return name, f"{one.plan.rows:,}", f"{share:.1%}", f"{epoch:,.0f}", epochs, f"{len(shards):,}", f"{groups:,}", read
 
 

@@ -118,5 +118,5 @@ def sizes_of(recipe: Recipe, objective: nn.Module) -> dict[str, int]:
 
 
 def gib(count: float) -> str:
-    """Bytes as 4.32 GiB."""
-    return f"{count / GIB:.2f} GiB"
+    """Bytes as 4.32 GiB, or as 12.3 MiB."""
+    return f"{count / GIB:.2f} GiB" if count >= GIB / 10 else f"{count / 2**20:.1f} MiB"

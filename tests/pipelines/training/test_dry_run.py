@@ -20,7 +20,7 @@ from pipelines.errors import BadInput
 from pipelines.training.dry_run import Given, half_width, plan
 from pipelines.training.rates import Rate, known_rate
 from pipelines.training.recipe import Recipe, load_recipe, parse_recipe
-from pipelines.training.room import GIB, SHARE, Device, check_fits
+from pipelines.training.room import SHARE, Device, check_fits, gib
 from pipelines.training.runs import RunFolder, RunState
 from pipelines.training.worker import build_objective
 
@@ -83,7 +83,7 @@ def test_memory_is_shown_with_its_parts_and_they_add_up(recipe):
         found = footprint(build_objective(recipe), {"labeled": 8, "unlabeled": 5}, bf16=True)
     text = shown(recipe)
     for part in (found.weights, found.gradients, found.states("adamw"), found.activations, found.memory("adamw", 2)):
-        assert f"{part / GIB:.2f} GiB" in text
+        assert gib(part) in text
     assert "72.00 GiB" in text  # nine tenths of 80
 
 
