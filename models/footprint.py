@@ -74,7 +74,7 @@ def footprint(objective: nn.Module, sizes: Mapping[str, int], *, bf16: bool = Fa
 
 def step_bytes(objective: nn.Module, sizes: Mapping[str, int], *, bf16: bool = False) -> int:
     """The most bytes that a step holds at one time beside weights and gradients."""
-    with FakeTensorMode(), without_onednn(), torch.enable_grad():
+    with FakeTensorMode(), torch.device("cpu"), without_onednn(), torch.enable_grad():
         weightless = _to_train(objective)
         with Held([*weightless.parameters(), *weightless.buffers()]) as held, _CTCOnShapes():
             for parameter in weightless.parameters():
@@ -89,7 +89,7 @@ def step_bytes(objective: nn.Module, sizes: Mapping[str, int], *, bf16: bool = F
 
 def step_products(objective: nn.Module, sizes: Mapping[str, int]) -> int:
     """The multiply-adds of a step, forwards and backwards."""
-    with FakeTensorMode(), nothing_fused(), _CTCOnShapes(), FlopCounterMode(display=False) as counter:
+    with FakeTensorMode(), torch.device("cpu"), nothing_fused(), _CTCOnShapes(), FlopCounterMode(display=False) as counter:
         weightless = _to_train(objective)
         weightless(batch_of_shapes(weightless, sizes)).total.backward()
     return counter.get_total_flops() // 2  # it counts each as two

@@ -80,7 +80,8 @@ def test_the_plan_of_a_new_run(recipe, tmp_path):
 
 def test_memory_is_shown_with_its_parts_and_they_add_up(recipe):
     with torch.device("meta"):
-        found = footprint(build_objective(recipe), {"labeled": 8, "unlabeled": 5}, bf16=True)
+        objective = build_objective(recipe)
+    found = footprint(objective, {"labeled": 8, "unlabeled": 5}, bf16=True)
     text = shown(recipe)
     for part in (found.weights, found.gradients, found.states("adamw"), found.activations, found.memory("adamw", 2)):
         assert gib(part) in text
