@@ -16,8 +16,10 @@ command goes on after a kill; `--table` prints what is there. The experiment's f
       supervised: {objective: {name: supervised}}
       ccr: {objective: {name: ccr, projection: residual}}
 
-`base`, `common` and a variant hold sections of a recipe. A variant may say `labeled: {corpora: …, part: …}` to mix further labels in, a share of
-each batch as large as its share `of` the batch says.
+`base`, `common` and a variant hold sections of a recipe. A variant may mix further labels into its labeled batches, a share `of` each:
+`labels: {corpora: …, part: …, count: 220, of: 0.3}` those of real words, the first 220 by the hashes of their keys; `self_labels: {confidence: 0.5,
+of: 0.4, rounds: 2}` what the start reads in the unlabeled images with that confidence, in a second round what the first round's model reads, which
+again begins at the start (Pseudo-Label; with rounds and strong views Noisy Student). The steps are those of each round.
 """
 
 import argparse
@@ -66,9 +68,11 @@ def place_of(key: str) -> float:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
 
 
-def decoded(corpora: list[str], recognizer: Recognizer, part: tuple[float, float] = (0.0, 1.0), learnable: bool = False) -> Words:
-    """The words of corpora whose keys' hashes lie in a part of [0, 1); `learnable`: only those that the recognizer can learn to write."""
-    shape, images, texts = shape_of(recognizer), [], []
+def decoded(corpora: list[str], recognizer: Recognizer, part: tuple[float, float] = (0.0, 1.0), learnable: bool = False,
+            count: int | None = None) -> Words:
+    """The words of corpora whose keys' hashes lie in a part of [0, 1), or the first `count` of these; `learnable`: only those that the recognizer
+    can learn to write."""
+    shape, images, texts, places = shape_of(recognizer), [], [], []
     for corpus in corpora:
         for table in Corpus.open(corpus).rows_iter(("key", "image", "text")):
             for key, data, text in zip(table["key"].to_pylist(), table["image"].to_pylist(), table["text"].to_pylist(), strict=True):
@@ -78,6 +82,10 @@ def decoded(corpora: list[str], recognizer: Recognizer, part: tuple[float, float
                 if decode_into(planes, data, shape):
                     images.append(torch.from_numpy(planes))
                     texts.append(recognizer.charset.normalise(text or ""))
+                    places.append(place_of(key))
+    if count is not None:
+        chosen = sorted(range(len(places)), key=places.__getitem__)[:count]
+        images, texts = [images[row] for row in chosen], [texts[row] for row in chosen]
     return Words(torch.stack(images), texts)
 
 
@@ -149,15 +157,41 @@ class Experiment:
         recipe = self.recipe({"objective": {"name": "supervised"}, "training": {"steps": 1}}, 0)
         return build(recipe.recognizer.name, recipe.charset, **recipe.recognizer.options)
 
-    def trained(self, sections: dict[str, Any], seed: int, start: dict[str, Tensor] | None, about: str) -> tuple[Recognizer, dict[str, float]]:
-        """The recognizer that a recipe's sections make of the start, and the numbers of the last steps."""
-        extra = sections.pop("labeled", None)
+    def variant(self, name: str, seed: int, start: dict[str, Tensor]) -> tuple[Recognizer, dict[str, float]]:
+        """The recognizer that a variant makes of the start, and the numbers of its last step."""
+        sections = merged(self.tree["common"], self.tree["variants"][name])
+        labels, own = sections.pop("labels", None), sections.pop("self_labels", None)
+        if own is None:
+            more = labels and decoded(labels["corpora"], self.recognizer(), labels.get("part", (0.0, 1.0)), True, labels.get("count"))
+            return self.trained(sections, seed, start, f"{name}, seed {seed}", more and (more, labels["of"]))
+        teacher, numbers = self.started(start), {}
+        for number in range(own.get("rounds", 1)):
+            more = self.self_labeled(teacher, own["confidence"])
+            teacher, numbers = self.trained(sections, seed, start, f"{name}, seed {seed}, round {number + 1}", (more, own["of"]))
+        return teacher, numbers
+
+    def self_labeled(self, teacher: Recognizer, confidence: float) -> Words:
+        """The unlabeled images that a model reads so surely, with what it reads."""
+        texts, confidences = readings(teacher, self.unlabeled)
+        kept = [row for row, (text, sure) in enumerate(zip(texts, confidences, strict=True))
+                if sure >= confidence and not teacher.charset.fault(text, teacher.max_length, frames=25)]
+        return Words(self.unlabeled.images[kept], [texts[row] for row in kept])
+
+    def started(self, start: dict[str, Tensor]) -> Recognizer:
+        """A recognizer with the weights of the start."""
+        recognizer = self.recognizer()
+        recognizer.load_state_dict(start)
+        return recognizer
+
+    def trained(self, sections: dict[str, Any], seed: int, start: dict[str, Tensor] | None, about: str,
+                more: tuple[Words, float] | None = None) -> tuple[Recognizer, dict[str, float]]:
+        """The recognizer that a recipe's sections make of the start, with `more` labels in a share of the batches; the numbers of the last step."""
         recipe = self.recipe(sections, seed)
         torch.manual_seed(seed)
         objective = self._objective(recipe, start)
         objective.to(memory_format=torch.channels_last)
         optimizer, rates = _optimizer(recipe, objective)
-        streams, numbers, started = self._streams(objective.views, extra), {}, time.monotonic()
+        streams, numbers, started = self._streams(objective.views, more), {}, time.monotonic()
 
         def log(step: int, found: dict[str, float]) -> None:
             numbers.update(found)
@@ -171,18 +205,14 @@ class Experiment:
         from models.objectives import OBJECTIVES
         if start is None:
             return build_objective(recipe)
-        recognizer = self.recognizer()
-        recognizer.load_state_dict(start)
+        recognizer = self.started(start)
         options = {name: value for name, value in recipe.objective.items() if name != "name"}
         return OBJECTIVES[recipe.objective["name"]](recognizer, **options)
 
-    def _streams(self, views: dict[str, tuple], extra: dict[str, Any] | None) -> dict[str, list[tuple[Words, int]]]:
+    def _streams(self, views: dict[str, tuple], more: tuple[Words, float] | None) -> dict[str, list[tuple[Words, int]]]:
         count = self.tree["labeled"]["batch_size"]
-        labeled = [(self.labeled, count)]
-        if extra is not None:
-            more = decoded(extra["corpora"], self.recognizer(), extra.get("part", (0.0, 1.0)), learnable=True)
-            share = round(count * extra["of"])
-            labeled = [(self.labeled, count - share), (more, share)]
+        share = round(count * more[1]) if more else 0
+        labeled = [(self.labeled, count - share)] + ([(more[0], share)] if more else [])
         return {name: labeled if name == "labeled" else [(self.unlabeled, self.tree["unlabeled"]["batch_size"])] for name in views}
 
     def base(self, seed: int) -> dict[str, Tensor]:
@@ -196,17 +226,13 @@ class Experiment:
 
     def run(self, name: str, seed: int) -> dict[str, Any]:
         """The line of a variant and a seed; of the variant "base" the start itself."""
-        start, numbers, started = self.base(seed), {}, time.monotonic()
-        if name == "base":
-            recognizer = self.recognizer()
-            recognizer.load_state_dict(start)
-        else:
-            recognizer, numbers = self.trained(merged(self.tree["common"], self.tree["variants"][name]), seed, start, f"{name}, seed {seed}")
+        start, started = self.base(seed), time.monotonic()
+        recognizer, numbers = (self.started(start), {}) if name == "base" else self.variant(name, seed, start)
+        if name != "base":
             torch.save(recognizer.state_dict(), self.folder / f"model-{self.digest(name)}-{seed}.pt")
         tests = {test: measure(recognizer, words, self.rule) for test, words in self.tests.items()}
-        right, words = (sum(test[key] * test.get("words", 1) for test in tests.values()) for key in ("accuracy", "words"))
-        words = sum(test["words"] for test in tests.values())
-        return {"variant": name, "seed": seed, "digest": self.digest(name), "accuracy": right / words, "tests": tests,
+        accuracy = sum(test["accuracy"] * test["words"] for test in tests.values()) / sum(test["words"] for test in tests.values())
+        return {"variant": name, "seed": seed, "digest": self.digest(name), "accuracy": accuracy, "tests": tests,
                 "unlabeled": measure(recognizer, self.unlabeled, self.rule), "numbers": numbers, "minutes": (time.monotonic() - started) / 60}
 
     def digest(self, name: str) -> str:
@@ -240,7 +266,7 @@ def lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in found if line.endswith("\n")]
 
 
-def table(experiment: dict[str, Any], done: list[dict[str, Any]], wanted: dict[str, str]) -> str:
+def table(done: list[dict[str, Any]], wanted: dict[str, str]) -> str:
     """Markdown: each variant's words read over the seeds, its difference from the first variant seed by seed, what its readings are worth."""
     rows = {name: {line["seed"]: line for line in done if (line["variant"], line["digest"]) == (name, value)} for name, value in wanted.items()}
     rows = {name: found for name, found in rows.items() if found}
@@ -286,7 +312,7 @@ def main() -> int:
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print(f"{name}, seed {seed}: {line['accuracy']:.2f} % in {line['minutes']:.1f} minutes", file=sys.stderr, flush=True)
-    print(table(tree, lines(results), wanted))
+    print(table(lines(results), wanted))
     return 0
 
 
