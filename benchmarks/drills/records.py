@@ -52,9 +52,8 @@ def killed_after(command: list[str], place: Path, seconds: float, last_step: boo
     return process.returncode == -signal.SIGKILL
 
 
-def lacking(place: Path) -> list[str]:
-    """What the record lacks: nothing, if it is complete."""
-    folder = RunFolder(place / "runs" / "drill")
+def lacking(folder: RunFolder, last: int = STEPS) -> list[str]:
+    """What the record of a run of so many steps lacks: nothing, if it is complete."""
     state = folder.state()
     client = client_of(state.handle.uri)
     runs = client.search_runs([state.handle.experiment])
@@ -62,8 +61,7 @@ def lacking(place: Path) -> list[str]:
     steps = sorted(point.step for point in client.get_metric_history(state.handle.run, "loss"))
     files = {file.path for file in client.list_artifacts(state.handle.run)}
     checks = {"one run": len(runs) == 1, "FINISHED": entry.info.status == "FINISHED", "its model": entry.data.tags.get("model") == str(folder.model),
-              "every step once": steps == list(range(1, STEPS + 1)), "its files": files == {"recipe.yaml", "versions.txt"},
-              "a whole store": sorted(path.name for path in place.glob("mlflow.db*")) == ["mlflow.db"]}
+              "every step once": steps == list(range(1, last + 1)), "its files": files == {"recipe.yaml", "versions.txt"}}
     return [name for name, passed in checks.items() if not passed]
 
 
@@ -87,7 +85,8 @@ def main() -> None:
             statuses = []
             while not statuses or (statuses[-1] != 0 and len(statuses) < 3):
                 statuses.append(subprocess.run(command, cwd=place, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).returncode)
-            missing = lacking(place) if statuses[-1] == 0 else ["an end"]
+            missing = lacking(RunFolder(place / "runs" / "drill")) if statuses[-1] == 0 else ["an end"]
+            missing += [] if sorted(path.name for path in place.glob("mlflow.db*")) == ["mlflow.db"] else ["a whole store"]
             complete, hits, commands = complete + (not missing), hits + hit, commands + len(statuses)
             when = f"{seconds:.1f} s after {'the last step' if at_end else 'the start'}"
             print(f"{when}: {'killed' if hit else 'had ended'}, then status {', '.join(map(str, statuses))}; lacks {', '.join(missing) or 'nothing'}", flush=True)

@@ -6,16 +6,19 @@ bucket, no permission, no such file) is raised at once.
 
 import io
 import re
+import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import pyarrow as pa
 from pyarrow import fs
 
 from pipelines.errors import Unavailable, without_credentials
 
+UPLOAD_CHUNK = 8 << 20  # bytes
 WAITS = (1, 2, 4, 8, 16, 32, 60, 60, 60, 60)  # seconds between tries; a client has tried for seconds of its own before each
 PASSES = re.compile(
     r"HTTP status (408|429|5\d\d)"
@@ -108,6 +111,28 @@ class PatientFile(io.RawIOBase):
         super().close()
 
 
+class PatientUpload(io.RawIOBase):
+    """A file for writing, which goes to the store as a whole when it is closed: what a store has not taken can be sent again only from its front."""
+
+    def __init__(self, send: Callable[[BinaryIO], None]):
+        self._send, self._file = send, tempfile.TemporaryFile()
+
+    def writable(self) -> bool:
+        """Always."""
+        return True
+
+    def write(self, data: bytes) -> int:
+        """Append."""
+        return self._file.write(data)
+
+    def close(self) -> None:
+        """Send it."""
+        if not self.closed:
+            super().close()  # once, whatever comes of it
+            with self._file:
+                self._send(self._file)
+
+
 class PatientHandler(fs.FileSystemHandler):
     """Hands every request on to a file system, and insists."""
 
@@ -177,8 +202,17 @@ class PatientHandler(fs.FileSystemHandler):
         return self.open_input_file(path)
 
     def open_output_stream(self, path: str, metadata: dict | None) -> pa.NativeFile:
-        """A file for writing. What was written and not taken cannot be written again: whoever writes begins anew (`storage.written`)."""
-        return self._insist(path, lambda: self.system.open_output_stream(path, metadata=metadata))
+        """A file for writing. `pyarrow.fs.copy_files` (25.0) ignores all that is raised when a file is closed: who writes closes it otherwise."""
+        return pa.PythonFile(PatientUpload(lambda file: self.upload(file, path, metadata)), mode="w")
+
+    def upload(self, file: BinaryIO, path: str, metadata: dict | None = None) -> None:
+        """Write the whole of an open file of this machine."""
+        def send() -> None:
+            file.seek(0)
+            with self.system.open_output_stream(path, metadata=metadata) as stream:  # a store may say only at its end that it took nothing
+                shutil.copyfileobj(file, stream, UPLOAD_CHUNK)
+
+        self._insist(path, send)
 
     def open_append_stream(self, path: str, metadata: dict | None) -> pa.NativeFile:
         """Objects do not grow."""

@@ -9,6 +9,7 @@ import fcntl
 import os
 import posixpath
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,7 +25,6 @@ from pyarrow import fs
 from pipelines.corpus.patience import insist, passes, patient
 from pipelines.errors import BadInput, Unavailable, without_credentials
 
-UPLOAD_CHUNK = 8 << 20  # bytes
 GOOGLE_PATIENCE = timedelta(seconds=10)  # its client would try for 15 minutes without a word; `patience` goes on and says so
 SCHEMES = ("s3", "gs", "hf", "file")
 ONE_SLASH = re.compile(r"(s3|gs|hf):(?!//)")  # which pathlib makes of two
@@ -222,13 +222,26 @@ def written(path: str) -> Iterator[str]:
     try:
         yield temporary
         if is_remote(path):  # an object appears when it is whole
-            system, inside = locate(path)
-            with reaching(path):
-                insist(path, lambda: fs.copy_files(temporary, inside, source_filesystem=_local(), destination_filesystem=system, chunk_size=UPLOAD_CHUNK))
+            _upload(temporary, path)
         else:
             os.replace(temporary, final)
     finally:
         Path(temporary).unlink(missing_ok=True)
+
+
+def bring(file: str | os.PathLike, path: str) -> None:
+    """Write a whole file with what a file of this machine holds; whoever looks finds the old one or the new one."""
+    if is_remote(path):
+        _upload(file, path)
+        return
+    with written(path) as temporary:
+        shutil.copyfile(file, temporary)
+
+
+def _upload(file: str | os.PathLike, path: str) -> None:
+    system, inside = locate(path)
+    with open(file, "rb") as opened, reaching(path):
+        system.handler.upload(opened, inside)
 
 
 def check_replaceable(file: str, mark: bytes, option: str) -> None:

@@ -236,8 +236,16 @@ class _Worker:
             checkpoints.write_checkpoint(Path(folder), step, {
                 "step": step, "batches": self._taken_at(step), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(),
                 "rates": self.rates.state_dict() if self.rates else None, "metrics": self.metrics, "skipped": self.skipped})
-            ray.train.report(report, checkpoint=Checkpoint.from_directory(folder))
+            ray.train.report(report, checkpoint=Checkpoint.from_directory(folder), checkpoint_upload_fn=self._bring)
         checkpoints.prune(RunFolder(self.job.folder).checkpoints, self.recipe.training.keep_checkpoints)
+
+    def _bring(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
+        """Bring a checkpoint to its place, its record last. Ray itself would by `pyarrow.fs.copy_files`, which hides that a store took nothing."""
+        place = storage.join(RunFolder(self.job.folder).checkpoints, name)
+        for file in (checkpoints.STATE, checkpoints.RECORD):
+            storage.bring(storage.join(checkpoint.path, file), storage.join(place, file))
+        system, inside = storage.locate(place)
+        return Checkpoint(inside, system)
 
     def _taken_at(self, step: int) -> int:
         return self.taken + (step - self.resumed_at) * self.recipe.training.accumulate * self.world
