@@ -59,8 +59,20 @@ def serve(store: str, values: dict, pipe) -> None:
                 values["refused"].value += refused
                 return refused
 
+        def body(self) -> bytes:
+            if self.headers.get("Transfer-Encoding") != "chunked":  # as S3's client sends a part of an upload
+                return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            del self.headers["Transfer-Encoding"]
+            pieces = []
+            while size := int(self.rfile.readline().partition(b";")[0], 16):
+                pieces.append(self.rfile.read(size))
+                self.rfile.readline()
+            while self.rfile.readline().strip():
+                pass
+            return b"".join(pieces)
+
         def answer(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            body = self.body()
             if self.is_refused():
                 self.close_connection = True
                 if values["status"].value:

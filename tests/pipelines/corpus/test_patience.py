@@ -1,11 +1,13 @@
 """A store that answers 503 for a while, or nothing at all, costs time and one line; what it refuses for good is said at once."""
 
 import os
+import shutil
 import zlib
 from collections.abc import Iterator
 from datetime import timedelta
 
 import pytest
+from pyarrow import fs
 
 from between import Between
 from pipelines.cli import run
@@ -106,6 +108,35 @@ def test_s3_is_waited_for_after_its_client_has_given_up(between, capsys):
     assert storage.read_bytes("s3://patience/a") == b"first"
     assert between.refused == 40 and between.asked >= before + 42
     assert capsys.readouterr().err.count("the store does not answer") == 1
+
+
+@pytest.mark.parametrize("write", ["a file", "a stream", "a copy"])
+def test_s3_that_goes_away_within_an_upload_gets_the_whole_file(between, monkeypatch, write, tmp_path, capsys):
+    import boto3
+    boto3.client("s3", endpoint_url=between.store, region_name="us-east-1").create_bucket(Bucket="upload")
+    system, inside = storage.locate("s3://upload/a")
+    copy, calls = shutil.copyfileobj, []
+
+    def leaves(*arguments):
+        calls.append(1)
+        if len(calls) == 1:  # the upload has begun
+            between.away(40)
+        copy(*arguments)
+
+    monkeypatch.setattr(patience.shutil, "copyfileobj", leaves)
+    data = bytes(range(256)) * 40
+    if write == "a file":
+        storage.write_bytes("s3://upload/a", data)
+    elif write == "a stream":  # as Ray writes its list of checkpoints
+        with system.open_output_stream(inside) as stream:
+            stream.write(data[:1000])
+            stream.write(data[1000:])
+    else:
+        (tmp_path / "a").write_bytes(data)
+        fs.copy_files(str(tmp_path / "a"), inside, source_filesystem=fs.LocalFileSystem(), destination_filesystem=system)
+    assert storage.read_bytes("s3://upload/a") == data
+    assert len(calls) >= 2 and between.refused == 40
+    assert "the store does not answer" in capsys.readouterr().err
 
 
 def test_a_store_that_stays_away_is_no_bad_input(between, place, monkeypatch, capsys):
