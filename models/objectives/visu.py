@@ -1,6 +1,7 @@
 """ViSu: CCR, whose target also reads labels in plain print (viewing), and one representation for each character (summarizing).
 
-Qu et al., "Boosting Semi-Supervised Scene Text Recognition via Viewing and Summarizing", NeurIPS 2024, arXiv 2411.15585; the authors' code.
+Qu et al., "Boosting Semi-Supervised Scene Text Recognition via Viewing and Summarizing", NeurIPS 2024, arXiv 2411.15585. The constants are the
+paper's; what is computed with them is read from the authors' released code, not from the paper's equations:
 
     base images   every label printed without background in plain fonts, the Online Generation Strategy; of an unlabeled word its weak view
                   stands in their place
@@ -16,7 +17,7 @@ Qu et al., "Boosting Semi-Supervised Scene Text Recognition via Viewing and Summ
                   each pushes the others away; exp(-s_iq) draws all of them near. Unidirectional: no gradient reaches v
     L = L_rec (labeled) + L_rec (base) + L_ccr (labeled) + L_ccr (unlabeled) + lambda (L_cua (labeled) + L_cua (unlabeled))
 
-The paper's constants: decay 0.999, beta 0.5, sharpening temperature 0.4, lambda 0.1, eta 0.7, tau 0.1. eta is the score that an unlabeled word
+The constants: decay 0.999, beta 0.5, sharpening temperature 0.4, lambda 0.1, eta 0.7, tau 0.1. eta is the score that an unlabeled word
 must reach to be aligned; labeled ones always are. Their released configuration has eta 0.8.
 
 As in the authors' code:
@@ -35,9 +36,10 @@ Ours:
   what the target reads. A word is aligned where there are as many runs as characters. The consistency is CCR's by strings, with what the target
   reads on the base image for the string. Their CRNN has no published code.
 
-Left out, because it is a matter of the data and of reading, not of the loss: all images are brought into one reading form. Crops higher than
-wide are turned by 90 degrees clockwise, half of all training images (each with its base image, whose characters may all lie on their side) are turned
-upside down, and a test image is read both ways, the surer reading winning. Their result on multi-oriented words is due to that.
+Left out, because it is a matter of the data and of reading, not of the loss: all images are brought into one reading form. Labeled and test
+crops higher than wide are turned by 90 degrees clockwise; half of all training images are turned upside down, a labeled one together with its base
+image, whose characters may all lie on their side; a test image is read both ways up, and the surer reading wins. Their result on multi-oriented
+words is due to that.
 """
 
 import copy

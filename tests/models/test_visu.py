@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ccr_models import BOTH, ccr, images, plain_string, recognizer
@@ -258,6 +260,33 @@ def test_a_step_never_waits_for_the_device():
         losses.total.backward()
         model.after_step(1)
     assert losses.named["alignment_loss"] > 0
+
+
+def _one_of_two_ranks(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    model = visu("trba_tiny")
+    batch, mine, own = batch_of(model), slice(2 * rank, 2 * rank + 2), slice(3 * rank, 3 * rank + 3)
+    labeled, unlabeled = batch.labeled, batch.unlabeled
+    half = Batch(Part(torch.empty(0), labeled.keys[mine], labeled.texts[mine], labeled.targets[mine], tuple(view[mine] for view in labeled.views)),
+                 Part(torch.empty(0), unlabeled.keys[own], views=tuple(view[own] for view in unlabeled.views)))
+    losses = DistributedDataParallel(model)(half)
+    losses.total.backward()
+    torch.save(losses.named["alignment_loss"], f"{folder}/rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_align_their_characters_with_the_references_of_both(tmp_path):
+    model = visu("trba_tiny")
+    batch = batch_of(model)
+    labeled = batch.labeled
+    batch.labeled = Part(torch.empty(0), labeled.keys[:4], labeled.texts[:4], labeled.targets[:4], tuple(view[:4] for view in labeled.views))
+    torch.multiprocessing.spawn(_one_of_two_ranks, (str(tmp_path),), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
+    counts = [sum(len(word) + 1 for word in labeled.texts[part]) for part in (slice(2), slice(2, 4))]  # with the end symbols
+    expected = (counts[0] * first + counts[1] * second) / sum(counts)
+    torch.testing.assert_close(model(batch).named["alignment_loss"], expected, rtol=1e-9, atol=0)
+    assert first != second
 
 
 def test_a_few_steps_teach_drawn_words_and_bring_their_characters_together():
