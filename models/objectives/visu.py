@@ -30,6 +30,7 @@ As in the authors' code:
 Ours:
 - u and v are the glimpses (what each step saw), for recognizers of every kind. Theirs, of a vision transformer alone, are the decoder's outputs
   before the classifier. What their TRBA and CRNN took is not published.
+- The online branch's projection before the classifier is CCR's; theirs has the form of the head above.
 - What does not count (padding, words below eta) is no positive either; theirs divides by it, too.
 - The base images are read first, so that the other images have the last word in the statistics of batch normalization.
 - CTC: the glimpses of a run of one class that is not the blank are averaged, and the k-th run is the k-th character: of the label, or of
