@@ -23,3 +23,10 @@ class Reading:
     texts: list[str]
     confidences: Tensor  # (n,) float32 in [0, 1]: the product of the probabilities of the symbols that make the string
     characters: list[list[float]]  # for each image the probability of each character of its text, in order
+
+
+def surer(one: Reading, other: Reading) -> Reading:
+    """Of two readings of the same n images each image's with the higher confidence; the first's where they are equal."""
+    chosen = [other if theirs > own else one for own, theirs in zip(one.confidences.tolist(), other.confidences.tolist(), strict=True)]
+    return Reading([reading.texts[number] for number, reading in enumerate(chosen)], one.confidences.maximum(other.confidences),
+                   [reading.characters[number] for number, reading in enumerate(chosen)])

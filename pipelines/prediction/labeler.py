@@ -19,7 +19,7 @@ from pipelines.reading.batches import Read, evaluating, read_stream
 from pipelines.reading.searches import Item, search_of
 from pipelines.reading.weights import find_model, load_recognizer, pinned, read_description
 
-SEARCH = ("beam", "ngram", "ngram_weight", "bcn", "bcn_weight", "lexicon")  # the options of searches.add_options
+SEARCH = ("beam", "ngram", "ngram_weight", "bcn", "bcn_weight", "lexicon", "both_ways_up")  # the options of searches.add_options
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.charset import Charset
 from models.decoders.abinet import ABINetDecoder
-from models.decoders.decoded import Reading
+from models.decoders.decoded import Reading, surer
 from models.decoding.beam import WordModel, beam_reading, check_beam
 from models.decoding.cloze import pseudo_log_likelihoods
 from models.decoding.lexicon import Lexicon, lexicon_reading
@@ -51,6 +51,7 @@ def add_options(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--bcn-weight", type=not_negative, default=0.3, metavar="W", help="of its log probability (default: 0.3)")
     arguments.add_argument("--lexicon", metavar="FILE|N|full", help="choose the likeliest word of a file, a word a line; of the true word "
                            "and N - 1 others drawn from the set's labels (50, 1000); of all labels of the set")
+    arguments.add_argument("--both-ways-up", action="store_true", help="read every image also upside down, and take the reading of higher confidence")
 
 
 def searches(recognizer: Recognizer, options: argparse.Namespace) -> Callable[["WordSet"], Found]:
@@ -61,7 +62,8 @@ def searches(recognizer: Recognizer, options: argparse.Namespace) -> Callable[["
     """
     if options.lexicon == "full" or (options.lexicon or "").isdecimal():
         _check_together(options)
-        return partial(_full, recognizer) if options.lexicon == "full" else partial(_drawn, recognizer, int(options.lexicon))
+        drawn = partial(_full, recognizer) if options.lexicon == "full" else partial(_drawn, recognizer, int(options.lexicon))
+        return lambda words: _ways_up(recognizer, options, drawn(words))
     found = search_of(recognizer, options)
     return lambda words: found
 
@@ -75,13 +77,25 @@ def search_of(recognizer: Recognizer, options: argparse.Namespace) -> Found:
     _check_together(options)
     try:
         if options.beam is not None:
-            return _beam(recognizer, options)
+            return _ways_up(recognizer, options, _beam(recognizer, options))
         if options.lexicon is None:
-            return Found(None, "")
+            return _ways_up(recognizer, options, Found(None, ""))
         lexicon = Lexicon(read_lines(options.lexicon, "--lexicon"), recognizer.charset, recognizer.max_length)
     except ValueError as problem:
         raise BadInput(str(problem)) from None
-    return Found(_of(recognizer, lexicon), f"lexicon {Path(options.lexicon).name} of {len(lexicon):,} words")
+    return _ways_up(recognizer, options, Found(_of(recognizer, lexicon), f"lexicon {Path(options.lexicon).name} of {len(lexicon):,} words"))
+
+
+def _ways_up(recognizer: Recognizer, options: argparse.Namespace, found: Found) -> Found:
+    """The search as it is, or asked both ways up."""
+    if not options.both_ways_up:
+        return found
+    once = found.search or (lambda images, _: recognizer.read(images))
+
+    def search(images: Tensor, items: list[Item]) -> Reading:
+        return surer(once(images, items), once(images.flip(2, 3), items))
+
+    return Found(search, ", ".join(note for note in (found.note, "both ways up") if note))
 
 
 def _check_together(options: argparse.Namespace) -> None:
