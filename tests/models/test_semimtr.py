@@ -33,6 +33,7 @@ def recognizer(**options) -> Recognizer:
         made.train().encode(images(16, seed=9))
     for norm in norms:
         norm.momentum = 0.1
+        norm.num_batches_tracked.zero_()
     for classifier, end in ((made.decoder.vision.classifier, 5.0), (made.decoder.language.classifier, 0.0), (made.decoder.classifier, 2.5)):
         nn.init.normal_(classifier.weight)
         nn.init.constant_(classifier.bias[:1], end)  # some words end early
