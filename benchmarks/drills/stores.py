@@ -36,7 +36,7 @@ from pipelines.training.runs import RunFolder
 
 WORDS, PER_SHARD = 100, 12
 STEPS, EVERY = 60, 10  # of a run in the store
-SERVED_STEPS, SERVED_BATCH = 600, 64  # of a run whose end MLflow's server must come before: it takes up to half a minute to start on two cores
+SERVED_STEPS, SERVED_BATCH = 400, 64  # of a run whose end MLflow's server must come before: it takes up to half a minute to start on two cores
 AWAY, LEASE = 8.0, 45.0  # seconds
 PATIENCE = 1200.0  # seconds for anything to come to the place that is waited for
 BUCKET = "s3://drill"

@@ -1,4 +1,4 @@
-"""A run's checkpoints: folders that Ray Train brings to their place, each with a record by which a whole one is told from a torn one.
+"""A run's checkpoints: folders that rank 0 brings to their place, each with a record by which a whole one is told from a torn one.
 
     checkpoints/checkpoint_TIME/state.pt         weights, optimizer, schedule, position of the streams
                                 checkpoint.json  the step, the size of state.pt and its sha256

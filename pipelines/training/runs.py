@@ -3,7 +3,7 @@
     runs/NAME/recipe.yaml      the whole recipe, every default written out
               run.json         state: running, finished or failed; the digest of the recipe; the MLflow run
               progress.jsonl   the numbers that were logged, one line each
-              checkpoints/     brought there by Ray Train, told whole from torn by `checkpoints.py`
+              checkpoints/     brought there by rank 0, told whole from torn by `checkpoints.py`
               model/           the recognizer, once the run has finished
 """
 
