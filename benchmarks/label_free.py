@@ -40,7 +40,7 @@ def asked(file: str, folder: Path, images: int) -> list[tuple[str, float, dict[s
     for line in lines(folder / f"{Path(file).stem}.jsonl"):
         model = folder / f"model-{line['digest']}-{line['seed']}.pt"
         if model.exists():
-            criteria = label_free(experiment.started(torch.load(model)), experiment.unlabeled.images[:images], known).numbers()
+            criteria = label_free(experiment.started(torch.load(model, map_location="cpu")), experiment.unlabeled.images[:images], known).numbers()
             found.append((f"{line['variant']}, seed {line['seed']}", line["accuracy"], criteria))
             print(f"{found[-1][0]}: {line['accuracy']:.2f} %  " + "  ".join(f"{name} {value:.3f}" for name, value in criteria.items()), file=sys.stderr)
     return found

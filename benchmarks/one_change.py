@@ -19,7 +19,8 @@ command goes on after a kill; `--table` prints what is there. The experiment's f
 `base`, `common` and a variant hold sections of a recipe. A variant may mix further labels into its labeled batches, a share `of` each:
 `labels: {corpora: …, part: …, count: 220, of: 0.3}` those of real words, the first 220 by the hashes of their keys; `self_labels: {confidence: 0.5,
 of: 0.4, rounds: 2}` what the start reads in the unlabeled images with that confidence, in a second round what the first round's model reads, which
-again begins at the start (Pseudo-Label; with rounds and strong views Noisy Student). The steps are those of each round.
+again begins at the start (Pseudo-Label; with rounds and strong views Noisy Student). The steps are those of each round. `upright: true` turns those
+unlabeled images by 180 degrees, once, that the start reads more surely so.
 """
 
 import argparse
@@ -121,13 +122,29 @@ def readings(recognizer: Recognizer, words: Words, batch_size: int = 256) -> tup
     return texts, confidences
 
 
-def measure(recognizer: Recognizer, words: Words, rule_name: str) -> dict[str, Any]:
-    """Words read, in per cent, and of the words that are read with a confidence of at least so much how many there are and how many are right."""
-    rule = rule_of(rule_name, recognizer.charset)
+def surer_ways(recognizer: Recognizer, words: Words) -> tuple[list[str], list[float], list[str], list[bool]]:
+    """What is read as it stands and how surely, what is read upside down, and whether that is surer."""
     texts, confidences = readings(recognizer, words)
-    right = [rule.compared(text) == rule.compared(label) != "" for text, label in zip(texts, words.texts, strict=True)]
+    turned, others = readings(recognizer, Words(words.images.flip(2, 3), words.texts))
+    return texts, confidences, turned, [theirs > own for own, theirs in zip(confidences, others, strict=True)]
+
+
+def upright(recognizer: Recognizer, words: Words) -> Words:
+    """The words, those turned that the recognizer reads more surely upside down."""
+    surer = torch.tensor(surer_ways(recognizer, words)[3]).view(-1, 1, 1, 1)
+    return Words(torch.where(surer, words.images.flip(2, 3), words.images), words.texts)
+
+
+def measure(recognizer: Recognizer, words: Words, rule_name: str) -> dict[str, Any]:
+    """Words read, in per cent, as they stand and the surer of both ways up; and of the words that are read (as they stand) with a confidence of at
+    least so much how many there are and how many are right."""
+    rule = rule_of(rule_name, recognizer.charset)
+    texts, confidences, turned, surer = surer_ways(recognizer, words)
+    both = [other if better else text for text, other, better in zip(texts, turned, surer, strict=True)]
+    right, right_of_both = ([rule.compared(text) == rule.compared(label) != "" for text, label in zip(read, words.texts, strict=True)]
+                            for read in (texts, both))
     kept = {f"{floor:g}": [good for good, confidence in zip(right, confidences, strict=True) if confidence >= floor] for floor in CONFIDENCES}
-    return {"accuracy": 100 * mean(right), "words": len(words),
+    return {"accuracy": 100 * mean(right), "both_ways_up": 100 * mean(right_of_both), "words": len(words),
             "kept": {floor: [round(100 * len(found) / len(words), 1), round(100 * mean(found), 1) if found else None] for floor, found in kept.items()}}
 
 
@@ -161,9 +178,10 @@ class Experiment:
         """The recognizer that a variant makes of the start, and the numbers of its last step."""
         sections = merged(self.tree["common"], self.tree["variants"][name])
         labels, own = sections.pop("labels", None), sections.pop("self_labels", None)
+        unlabeled = upright(self.started(start), self.unlabeled) if sections.pop("upright", False) else self.unlabeled
         if own is None:
             more = labels and decoded(labels["corpora"], self.recognizer(), labels.get("part", (0.0, 1.0)), True, labels.get("count"))
-            return self.trained(sections, seed, start, f"{name}, seed {seed}", more and (more, labels["of"]))
+            return self.trained(sections, seed, start, f"{name}, seed {seed}", more and (more, labels["of"]), unlabeled)
         teacher, numbers = self.started(start), {}
         for number in range(own.get("rounds", 1)):
             more = self.self_labeled(teacher, own["confidence"])
@@ -184,14 +202,14 @@ class Experiment:
         return recognizer
 
     def trained(self, sections: dict[str, Any], seed: int, start: dict[str, Tensor] | None, about: str,
-                more: tuple[Words, float] | None = None) -> tuple[Recognizer, dict[str, float]]:
+                more: tuple[Words, float] | None = None, unlabeled: Words | None = None) -> tuple[Recognizer, dict[str, float]]:
         """The recognizer that a recipe's sections make of the start, with `more` labels in a share of the batches; the numbers of the last step."""
         recipe = self.recipe(sections, seed)
         torch.manual_seed(seed)
         objective = self._objective(recipe, start)
         objective.to(memory_format=torch.channels_last)
         optimizer, rates = _optimizer(recipe, objective)
-        streams, numbers, started = self._streams(objective.views, more), {}, time.monotonic()
+        streams, numbers, started = self._streams(objective.views, more, unlabeled or self.unlabeled), {}, time.monotonic()
 
         def log(step: int, found: dict[str, float]) -> None:
             numbers.update(found)
@@ -209,11 +227,11 @@ class Experiment:
         options = {name: value for name, value in recipe.objective.items() if name != "name"}
         return OBJECTIVES[recipe.objective["name"]](recognizer, **options)
 
-    def _streams(self, views: dict[str, tuple], more: tuple[Words, float] | None) -> dict[str, list[tuple[Words, int]]]:
+    def _streams(self, views: dict[str, tuple], more: tuple[Words, float] | None, unlabeled: Words) -> dict[str, list[tuple[Words, int]]]:
         count = self.tree["labeled"]["batch_size"]
         share = round(count * more[1]) if more else 0
         labeled = [(self.labeled, count - share)] + ([(more[0], share)] if more else [])
-        return {name: labeled if name == "labeled" else [(self.unlabeled, self.tree["unlabeled"]["batch_size"])] for name in views}
+        return {name: labeled if name == "labeled" else [(unlabeled, self.tree["unlabeled"]["batch_size"])] for name in views}
 
     def base(self, seed: int) -> dict[str, Tensor]:
         """The weights that a seed's variants start from, trained at the first call."""
@@ -222,7 +240,7 @@ class Experiment:
             recognizer, _ = self.trained(dict(self.tree["base"]), seed, None, f"base, seed {seed}")
             torch.save(recognizer.state_dict(), file.with_suffix(".part"))
             file.with_suffix(".part").rename(file)
-        return torch.load(file)
+        return torch.load(file, map_location="cpu")
 
     def run(self, name: str, seed: int) -> dict[str, Any]:
         """The line of a variant and a seed; of the variant "base" the start itself."""
@@ -231,8 +249,9 @@ class Experiment:
         if name != "base":
             torch.save(recognizer.state_dict(), self.folder / f"model-{self.digest(name)}-{seed}.pt")
         tests = {test: measure(recognizer, words, self.rule) for test, words in self.tests.items()}
-        accuracy = sum(test["accuracy"] * test["words"] for test in tests.values()) / sum(test["words"] for test in tests.values())
-        return {"variant": name, "seed": seed, "digest": self.digest(name), "accuracy": accuracy, "tests": tests,
+        count = sum(test["words"] for test in tests.values())
+        averages = {key: sum(test[key] * test["words"] for test in tests.values()) / count for key in ("accuracy", "both_ways_up")}
+        return {"variant": name, "seed": seed, "digest": self.digest(name), **averages, "tests": tests,
                 "unlabeled": measure(recognizer, self.unlabeled, self.rule), "numbers": numbers, "minutes": (time.monotonic() - started) / 60}
 
     def digest(self, name: str) -> str:
@@ -257,7 +276,7 @@ def digest(*parts: Any) -> str:
 
 def merged(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
     """The sections of both, an own field before a common one."""
-    return {key: {**common.get(key, {}), **own.get(key, {})} for key in {**common, **own}}
+    return {**common, **own} | {key: {**common[key], **own[key]} for key in common.keys() & own.keys()}
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -271,7 +290,7 @@ def table(done: list[dict[str, Any]], wanted: dict[str, str]) -> str:
     rows = {name: {line["seed"]: line for line in done if (line["variant"], line["digest"]) == (name, value)} for name, value in wanted.items()}
     rows = {name: found for name, found in rows.items() if found}
     first = next((name for name in rows if name != "base"), None)
-    head = ["variant", "words read, %: mean", "seeds", "− " + str(first), "read with ≥ 0.5 (right)", "≥ 0.9 (right)", "minutes"]
+    head = ["variant", "words read, %: mean", "seeds", "− " + str(first), "both ways up", "read with ≥ 0.5 (right)", "≥ 0.9 (right)", "minutes"]
     text = "| " + " | ".join(head) + " |\n|" + "---|" * len(head) + "\n"
     for name, found in rows.items():
         values = [found[seed]["accuracy"] for seed in sorted(found)]
@@ -279,7 +298,8 @@ def table(done: list[dict[str, Any]], wanted: dict[str, str]) -> str:
         gain = f"{mean(gains):+.2f}" + (f" ± {stdev(gains):.2f}" if len(gains) > 1 else "") if gains and name not in (first, "base") else ""
         kept = [" / ".join(f"{mean(values):.0f} %" for values in zip(*((line["unlabeled"]["kept"][floor][0], line["unlabeled"]["kept"][floor][1] or 0)
                                                                        for line in found.values()), strict=True)) for floor in ("0.5", "0.9")]
-        cells = [name, f"{mean(values):.2f}", ", ".join(f"{value:.2f}" for value in values), gain, *kept,
+        cells = [name, f"{mean(values):.2f}", ", ".join(f"{value:.2f}" for value in values), gain,
+                 f"{mean(line['both_ways_up'] for line in found.values()):.2f}", *kept,
                  f"{mean(line['minutes'] for line in found.values()):.1f}"]
         text += "| " + " | ".join(cells) + " |\n"
     return text

@@ -61,7 +61,6 @@ from models.objectives.checks import check_decay, check_temperature, check_thres
 from models.objectives.coral import coral
 from models.objectives.distances import cross_entropies, kl_divergences, masked_mean, string_distances
 from models.objectives.moving_average import follow, follower
-from models.objectives.orientation import surer_way_up, way_up
 from models.objectives.readings import GreedyReading, confident_characters, read
 from models.objectives.signals import signals
 from models.recognizer import Recognizer
@@ -77,7 +76,6 @@ class CCR(nn.Module):
     consistency_level: `character` feeds the online decoder the target's symbols, `sequence` (SCR) its own.
     alignment: of a CTC decoder's branches; others are aligned by what they are fed.
     projection: `feed_forward` is linear to a quarter of the width, LayerNorm, ReLU, linear back; `residual` adds that to its input.
-    orientations: 2 lets the target read every unlabeled image also upside down; both branches then see the way up that it reads more surely (ours).
 
     The target starts as a copy: load pretrained weights before building this.
     """
@@ -102,7 +100,6 @@ class CCR(nn.Module):
         domain_adaptation_weight: float = 0.01,
         labeled_confidence_threshold: float = 0.6,
         coral_form: Literal["paper", "authors_code"] = "paper",
-        orientations: Literal[1, 2] = 1,
     ) -> None:
         super().__init__()
         check_weights("ccr", {"consistency_weight": consistency_weight, "domain_adaptation_weight": domain_adaptation_weight})
@@ -125,7 +122,6 @@ class CCR(nn.Module):
         self.score, self.confidence_threshold = score, confidence_threshold
         self.domain_adaptation, self.domain_adaptation_weight = domain_adaptation, domain_adaptation_weight
         self.labeled_confidence_threshold, self.coral_form = labeled_confidence_threshold, coral_form
-        self.orientations = orientations
 
     def train(self, mode: bool = True) -> "CCR":
         """Sets the mode of everything but the target, which stays in eval mode."""
@@ -146,11 +142,7 @@ class CCR(nn.Module):
         recognition = decoder.loss(labeled, batch.labeled.targets)
 
         with torch.no_grad():
-            if self.orientations == 1:
-                target_logits = self.target(weak).logits  # (n, steps, classes)
-            else:
-                target_logits, surer = surer_way_up(lambda images: self.target(images).logits, weak, decoder.tokens, self.score)
-                strong = way_up(strong, surer)
+            target_logits = self.target(weak).logits  # (n, steps, classes)
         reading = read(target_logits, decoder.tokens, self.score)
         kept = (reading.scores >= self.confidence_threshold) & reading.is_read  # (n,)
         kept_fraction = kept.to(reading.scores.dtype).mean()
@@ -167,8 +159,6 @@ class CCR(nn.Module):
         total = recognition + self.consistency_weight * consistency
         named = {"recognition_loss": recognition, "consistency_loss": consistency,
                  **signals(reading, read(online.logits, decoder.tokens), kept, decoder.tokens)}
-        if self.orientations == 2:
-            named["turned_fraction"] = surer.to(kept_fraction.dtype).mean()
         if self.domain_adaptation:
             source = confident_characters(labeled.logits, decoder.tokens, self.labeled_confidence_threshold)
             unlabeled = confident_characters(online.logits, decoder.tokens, self.confidence_threshold)

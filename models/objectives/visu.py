@@ -56,8 +56,11 @@ from models.batch import Batch, Losses
 from models.charset import AttentionTokens
 from models.costs import without_weights
 from models.decoders.decoded import Decoded
-from models.objectives.ccr import CCR, GreedyReading, read, string_distances
+from models.objectives.ccr import CCR
+from models.objectives.distances import kl_divergences, masked_mean, string_distances
 from models.objectives.distributed import gather
+from models.objectives.readings import GreedyReading, read
+from models.objectives.signals import signals
 from models.precision import at_least_float32
 from models.recognizer import Recognizer
 
@@ -152,8 +155,8 @@ class ViSu(nn.Module):
         named = {"recognition_loss": recognition, "base_recognition_loss": base_recognition,
                  "consistency_loss": consistency, "base_consistency_loss": base_consistency,
                  "alignment_loss": alignment, "unlabeled_alignment_loss": unlabeled_alignment,
-                 "kept_fraction": kept, "base_kept_fraction": base_kept, "aligned_fraction": aligned.to(reading.scores.dtype).mean(),
-                 "mean_score": reading.scores.mean()}
+                 "base_kept_fraction": base_kept, "aligned_fraction": aligned.to(reading.scores.dtype).mean(),
+                 **signals(reading, read(online.logits, decoder.tokens), kept, decoder.tokens)}
         return Losses(total, {name: value.detach() for name, value in named.items()})
 
     def _consistency(self, reading: GreedyReading, target_logits: Tensor, online_logits: Tensor) -> tuple[Tensor, Tensor]:
@@ -162,10 +165,8 @@ class ViSu(nn.Module):
         fraction = kept.to(reading.scores.dtype).mean()
         if self.ccr.by_string:
             return (string_distances(reading.symbols, online_logits, self.recognizer.decoder.tokens.blank) * kept).mean(), fraction
-        target = (at_least_float32(target_logits) / self.ccr.sharpening_temperature).log_softmax(-1)  # (n, steps, classes)
-        distances = (target.exp() * (target - at_least_float32(online_logits).log_softmax(-1))).sum(-1)  # (n, steps) KL(target || online)
-        counted = reading.steps & kept.unsqueeze(1)
-        return fraction * ((distances * counted).sum() / counted.sum().clamp(min=1)), fraction
+        distances = kl_divergences(target_logits, online_logits, self.ccr.sharpening_temperature)  # (n, steps)
+        return fraction * masked_mean(distances, reading.steps & kept.unsqueeze(1)), fraction
 
     def _labels(self, targets: Tensor, reading: GreedyReading) -> tuple[Tensor, Tensor]:
         """The labels' classes (n, slots), and which of these count."""

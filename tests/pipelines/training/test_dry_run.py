@@ -113,7 +113,7 @@ def test_what_does_not_fit_is_refused_with_the_largest_batch_that_fits(recipe):
     found = footprint(objective, {"labeled": 8, "unlabeled": 5})
     room = found.memory("adamw", 2) - found.activations // 2
     device = Device(True, False, math.ceil(room / SHARE), "a small GPU")
-    with pytest.raises(BadInput, match=r"would not fit: a worker needs .* GiB .*the largest that fits is data.labeled.batch_size=(\d) data.unlabeled"
+    with pytest.raises(BadInput, match=r"would not fit: a worker needs .* MiB .*the largest that fits is data.labeled.batch_size=(\d) data.unlabeled"
                                        r".batch_size=(\d), with training.accumulate for the rest") as caught:
         check_fits(recipe, objective, found, device)
     labeled, unlabeled = (int(word.rpartition("=")[2].rstrip(",")) for word in str(caught.value).split() if "batch_size=" in word)
