@@ -19,6 +19,7 @@ from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.stream import Ingredient, Stream
 from pipelines.training import checkpoints
 from pipelines.training.driver import check_cpus, find_start, fingerprints, open_streams
+from pipelines.training.prospects import DIFFERENCE, half_width, words_for
 from pipelines.training.rates import known_rate
 from pipelines.training.recipe import Recipe
 from pipelines.training.room import Device, check_fits, device_of, gib, sizes_of
@@ -26,7 +27,6 @@ from pipelines.training.runs import RunFolder, RunState
 from pipelines.training.validation import check_words, spread_rows
 from pipelines.training.worker import build_objective
 
-DIFFERENCE = 2.5  # points of word accuracy that validation words should be able to show
 HEAD = ("rows of", "used", "share", "steps an epoch", "epochs", "shards", "row groups", "of which a worker reads")
 LABEL = 13  # characters of the first column
 
@@ -206,11 +206,6 @@ def _ingredient(recipe: Recipe, one: Ingredient, images: float, share: float) ->
     return name, f"{one.plan.rows:,}", f"{share:.1%}", f"{epoch:,.0f}", epochs, f"{len(shards):,}", f"{groups:,}", read
 
 
-def half_width(words: int) -> float:
-    """The 95 % half-width of a word accuracy of 50 % on so many words, in points: 1.96 sqrt(0.25 / words)."""
-    return 196 * math.sqrt(0.25 / words)
-
-
 def _validation(recipe: Recipe) -> Iterator[str]:
     validation = recipe.data.validation
     if validation is None:
@@ -224,7 +219,7 @@ def _validation(recipe: Recipe) -> Iterator[str]:
                f"an accuracy of 50 % is known to ± {half_width(words):.1f} points")
     if half_width(words) > DIFFERENCE:
         yield line("warning", f"{words:,} validation words cannot show a difference of {DIFFERENCE} points of accuracy; "
-                   f"{math.ceil((196 * 0.5 / DIFFERENCE) ** 2):,} could")
+                   f"{words_for(DIFFERENCE):,} could")
 
 
 def warnings(recipe: Recipe, streams: dict[str, Stream]) -> Iterator[str]:
