@@ -62,7 +62,7 @@ from models.objectives.coral import coral
 from models.objectives.distances import cross_entropies, kl_divergences, masked_mean, string_distances
 from models.objectives.moving_average import follow, follower
 from models.objectives.readings import GreedyReading, confident_characters, read
-from models.objectives.signals import signals
+from models.objectives.signals import by_position, signals
 from models.recognizer import Recognizer
 
 
@@ -147,6 +147,7 @@ class CCR(nn.Module):
         kept = (reading.scores >= self.confidence_threshold) & reading.is_read  # (n,)
         kept_fraction = kept.to(reading.scores.dtype).mean()
 
+        positions = {}
         fed = reading.inputs if self.consistency_level == "character" else None
         online = decoder(self.recognizer.encode(strong), fed, self.projection)
         if self.by_string:
@@ -155,10 +156,12 @@ class CCR(nn.Module):
             distances = self._distances(reading, target_logits, online.logits)  # (n, steps)
             counted = (reading.steps & kept.unsqueeze(1))[:, : distances.shape[1]]  # (n, steps)
             consistency = kept_fraction * masked_mean(distances, counted)
+            if decoder.kind != "ctc":  # whose steps are frames
+                positions = by_position(distances, counted)
 
         total = recognition + self.consistency_weight * consistency
         named = {"recognition_loss": recognition, "consistency_loss": consistency,
-                 **signals(reading, read(online.logits, decoder.tokens), kept, decoder.tokens)}
+                 **signals(reading, read(online.logits, decoder.tokens), kept, decoder.tokens), **positions}
         if self.domain_adaptation:
             source = confident_characters(labeled.logits, decoder.tokens, self.labeled_confidence_threshold)
             unlabeled = confident_characters(online.logits, decoder.tokens, self.confidence_threshold)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from models.charset import AttentionTokens, Charset, CTCTokens
 from models.objectives.readings import GreedyReading, read
-from models.objectives.signals import signals
+from models.objectives.signals import by_position, signals
 
 
 def reading_of(symbols: list[list[int]], tokens: AttentionTokens | CTCTokens) -> GreedyReading:
@@ -43,3 +43,13 @@ def test_one_word_for_everything_and_no_word_at_all_show_as_zero(tokens):
     for collapsed in ([[2, blank, blank]] * 2, [[blank] * 3] * 2):
         found = numbers(collapsed, collapsed, tokens)
         assert found["character_entropy"] == 0 and found["length_entropy"] == 0 and found["agreement"] == 1
+
+
+def test_consistency_by_position_is_a_mean_over_the_words_that_have_the_position():
+    distances = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0, 7.0], [3.0, 4.0, 9.0, 9.0, 9.0, float("inf")]])
+    counted = torch.tensor([[True] * 6, [True, True] + [False] * 4])
+    found = {name: value.item() for name, value in by_position(distances, counted).items()}
+    assert found == {"consistency_position_1": 2, "consistency_position_2": 3, "consistency_position_3": 3, "consistency_position_4": 4,
+                     "consistency_position_5_on": 6}
+    assert [value.item() for value in by_position(distances[:, :2], counted[:, :2]).values()] == [2, 3, 0, 0, 0]  # shorter than five
+    assert not any(by_position(distances, torch.zeros_like(counted)).values())  # nothing was kept
