@@ -28,8 +28,8 @@ LOWEST = 48  # small images are shown larger
 SECTIONS = (("account", "Account"), ("images", "Images"), ("sizes", "Sizes and lengths"), ("characters", "Characters"),
             ("charsets", "Charsets"), ("rejects", "Rejects"), ("duplicates", "Duplicates"), ("leakage", "Leakage"))
 STYLE = HISTOGRAM_STYLE + """
-:root { --bar: #4a7dac; --good: #2a7d46; }
-@media (prefers-color-scheme: dark) { :root { --bar: #7fa9d1; --good: #6cc488; --wrong: #ff8a80; } }
+:root { --good: #2a7d46; }
+@media (prefers-color-scheme: dark) { :root { --good: #6cc488; } }
 h3 { font-size: 1rem; margin: 1.6rem 0 .5rem; } h3 small, .quiet { font-weight: 400; font-size: .85rem; opacity: .7; }
 nav { display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; margin: 1rem 0; } a { color: inherit; text-underline-offset: .2em; }
 dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: .15rem 1rem; margin: 0; } dl.facts dd { overflow-wrap: anywhere; }

@@ -13,13 +13,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import cv2
+import numpy as np
 
 from pipelines.corpus import storage
 from pipelines.corpus.characters import DOTTED_CIRCLE, JOINERS, code_point
 from pipelines.corpus.pictures import decode_picture
 
 STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #8881; --wrong: #c33; }
+:root { color-scheme: light dark; --line: #8884; --soft: #8881; --wrong: #c33; --bar: #4a7dac; }
+@media (prefers-color-scheme: dark) { :root { --wrong: #ff8a80; --bar: #7fa9d1; } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .scroll { overflow-x: auto; }
@@ -141,16 +143,30 @@ class Thumbnail(NamedTuple):
 
 def fitted(image: bytes | None, width: int, height: int) -> Thumbnail | None:
     """An encoded image scaled down, whole, into width x height pixels; None if it cannot be decoded."""
-    pixels = decode_picture(image) if image else None  # refuses what would fill the memory
+    pixels = _scaled(image, width, height)
     if pixels is None:
         return None
-    scale = min(width / pixels.shape[1], height / pixels.shape[0])
+    source = "data:image/jpeg;base64," + base64.b64encode(_jpeg(pixels)).decode()
+    return Thumbnail(source, pixels.shape[1], pixels.shape[0])
+
+
+def shrunk(image: bytes, width: int = 256, height: int = 64) -> bytes:
+    """An encoded image as a JPEG of at most width x height pixels; no bytes if it cannot be decoded."""
+    pixels = _scaled(image, width, height)
+    return b"" if pixels is None else _jpeg(pixels)
+
+
+def _scaled(image: bytes | None, width: int, height: int) -> np.ndarray | None:
+    pixels = decode_picture(image) if image else None  # refuses what would fill the memory
+    scale = 1 if pixels is None else min(width / pixels.shape[1], height / pixels.shape[0])
     if scale < 1:
         size = [max(1, round(length * scale)) for length in (pixels.shape[1], pixels.shape[0])]
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    encoded = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
-    source = "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode()
-    return Thumbnail(source, pixels.shape[1], pixels.shape[0])
+    return pixels
+
+
+def _jpeg(pixels: np.ndarray) -> bytes:
+    return cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 90])[1].tobytes()
 
 
 def write_text(file: str | Path, text: str) -> str | Path:

@@ -1,0 +1,96 @@
+"""The page of a run while it goes on and when it is done: its curves, what speaks against it, and examples of its pseudo-labels."""
+
+import math
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+from pipelines.evaluation.pseudo_labels import Example, Examples
+from pipelines.reports import html
+from pipelines.reports.curves import STYLE as CURVES_STYLE
+from pipelines.reports.curves import Point, curve, number
+
+# heading, and the numbers below it: name, what it is, whether it is a share of one
+GROUPS: tuple[tuple[str, tuple[tuple[str, str, bool], ...]], ...] = (
+    ("How well it reads", (
+        ("word_accuracy", "of the validation words", True),
+        ("one_minus_ned", "1 - normalised edit distance, of the validation words", True),
+        ("unlabeled_strong_agreement", "unlabeled images that read alike as they are and in the strong view", True),
+        ("unlabeled_weak_agreement", "unlabeled images that read alike as they are and in the weak view", True),
+        ("unlabeled_strong_similarity", "of the readings of an image and of its strong view", True),
+        ("unlabeled_mean_confidence", "of the readings of unlabeled images", True),
+        ("unlabeled_confident_agreement", "confidence where the strong view reads alike, else 0", True),
+        ("unlabeled_character_divergence", "of the characters read from those of the training labels, nats", False))),
+    ("Pseudo-labels", (
+        ("pseudo_label_accuracy", "by labels that are withheld from training", True),
+        ("kept_pseudo_label_accuracy", "of those that are kept, by labels that are withheld from training", True),
+        ("kept_fraction", "of the unlabeled images of a step", True),
+        ("mean_score", "of what is read in them", True),
+        ("agreement", "words that target and online model read alike", True))),
+    ("Does it collapse?", (
+        ("character_entropy", "of the characters that are read, nats", False),
+        ("length_entropy", "of the lengths that are read, nats", False))),
+    ("Losses", (
+        ("loss", "what is minimised", False), ("recognition_loss", "on labels", False), ("consistency_loss", "on unlabeled images", False),
+        ("domain_adaptation_loss", "the CORAL distance of labeled and unlabeled characters", False))),
+    ("Consistency by character", tuple((f"consistency_position_{place}", "distance of the two branches where words are kept", False)
+                                       for place in ("1", "2", "3", "4", "5_on"))))
+LEFT_OUT = {"step", "time", "unlabeled_images", "incomparable_words", "cer"}
+KINDS = {"wrong": ("Kept and wrong", "The surest first. Their labels are known here, and withheld from training."),
+         "kept": ("Kept", "From the surest to the least sure."), "dropped": ("Dropped", "From the surest to the least sure.")}
+STYLE = CURVES_STYLE + ".concern { border-left: 4px solid var(--wrong); padding: .2rem .8rem; }\n"
+
+
+def as_page(name: str, about: str, steps: int, lines: Sequence[Mapping[str, float]], concerns: Sequence[str] = (), examples: Examples | None = None) -> str:
+    """The page.
+
+    Args:
+        about: what the run learns, in a few words.
+        steps: of the whole run.
+        lines: of its progress.jsonl, in order; of a step that was trained twice the later counts.
+        concerns: sentences on why it may not work.
+    """
+    found = curves_of(lines)
+    last = max((line["step"] for line in lines), default=0)
+    when = f", {datetime.fromtimestamp(lines[-1]['time'], UTC):%Y-%m-%d %H:%M} UTC" if lines else ""
+    pieces = [html.paragraph(f"{about}. Step {last:,.0f} of {steps:,}{when}. This page is written while the run goes on; reload it for newer numbers.")]
+    pieces += [f'<p class="concern">{html.markup(concern)}</p>' for concern in concerns]
+    known = {name for _, group in GROUPS for name, _, _ in group}
+    others = tuple((name, "", False) for name in found if name not in known)
+    for title, group in (*GROUPS, ("Further numbers", others)):
+        drawn = [_figure(name, what, found[name], share) for name, what, share in group if name in found]
+        pieces += [html.heading(title), f'<div class="curves">{"".join(drawn)}</div>'] if drawn else []
+    if examples is not None:
+        pieces += _examples(examples)
+    return html.page(f"Run {name}", *pieces, style=STYLE)
+
+
+def curves_of(lines: Sequence[Mapping[str, float]]) -> dict[str, list[Point]]:
+    """The finite values of each number by step; of a step that was logged twice, the later."""
+    found: dict[str, dict[float, float]] = {}
+    for line in lines:
+        for name, value in line.items():
+            if name not in LEFT_OUT and math.isfinite(value):
+                found.setdefault(name, {})[line["step"]] = value
+    return {name: sorted(points.items()) for name, points in found.items()}
+
+
+def _figure(name: str, what: str, points: Sequence[Point], share: bool) -> str:
+    title = name.removeprefix("unlabeled_").replace("_", " ")
+    words = f"<b>{html.markup(title)}</b> {number(points[-1][1])}" + (f", {html.markup(what)}" if what else "")
+    share = share and all(0 <= value <= 1 for _, value in points)
+    return f"<figure><figcaption>{words}</figcaption>{curve(points, title, share)}</figure>"
+
+
+def _examples(examples: Examples) -> list[str]:
+    pieces = [html.heading("Examples of pseudo-labels"),
+              html.paragraph(f"Of {examples.asked:,} unlabeled images at step {examples.step:,}, {examples.kept:,} kept.")]
+    for kind, (title, order) in KINDS.items():
+        shown = [example for example in examples.examples if example.kind == kind]
+        pieces += [html.subheading(title), html.paragraph(order), html.pictures(map(_picture, shown))] if shown else []
+    return pieces
+
+
+def _picture(example: Example) -> html.Picture:
+    label = [] if example.label is None else [("label", example.label)]
+    return html.Picture(example.image, [("read", example.text), *label, ("score", f"{example.score:.3f}"), ("key", example.key)],
+                        frozenset({"read"} if example.kind == "wrong" else ()))
