@@ -3,6 +3,7 @@
     runs/NAME/recipe.yaml      the whole recipe, every default written out
               run.json         state: running, finished or failed; the digest of the recipe; the MLflow run
               progress.jsonl   the numbers that were logged, one line each
+              report.html      the same as curves, with examples of pseudo-labels (pseudo_labels.json), written while it runs
               checkpoints/     brought there by rank 0, told whole from torn by `checkpoints.py`
               model/           the recognizer, once the run has finished
 """
@@ -108,6 +109,16 @@ class RunFolder:
     def progress(self) -> str:
         """The numbers that were logged."""
         return self.file("progress.jsonl")
+
+    @property
+    def pseudo_labels(self) -> str:
+        """Examples of what is read in unlabeled images, of the last validation."""
+        return self.file("pseudo_labels.json")
+
+    @property
+    def report(self) -> str:
+        """The page of the run."""
+        return self.file("report.html")
 
     @property
     def notices(self) -> str:

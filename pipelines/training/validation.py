@@ -1,25 +1,48 @@
-"""Words that decide while a run goes on: which of a corpus, read once, and how they are compared."""
+"""What a run is judged by while it goes on: which rows of a corpus, read once, and how their labels are compared."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from pipelines.corpus.reader import Corpus
+from pipelines.corpus.reader import Corpus, RowGroup
 from pipelines.errors import BadInput
 from pipelines.evaluation.protocols import Rule
 
+GROUPS_SAMPLED = 16  # a row group of images is some 10 MB
 
 def spread_rows(corpus: Corpus, count: int, columns: Sequence[str]) -> list[tuple]:
     """`columns` of at most `count` labeled rows, evenly spread over all of them, so that every source has its share. Only their row groups are read."""
     labeled = _labeled_rows(corpus)  # their numbers in the corpus
-    count = min(count, len(labeled))
-    wanted = labeled[np.arange(count, dtype=np.int64) * len(labeled) // max(count, 1)]
-    groups = corpus.row_groups
-    starts = np.cumsum([0, *(group.rows for group in groups)])
+    return _rows_at([(corpus, group) for group in corpus.row_groups], labeled[_spread(len(labeled), count)], columns)
+
+
+def sampled_rows(corpora: Sequence[Corpus], count: int, columns: Sequence[str], sources: Iterable[str] | None = None) -> list[tuple]:
+    """`columns` of at most `count` rows, labeled or not, evenly spread over at most GROUPS_SAMPLED row groups, which are evenly spread over the corpora.
+
+    sources: those that count; all if it is None.
+    """
+    groups = []
+    for corpus in corpora:
+        of_shard = {shard.name: shard.source for shard in corpus.manifest.shards}
+        groups += [(corpus, group) for group in corpus.row_groups if sources is None or of_shard[group.shard] in sources]
+    groups = [groups[number] for number in _spread(len(groups), GROUPS_SAMPLED)]
+    return _rows_at(groups, _spread(sum(group.rows for _, group in groups), count), columns)
+
+
+def _spread(total: int, count: int) -> np.ndarray:
+    """At most `count` of the numbers 0 … total - 1, evenly spread."""
+    count = min(count, total)
+    return np.arange(count, dtype=np.int64) * total // max(count, 1)
+
+
+def _rows_at(groups: Sequence[tuple[Corpus, RowGroup]], wanted: np.ndarray, columns: Sequence[str]) -> list[tuple]:
+    """`columns` of the rows with these numbers, counted through the row groups; only groups that hold one are read."""
+    starts = np.cumsum([0, *(group.rows for _, group in groups)])
     found = []
     for number in np.unique(np.searchsorted(starts, wanted, side="right") - 1).tolist():
         inside = wanted[(wanted >= starts[number]) & (wanted < starts[number + 1])] - starts[number]
-        rows = corpus.read_row_group(groups[number].shard, groups[number].index, columns).select(list(columns)).take(inside)
+        corpus, group = groups[number]
+        rows = corpus.read_row_group(group.shard, group.index, columns).select(list(columns)).take(inside)
         found += zip(*(column.to_pylist() for column in rows.columns), strict=True)
     return found
 
@@ -32,8 +55,8 @@ def _labeled_rows(corpus: Corpus) -> np.ndarray:
     return np.flatnonzero(np.concatenate(labeled)) if labeled else np.zeros(0, np.int64)
 
 
-def check_words(corpus: Corpus, count: int, rule: Rule) -> None:
-    """Look at the labels alone, before anything is trained.
+def check_words(corpus: Corpus, count: int, rule: Rule) -> int:
+    """How many words there are; looks at the labels alone, before anything is trained.
 
     Raises:
         BadInput: a corpus without labels, or with labels of which the rule leaves nothing to compare.
@@ -45,3 +68,4 @@ def check_words(corpus: Corpus, count: int, rule: Rule) -> None:
     if not any(map(rule.compared, texts)):
         raise BadInput(f"data.validation: expected labels that the rule {rule.name} can compare, found none among the {len(texts):,} words of {corpus.path} "
                        f"(the first is {texts[0]!r}): choose another recognizer.rule or recognizer.charset")
+    return len(texts)

@@ -34,7 +34,7 @@ from pipelines.feed.stream import Share, Stream
 from pipelines.feed.waiting import announced
 from pipelines.reading.batches import shape_of
 from pipelines.reading.weights import load_recognizer, read_description
-from pipelines.training import checkpoints
+from pipelines.training import checkpoints, unlabeled
 from pipelines.training.journal import Journal, add_line
 from pipelines.training.loop import Hooks, NonFinite, Numerics, Schedule, build_optimizer, fit, one_cycle, step_decay
 from pipelines.training.recipe import OptimizerRecipe, Recipe, parse_recipe
@@ -138,6 +138,7 @@ class _Worker:
     recipe: Recipe
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
     words: list[tuple] | None = None  # to validate on, once they are read
+    sample: unlabeled.Sample | None = None  # of the unlabeled images, once it is read
     skipped: int = 0  # steps whose gradient was not finite
     resumed_at: int = 0  # steps done before this process started
     taken: int = 0  # batches of each stream that all workers together had taken by then
@@ -213,17 +214,31 @@ class _Worker:
 
     def _validate(self, step: int) -> None:
         """Measure on rank 0; the other ranks wait for it in their next collective operation."""
-        validation = self.recipe.data.validation
-        if validation is None or self.rank != 0:
+        if self.rank != 0:
             return
+        self.metrics = self._on_words() | self._on_unlabeled(step)
+        if self.metrics:
+            self._write(step, self.metrics)
+
+    def _on_words(self) -> dict[str, float]:
+        """How many of the validation words are read."""
+        validation = self.recipe.data.validation
+        if validation is None:
+            return {}
         if self.words is None:
             self.words = spread_rows(Corpus.open(validation.corpus), validation.words, ("key", "image", "text"))
         recognizer = self.objective.recognizer
         score = evaluate_recognizer(recognizer, self.words, rule=rule_of(self.recipe.recognizer.rule, recognizer.charset), keep_worst=0).score
-        self.metrics = {"word_accuracy": score.accuracy, "one_minus_ned": score.one_minus_ned, "cer": score.cer}
-        if score.incomparable:
-            self.metrics["incomparable_words"] = score.incomparable
-        self._write(step, self.metrics)
+        metrics = {"word_accuracy": score.accuracy, "one_minus_ned": score.one_minus_ned, "cer": score.cer}
+        return metrics | ({"incomparable_words": score.incomparable} if score.incomparable else {})
+
+    def _on_unlabeled(self, step: int) -> dict[str, float]:
+        """What can be told from unlabeled images, of objectives that learn to read with them."""
+        if "unlabeled" not in self.job.streams or "decoder" not in trained_parts(self.objective):
+            return {}
+        if self.sample is None:
+            self.sample = unlabeled.open_sample(self.recipe, self.objective.recognizer)
+        return unlabeled.measure(self.sample, self.objective, self.recipe, step, RunFolder(self.job.folder).pseudo_labels)
 
     def _keep(self, step: int, checkpoint: bool) -> None:
         """Report to Ray Train; every rank must, at the same steps. Rank 0 brings the checkpoint."""

@@ -11,7 +11,7 @@ from pipelines.corpus.reader import Corpus
 from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
 from pipelines.evaluation.protocols import rule_of
-from pipelines.training.validation import check_words, spread_rows
+from pipelines.training.validation import check_words, sampled_rows, spread_rows
 
 
 def corpus(folder: Path, sources: dict[str, list[str | None]], rows_per_group: int = 100) -> Corpus:
@@ -66,4 +66,15 @@ def test_a_corpus_without_labels_or_with_nothing_to_compare_is_refused(tmp_path)
     words = corpus(tmp_path / "bengali", {"one": ["কলকাতা", "তাল"]})
     with pytest.raises(BadInput, match="expected labels that the rule charset can compare, found none among the 2 words of .*the first is 'কলকাতা'"):
         check_words(words, 10, rule_of("charset", latin))
-    check_words(words, 10, rule_of("charset", bengali))
+    assert check_words(words, 10, rule_of("charset", bengali)) == 2
+
+
+def test_a_sample_takes_labeled_and_unlabeled_rows_of_a_few_row_groups_of_all_corpora(tmp_path):
+    one = corpus(tmp_path / "one", {"a": [None] * 60, "b": ["x"] * 20}, rows_per_group=2)
+    two = corpus(tmp_path / "two", {"c": ["y"] * 80}, rows_per_group=2)
+    chosen = sampled_rows([one, two], 1000, ["key", "text"])
+    assert len(chosen) == len(set(chosen)) == 32  # 16 of 80 groups
+    assert [sum(key.startswith(source) for key, _ in chosen) for source in "abc"] == [12, 4, 16]
+    assert len(sampled_rows([one, two], 7, ["key"])) == 7
+    assert sampled_rows([one, two], 3, ["text"], {"b": 1.0}) == [("x",)] * 3
+    assert sampled_rows([one], 3, ["text"], {"none": 1.0}) == []
