@@ -1,6 +1,8 @@
 """The command line that `textray pretrain` and `textray finetune` have in common."""
 
 import argparse
+from collections.abc import Mapping
+from typing import Any
 
 from pipelines import tracking
 from pipelines.arguments import Parser, positive
@@ -9,6 +11,7 @@ from pipelines.errors import BadInput
 from pipelines.training.driver import train
 from pipelines.training.dry_run import Given, plan
 from pipelines.training.recipe import load_recipe
+from pipelines.training.unlabeled import COUNT, DECIDES
 
 
 def command(stage: str, description: str, example: str, argv: list[str] | None) -> int:
@@ -34,10 +37,21 @@ def command(stage: str, description: str, example: str, argv: list[str] | None) 
         if getattr(arguments, option) is not None:
             raise BadInput(f"--{option.replace('_', '-')}: expected --dry-run beside it, found none: add it, or leave this out")
     outcome = train(recipe, resume=arguments.resume)
+    if (told := without_words(outcome.metrics)) is not None:
+        print(told)
     accuracy = f", word accuracy {outcome.metrics['word_accuracy']:.2%} on the validation words" if "word_accuracy" in outcome.metrics else ""
     run = storage.shown(outcome.place)
     print(f"run {recipe.name}: {recipe.training.steps} steps done{accuracy}\nmodel:  {storage.shown(outcome.model)}\n"
           f"next:   textray {'finetune RECIPE initialize_from=' if stage == 'pretrain' else 'evaluate '}{run}"
           f"{'' if stage == 'pretrain' else ' --data NAME=PATH'}\n"
+          f"report: {storage.shown(storage.join(outcome.place, 'report.html'))}\n"
           f"curves: mlflow ui --backend-store-uri {tracking.shown_uri()}")
     return 0
+
+
+def without_words(metrics: Mapping[str, Any]) -> str | None:
+    """What a run without validation words can tell of itself; None where it has them, or has no unlabeled images."""
+    if "word_accuracy" in metrics or DECIDES not in metrics:
+        return None
+    return (f"no validation words: {DECIDES.replace('_', ' ')} {metrics[DECIDES]:.2%} on {metrics[COUNT]:,} images is what textray can tell without labels, "
+            "see docs/training.md")

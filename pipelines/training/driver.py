@@ -37,10 +37,11 @@ from pipelines.reading.batches import shape_of
 from pipelines.reading.weights import DESCRIPTION, WEIGHTS, find_model, model_files, pinned, read_description, save_recognizer
 from pipelines.training import checkpoints, record
 from pipelines.training.journal import cut_torn_line, read_journal
+from pipelines.training.prospects import of_words
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder, RunState, Start
 from pipelines.training.validation import check_words
-from pipelines.training.watching import Progress, say, say_streams
+from pipelines.training.watching import Progress, say, say_streams, warn
 from pipelines.training.worker import Job, build_objective, trained_parts, work
 
 
@@ -164,8 +165,7 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
     if earlier is not None and earlier.status == "failed" and not resume:
         record.settle(where, earlier, "FAILED")  # `claimed` says that it has failed
     streams = open_streams(recipe, earlier and earlier.lanes)
-    if recipe.data.validation:
-        check_words(Corpus.open(recipe.data.validation.corpus), recipe.data.validation.words, rule_of(recipe.recognizer.rule, recipe.charset))
+    said = _said_of_words(recipe, quiet)
     with room_for(where), where.claimed(recipe, resume) as state:
         corpora = fingerprints(recipe)
         state.check_corpora(corpora)
@@ -185,7 +185,7 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
         where.write(state)
         job = Job(with_absolute_corpora(recipe).model_dump(mode="json"), streams, where.place, readers, done, files and ray.put(files))
         try:
-            metrics = _fit(recipe, job, where, state.handle, list(callbacks), quiet)
+            metrics = _fit(recipe, job, where, state.handle, list(callbacks), quiet, said)
         except BaseException as problem:
             _note_failure(where, state, problem)
             raise
@@ -193,6 +193,17 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
         where.write(state)
         record.settle(where, state, "FINISHED", {"model": where.model})
         return Outcome(where.place, metrics)
+
+
+def _said_of_words(recipe: Recipe, quiet: bool) -> list[str]:
+    """Looks at the validation words, and says so if they are too few. Raises BadInput if they cannot be used."""
+    validation = recipe.data.validation
+    if validation is None:
+        return []
+    few = of_words(check_words(Corpus.open(validation.corpus), validation.words, rule_of(recipe.recognizer.rule, recipe.charset)))
+    if few is not None:
+        warn(few, quiet)
+    return [few] if few else []
 
 
 def _finished(recipe: Recipe, where: RunFolder, resume: bool, quiet: bool) -> Outcome:
@@ -282,7 +293,8 @@ def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: tracking
                               tags={"recipe": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest} | began)
 
 
-def _fit(recipe: Recipe, job: Job, where: RunFolder, handle: tracking.RunHandle, callbacks: list, quiet: bool) -> dict[str, Any]:
+def _fit(recipe: Recipe, job: Job, where: RunFolder, handle: tracking.RunHandle, callbacks: list, quiet: bool,
+         said: list[str]) -> dict[str, Any]:
     training = recipe.training
     gpu = ray.cluster_resources().get("GPU", 0) >= training.workers if training.gpu is None else training.gpu
     system, inside = storage.locate(where.place)
@@ -293,7 +305,7 @@ def _fit(recipe: Recipe, job: Job, where: RunFolder, handle: tracking.RunHandle,
         run_config=RunConfig(name="checkpoints", storage_path=inside, storage_filesystem=system, callbacks=callbacks,
                              failure_config=FailureConfig(max_failures=training.max_failures)))  # what is kept, `checkpoints.prune` decides
     earlier = tracking.points_of(read_journal(where.progress))
-    with tracking.MetricLog(handle, earlier) as log, Progress(where, training.steps, log, quiet):
+    with tracking.MetricLog(handle, earlier) as log, Progress(where, recipe, log, quiet, said):
         try:
             with interruptible():
                 trainer.fit()

@@ -17,6 +17,7 @@ import yaml
 from ray.train import TrainingFailedError
 
 from pipelines.errors import BadInput
+from pipelines.evaluation.pseudo_labels import Examples
 from pipelines.reading.weights import load_recognizer
 from pipelines.synthesis.corpus import Settings, render_corpus
 from pipelines.training.driver import train
@@ -84,11 +85,24 @@ def test_a_run_killed_with_sigkill_continues_with_the_same_command_and_ends_with
         process.send_signal(signal.SIGKILL)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "continuing the run killed in" in done.stderr
-    steps = [line["step"] for line in logged(place / "runs" / "killed")]
+    steps = [line["step"] for line in logged(place / "runs" / "killed") if "loss" in line]
     assert went_on_at(steps) in ([], [1], [5], [9])  # the second command, behind a checkpoint, maybe the last thing that the killed one did
     assert set(steps) == set(range(1, 11)) and steps[-1] == 10
     assert weights(place / "runs" / "killed").keys() == weights(whole.folder).keys()
     assert all(torch.equal(a, b) for a, b in zip(weights(place / "runs" / "killed").values(), weights(whole.folder).values()))
+    without_validation_words_it_is_judged_by_unlabeled_images(place / "runs" / "killed", whole.metrics, done.stdout)
+
+
+def without_validation_words_it_is_judged_by_unlabeled_images(run: Path, metrics: dict, told: str) -> None:
+    """The labels of these, which the corpus has, are known to nothing but the numbers and the report."""
+    found = {name: value for name, value in logged(run)[-1].items() if name != "time"}
+    assert found == {name: value for name, value in metrics.items()}  # of the run that was never stopped: the same images, the same views
+    assert found["unlabeled_images"] == 150 and 0 <= found["unlabeled_strong_agreement"] <= 1 and 0 <= found["pseudo_label_accuracy"] <= 1
+    assert f"no validation words: unlabeled strong agreement {found['unlabeled_strong_agreement']:.2%} on 150 images is what textray can tell" in told
+    examples = Examples.from_json((run / "pseudo_labels.json").read_bytes(), "")
+    assert (examples.step, examples.asked) == (10, 150) and all(example.image.startswith(b"\xff\xd8") for example in examples.examples)
+    page = (run / "report.html").read_text(encoding="utf-8")
+    assert "Step 10 of 10" in page and page.count("<svg") >= 15 and page.count("data:image/jpeg") == len(examples.examples) > 0
 
 
 def children(parent: int) -> Iterator[tuple[int, str]]:
