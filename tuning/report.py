@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from pipelines.reports.html import figure, heading, page, paragraph, table, write_text
 from pipelines.training.recipe import Recipe
 from tuning.space import Axis, with_values
-from tuning.trials import TrialResult
+from tuning.trials import TrialResult, called, metric_of
 
 matplotlib.use("svg")
 from matplotlib import pyplot  # noqa: E402  (the backend is chosen first)
@@ -22,7 +22,7 @@ FEW = 5  # a rank correlation over fewer trials says nothing
 
 
 def importance(axes: Sequence[Axis], trials: Sequence[TrialResult]) -> dict[str, float | None]:
-    """Spearman's rank correlation of each searched field with word accuracy, in [-1, 1]; None with too few trials or no variation.
+    """Spearman's rank correlation of each searched field with what decides, in [-1, 1]; None with too few trials or no variation.
 
     Trials that ASHA stopped count with their last accuracy, which is what ASHA judged them by.
     """
@@ -36,8 +36,8 @@ def importance(axes: Sequence[Axis], trials: Sequence[TrialResult]) -> dict[str,
     return found
 
 
-def parallel_coordinates(axes: Sequence[Axis], trials: Sequence[TrialResult]) -> str:
-    """An SVG with one line a trial across its values and its word accuracy; the brighter, the better."""
+def parallel_coordinates(axes: Sequence[Axis], trials: Sequence[TrialResult], decides: str = "word accuracy") -> str:
+    """An SVG with one line a trial across its values and what decides; the brighter, the better."""
     measured = [trial for trial in trials if trial.accuracy is not None]
     colour = _colours([trial.accuracy for trial in measured])
     lowest, highest = min(trial.accuracy for trial in measured), max(trial.accuracy for trial in measured)
@@ -47,7 +47,7 @@ def parallel_coordinates(axes: Sequence[Axis], trials: Sequence[TrialResult]) ->
         heights = [axis.position(trial.values[axis.field]) for axis in axes] + [(trial.accuracy - lowest) / span]
         plot.plot(range(len(heights)), heights, color=colour(trial.accuracy), linestyle="--" if trial.stopped else "-",
                   linewidth=2.5 if trial is trials[0] else 1.2)
-    names = [*(axis.field.replace("_", " ") for axis in axes), "word accuracy"]
+    names = [*(axis.field.replace("_", " ") for axis in axes), decides]
     ends = [*((f"{axis.low:g}", f"{axis.high:g}") for axis in axes), (f"{lowest:.1%}", f"{highest:.1%}")]
     plot.set_xticks(range(len(names)), names)
     for place, (low, high) in enumerate(ends):
@@ -60,8 +60,8 @@ def parallel_coordinates(axes: Sequence[Axis], trials: Sequence[TrialResult]) ->
     return _svg(drawing, plot)
 
 
-def learning_curves(trials: Sequence[TrialResult]) -> str:
-    """An SVG of word accuracy over steps, a line a trial."""
+def learning_curves(trials: Sequence[TrialResult], decides: str = "word accuracy") -> str:
+    """An SVG of what decides over steps, a line a trial."""
     measured = [trial for trial in trials if trial.curve]
     colour = _colours([trial.accuracy for trial in measured])
     drawing, plot = pyplot.subplots(figsize=(9, 3))
@@ -69,7 +69,7 @@ def learning_curves(trials: Sequence[TrialResult]) -> str:
         steps, accuracies = zip(*trial.curve, strict=True)
         plot.plot(steps, accuracies, color=colour(trial.accuracy), marker="o", markersize=3, linestyle="--" if trial.stopped else "-")
     plot.set_xlabel("step", color="grey")
-    plot.set_ylabel("word accuracy", color="grey")
+    plot.set_ylabel(decides, color="grey")
     plot.tick_params(colors="grey")
     return _svg(drawing, plot)
 
@@ -91,8 +91,8 @@ def _svg(drawing, plot) -> str:
 
 
 def write_report(file: Path, recipe: Recipe, axes: Sequence[Axis], trials: Sequence[TrialResult]) -> str | Path:
-    """Write the page. `trials` are ranked, the best first; at least one has a word accuracy."""
-    best = trials[0]
+    """Write the page. `trials` are ranked, the best first; at least one was measured."""
+    best, decides = trials[0], called(metric_of(recipe))
     fields = [axis.field for axis in axes]
     rows = [(place, trial.name, *(f"{trial.values[name]:g}" for name in fields), trial.steps,
              "" if trial.accuracy is None else f"{trial.accuracy:.2%}",
@@ -100,21 +100,23 @@ def write_report(file: Path, recipe: Recipe, axes: Sequence[Axis], trials: Seque
             for place, trial in enumerate(trials, 1)]
     correlations = importance(axes, trials)
     known = any(value is not None for value in correlations.values())
-    weights = table(["field", "rank correlation with word accuracy"],
+    weights = table(["field", f"rank correlation with {decides}"],
                     [(name, "not known" if value is None else f"{value:+.2f}") for name, value in correlations.items()], numbers=[1])
     reading = "Near +1: larger is better; near -1: smaller is better; near 0: no clear direction." if known else \
         f"Fewer than {FEW} trials with different outcomes: too few to say."
-    validation = recipe.data.validation.corpus
+    validation = recipe.data.validation
+    measured = f"{decides} on at most {validation.words} words of {validation.corpus}" if validation else \
+        f"there are no validation words, so {decides} decides, which needs no labels and is no accuracy"
     return write_text(file, page(
         f"Sweep {recipe.name}",
-        paragraph(f"{len(trials)} trials around the recipe; word accuracy on at most {recipe.data.validation.words} words of {validation}. "
+        paragraph(f"{len(trials)} trials around the recipe; {measured}. "
                   f"Best: {best.name} with {best.accuracy:.2%}."),
         heading("Trials"),
-        table(["", "trial", *(name.replace("_", " ") for name in fields), "steps", "word accuracy", "end"], rows,
+        table(["", "trial", *(name.replace("_", " ") for name in fields), "steps", decides, "end"], rows,
               numbers=[0, *range(2, len(fields) + 4)]),
         heading("Parallel coordinates"),
-        figure(parallel_coordinates(axes, trials), "One line a trial, the brighter the better; dashed: stopped early by ASHA; thick: the best."),
-        heading("Learning curves"), figure(learning_curves(trials), "Word accuracy on the validation words."),
+        figure(parallel_coordinates(axes, trials, decides), "One line a trial, the brighter the better; dashed: stopped early by ASHA; thick: the best."),
+        heading("Learning curves"), figure(learning_curves(trials, decides), f"{decides.capitalize()} at each validation."),
         heading("Importance"), paragraph(reading), weights,
         heading("Best recipe"), paragraph("As best.yaml beside this page; `textray finetune best.yaml` runs it."),
         f"<pre>{escape(with_values(recipe, best.values, f'{recipe.name}_best').to_yaml())}</pre>"))

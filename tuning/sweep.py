@@ -40,10 +40,10 @@ from pipelines.training.recipe import Recipe, load_recipe, parse_recipe
 from pipelines.training.runs import RunFolder, RunState
 from tuning.report import write_report
 from tuning.space import OWN, Axis, space_of, values_at, with_values
-from tuning.trials import METRIC, TrialResult, result_of, trial_name
+from tuning.trials import TrialResult, called, metric_of, result_of, trial_name
 
 DRIVER_CPUS = 0.1  # a trial's driver only waits
-os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a checkpoint before the first validation reports no accuracy yet
+os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a checkpoint before the first validation reports none yet
 
 
 def run_trial(config: dict[str, float], *, recipe: dict[str, Any], folder: str, parent: dict[str, str], reserved_cpus: float) -> None:
@@ -74,14 +74,14 @@ def sweep(recipe: Recipe, *, trials: int, concurrency: int | None = None, resume
     """Search around a recipe; returns the trials, the best first. Of a sweep that has finished, complete what its record in MLflow lacks.
 
     Raises:
-        BadInput: the recipe cannot be searched, or has no validation words to decide by.
+        BadInput: the recipe cannot be searched.
     """
     axes = space_of(recipe)
     where = RunFolder(storage.join(recipe.runs, recipe.name))
     if (earlier := where.state()) is not None and earlier.status == "finished":
         return _finished(recipe, where, resume)
     if recipe.data.validation is None:
-        raise BadInput("a sweep decides by word accuracy on validation words: expected data.validation.corpus in the recipe, found none")
+        print(f"no validation words: {called(metric_of(recipe))} decides, which needs no labels, see docs/training.md", file=sys.stderr, flush=True)
     streams = open_streams(recipe)
     with room_for(where), where.claimed(recipe, resume) as state:
         start_ray()
@@ -107,11 +107,11 @@ def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, whe
         start = {axis.field: OWN for axis in axes}
         tuner = tune.Tuner(
             trainable, param_space={axis.field: axis.domain() for axis in axes},
-            tune_config=tune.TuneConfig(metric=METRIC, mode="max", num_samples=trials,  # the generator heeds only its own max_concurrent
+            tune_config=tune.TuneConfig(metric=metric_of(recipe), mode="max", num_samples=trials,  # the generator heeds only its own max_concurrent
                                         search_alg=BasicVariantGenerator(points_to_evaluate=[start], max_concurrent=count,
                                                                          random_state=recipe.seed),
                                         scheduler=_halving(recipe)),
-            run_config=tune.RunConfig(name="tune", storage_path=inside, storage_filesystem=system, verbose=0, callbacks=[_Announce(trials)]))
+            run_config=tune.RunConfig(name="tune", storage_path=inside, storage_filesystem=system, verbose=0, callbacks=[_Announce(trials, metric_of(recipe))]))
     grid = tuner.fit()
     return [result_of(result, recipe, where) for result in grid]
 
@@ -171,7 +171,7 @@ def _conclude(recipe: Recipe, axes: tuple[Axis, ...], results: list[TrialResult]
         storage.write_bytes(where.file("report.html"), report.read_bytes())
     storage.write_bytes(where.file("best.yaml"), with_values(recipe, best.values, f"{recipe.name}_best").to_yaml().encode())
     storage.write_bytes(where.file("trials.json"), json.dumps([asdict(result) for result in ranked], indent=1).encode())
-    storage.write_bytes(where.progress, json.dumps({"step": best.steps, "time": time.time(), f"best_{METRIC}": best.accuracy}).encode() + b"\n")
+    storage.write_bytes(where.progress, json.dumps({"step": best.steps, "time": time.time(), f"best_{metric_of(recipe)}": best.accuracy}).encode() + b"\n")
     state.status = "finished"
     where.write(state)
     _settle(where, state, ranked, "FINISHED")
@@ -201,13 +201,13 @@ def _settle(where: RunFolder, state: RunState, ranked: list[TrialResult], status
 class _Announce(tune.Callback):
     """One line on stderr when a trial ends."""
 
-    def __init__(self, trials: int):
-        self._trials, self._ended = trials, 0
+    def __init__(self, trials: int, metric: str):
+        self._trials, self._metric, self._ended = trials, metric, 0
 
     def _say(self, trial, how: str) -> None:
         self._ended += 1
-        accuracy = (trial.last_result or {}).get(METRIC)
-        shown = f", word accuracy {accuracy:.2%} at step {trial.last_result['step']}" if accuracy is not None else ""
+        accuracy = (trial.last_result or {}).get(self._metric)
+        shown = f", {called(self._metric)} {accuracy:.2%} at step {trial.last_result['step']}" if accuracy is not None else ""
         print(f"trial {self._ended}/{self._trials} {how}: {trial_name(trial.config)}{shown}", file=sys.stderr, flush=True)
 
     def on_trial_complete(self, iteration, trials, trial, **info) -> None:
@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = Parser(prog="textray tune", description="Search a recipe's confidence threshold, EMA rate and loss weight (ASHA).",
                                      epilog="example: textray tune recipes/ccr_crnn_tiny.yaml --trials 16 data.validation.corpus=V "
                                             "training.validate_every=500", formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="the recipe to search around; its data.validation decides")
+    parser.add_argument("recipe", help="the recipe to search around; its data.validation decides, or else its unlabeled images")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to change")
     parser.add_argument("--trials", type=int, default=8, help="how many to run (default 8); the first is the recipe itself")
     parser.add_argument("--concurrency", type=int, help="trials at once (default: as many as fit)")
@@ -237,10 +237,11 @@ def main(argv: list[str] | None = None) -> int:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     ranked = sweep(recipe, trials=arguments.trials, concurrency=arguments.concurrency, resume=arguments.resume)
     fields = list(ranked[0].values)
-    print("  ".join(["word accuracy", "steps", *fields]))
+    decides = called(metric_of(recipe))
+    print("  ".join([decides, "steps", *fields]))
     for result in ranked:
         shown = "failed" if result.error else f"{result.accuracy:.2%}" if result.accuracy is not None else "none"
-        print("  ".join([f"{shown:>13}", f"{result.steps:>5}", *(f"{result.values[name]:>{len(name)}g}" for name in fields)])
+        print("  ".join([f"{shown:>{len(decides)}}", f"{result.steps:>5}", *(f"{result.values[name]:>{len(name)}g}" for name in fields)])
               + ("  stopped early" if result.stopped else ""))
     folder = storage.shown(storage.join(recipe.runs, recipe.name))
     print(f"best recipe: {folder}/best.yaml\nbest model:  {storage.shown(ranked[0].model)}\nreport:      {folder}/report.html")

@@ -6,14 +6,23 @@ from typing import Any
 from pipelines.training.journal import read_journal
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder
+from pipelines.training.unlabeled import DECIDES
 from tuning.space import OWN, values_at
 
-METRIC = "word_accuracy"
+
+def metric_of(recipe: Recipe) -> str:
+    """The number that decides among trials: word accuracy where there are validation words, else the criterion that needs no labels."""
+    return "word_accuracy" if recipe.data.validation is not None else DECIDES
+
+
+def called(metric: str) -> str:
+    """A number as it is called in sentences."""
+    return metric.replace("_", " ")
 
 
 @dataclass
 class TrialResult:
-    """One trial: what it used, and how it went. `curve` holds (step, word accuracy) pairs; `stopped` says ASHA ended it early."""
+    """One trial: what it used, and how it went. `curve` holds (step, what decides) pairs; `stopped` says ASHA ended it early."""
 
     name: str
     values: dict[str, float]
@@ -24,7 +33,7 @@ class TrialResult:
 
     @property
     def accuracy(self) -> float | None:
-        """The word accuracy at the trial's end; None if it never reached a validation."""
+        """The word accuracy, or what decides in its place, at the trial's end; None if it never reached a validation."""
         return self.curve[-1][1] if self.curve else None
 
     @property
@@ -42,12 +51,12 @@ def trial_name(config: dict[str, Any]) -> str:
 
 def result_of(result, recipe: Recipe, where: RunFolder) -> TrialResult:
     """What a trial's folder says of it: it outlives the sweep's own records."""
-    name = trial_name(result.config)
+    name, metric = trial_name(result.config), metric_of(recipe)
     folder = RunFolder(where.file(f"trials/{name}"))
     curve: dict[int, float] = {}
     for numbers in read_journal(folder.progress):
-        if METRIC in numbers:
-            curve[numbers["step"]] = numbers[METRIC]
+        if metric in numbers:
+            curve[numbers["step"]] = numbers[metric]
     state = folder.state()
     finished = state is not None and state.status == "finished"
     return TrialResult(name, values_at(result.config, recipe), sorted(curve.items()),

@@ -84,10 +84,6 @@ def test_a_sweep_killed_with_sigkill_goes_on_and_ends_with_a_report_and_a_recipe
 
 def test_a_sweep_that_cannot_be_is_refused_before_it_starts(place, ray_session, monkeypatch):
     monkeypatch.chdir(place)
-    without = recipe(place, "never")
-    del without["data"]["validation"]
-    with pytest.raises(BadInput, match="a sweep decides by word accuracy on validation words"):
-        sweep(parse_recipe(without), trials=2)
     with pytest.raises(BadInput, match=r"a trial takes 20.5 CPUs \(20 for its workers, .* lower --concurrency"):
         crowd = recipe(place, "never", workers=40)
         for part in ("labeled", "unlabeled"):
