@@ -95,7 +95,7 @@ def sweep(recipe: Recipe, *, trials: int, concurrency: int | None = None, resume
 
 
 def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, where: RunFolder, state: RunState) -> list[TrialResult]:
-    cpus = ray.cluster_resources()["CPU"]
+    cpus, metric = ray.cluster_resources()["CPU"], metric_of(recipe)
     trainable = tune.with_resources(tune.with_parameters(
         run_trial, recipe=_absolute(recipe, state).model_dump(mode="json"), folder=where.place, parent=asdict(state.handle),
         reserved_cpus=cpus * (count - 1) / count + DRIVER_CPUS), {"cpu": DRIVER_CPUS})
@@ -107,11 +107,11 @@ def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, whe
         start = {axis.field: OWN for axis in axes}
         tuner = tune.Tuner(
             trainable, param_space={axis.field: axis.domain() for axis in axes},
-            tune_config=tune.TuneConfig(metric=metric_of(recipe), mode="max", num_samples=trials,  # the generator heeds only its own max_concurrent
+            tune_config=tune.TuneConfig(metric=metric, mode="max", num_samples=trials,  # the generator heeds only its own max_concurrent
                                         search_alg=BasicVariantGenerator(points_to_evaluate=[start], max_concurrent=count,
                                                                          random_state=recipe.seed),
                                         scheduler=_halving(recipe)),
-            run_config=tune.RunConfig(name="tune", storage_path=inside, storage_filesystem=system, verbose=0, callbacks=[_Announce(trials, metric_of(recipe))]))
+            run_config=tune.RunConfig(name="tune", storage_path=inside, storage_filesystem=system, verbose=0, callbacks=[_Announce(trials, metric)]))
     grid = tuner.fit()
     return [result_of(result, recipe, where) for result in grid]
 
@@ -171,7 +171,8 @@ def _conclude(recipe: Recipe, axes: tuple[Axis, ...], results: list[TrialResult]
         storage.write_bytes(where.file("report.html"), report.read_bytes())
     storage.write_bytes(where.file("best.yaml"), with_values(recipe, best.values, f"{recipe.name}_best").to_yaml().encode())
     storage.write_bytes(where.file("trials.json"), json.dumps([asdict(result) for result in ranked], indent=1).encode())
-    storage.write_bytes(where.progress, json.dumps({"step": best.steps, "time": time.time(), f"best_{metric_of(recipe)}": best.accuracy}).encode() + b"\n")
+    numbers = {"step": best.steps, "time": time.time(), f"best_{metric_of(recipe)}": best.accuracy}
+    storage.write_bytes(where.progress, json.dumps(numbers).encode() + b"\n")
     state.status = "finished"
     where.write(state)
     _settle(where, state, ranked, "FINISHED")

@@ -37,7 +37,8 @@ def by_position(distances: Tensor, counted: Tensor) -> dict[str, Tensor]:
     """consistency_position_1 … 4 and consistency_position_5_on: the mean of the distances (n, steps) of two branches at the first characters of the
     words, and at all others (the end symbol is the character behind the last), over the steps under the mask `counted`; 0 where there is none."""
     distances, steps = distances.where(counted, 0), distances.shape[1]
-    sums = [F.pad(values.sum(0), (0, max(0, POSITIONS - steps))) for values in (distances, counted.to(distances.dtype))]  # (max(steps, POSITIONS),) each
+    both = distances, counted.to(distances.dtype)
+    sums = [F.pad(values.sum(0), (0, max(0, POSITIONS - steps))) for values in both]  # (max(steps, POSITIONS),) each
     total, count = (torch.cat([each[:POSITIONS - 1], each[POSITIONS - 1:].sum(0, keepdim=True)]) for each in sums)  # (POSITIONS,) each
     names = [f"consistency_position_{place}" for place in range(1, POSITIONS)] + [f"consistency_position_{POSITIONS}_on"]
     return dict(zip(names, (total / count.clamp(min=1)).unbind(), strict=True))

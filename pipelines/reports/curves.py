@@ -9,8 +9,10 @@ POINTS = 400  # of a curve; of more, neighbours are averaged
 
 STYLE = """
 .curves { display: grid; grid-template-columns: repeat(auto-fill, minmax(18rem, 1fr)); gap: .6rem 1.2rem; }
-.curves figure { margin: 0; } .curves figcaption { font-size: .85rem; } .curves figcaption b { font-weight: 600; }
-svg.curve { display: block; width: 100%; height: auto; } svg.curve .line { fill: none; stroke: var(--bar); stroke-width: 1.8; stroke-linejoin: round; }
+.curves figure { margin: 0; display: flex; flex-direction: column; justify-content: space-between; }
+.curves figcaption { font-size: .85rem; } .curves figcaption b { font-weight: 600; }
+svg.curve { display: block; width: 100%; height: auto; }
+svg.curve .line { fill: none; stroke: var(--bar); stroke-width: 1.8; stroke-linejoin: round; }
 svg.curve .dot { fill: var(--bar); } svg.curve .axis { stroke: currentColor; opacity: .4; fill: none; }
 svg.curve text { fill: currentColor; opacity: .8; font: 10px system-ui, sans-serif; }
 """
@@ -30,11 +32,10 @@ def thinned(points: Sequence[Point], most: int = POINTS) -> list[Point]:
 def curve(points: Sequence[Point], name: str, share: bool = False) -> str:
     """The SVG of one curve of finite values, steps rising; at least one point.
 
-    share: whether the values lie between 0 and 1, which is the axis then; else it goes from the least to the greatest.
+    share: whether the values lie between 0 and 1, which is the axis then; else it goes from 0, or the least value below it, to the greatest.
     """
-    low, high = (0.0, 1.0) if share else (min(value for _, value in points), max(value for _, value in points))
-    if low == high:
-        low, high = low - abs(low or 1) / 2, high + abs(high or 1) / 2
+    low, high = (0.0, 1.0) if share else (min(0.0, *(value for _, value in points)), max(0.0, *(value for _, value in points)))
+    high = high if high > low else 1.0
     first, last = points[0][0], points[-1][0]
     places = [(_along(step, first, last, LEFT, WIDTH - RIGHT), _along(value, low, high, BASE, TOP)) for step, value in thinned(points)]
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in places)

@@ -40,7 +40,8 @@ KINDS = {"wrong": ("Kept and wrong", "The surest first. Their labels are known h
 STYLE = CURVES_STYLE + ".concern { border-left: 4px solid var(--wrong); padding: .2rem .8rem; }\n"
 
 
-def as_page(name: str, about: str, steps: int, lines: Sequence[Mapping[str, float]], concerns: Sequence[str] = (), examples: Examples | None = None) -> str:
+def as_page(name: str, about: str, steps: int, lines: Sequence[Mapping[str, float]], concerns: Sequence[str] = (),
+            examples: Examples | None = None) -> str:
     """The page.
 
     Args:
@@ -52,7 +53,8 @@ def as_page(name: str, about: str, steps: int, lines: Sequence[Mapping[str, floa
     found = curves_of(lines)
     last = max((line["step"] for line in lines), default=0)
     when = f", {datetime.fromtimestamp(lines[-1]['time'], UTC):%Y-%m-%d %H:%M} UTC" if lines else ""
-    pieces = [html.paragraph(f"{about}. Step {last:,.0f} of {steps:,}{when}. This page is written while the run goes on; reload it for newer numbers.")]
+    pieces = [html.paragraph(f"{about}. Step {last:,.0f} of {steps:,}{when}. This page is written while the run goes on; reload it for newer "
+                             "numbers.")]
     pieces += [f'<p class="concern">{html.markup(concern)}</p>' for concern in concerns]
     known = {name for _, group in GROUPS for name, _, _ in group}
     others = tuple((name, "", False) for name in found if name not in known)

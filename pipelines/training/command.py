@@ -53,5 +53,5 @@ def without_words(metrics: Mapping[str, Any]) -> str | None:
     """What a run without validation words can tell of itself; None where it has them, or has no unlabeled images."""
     if "word_accuracy" in metrics or DECIDES not in metrics:
         return None
-    return (f"no validation words: {DECIDES.replace('_', ' ')} {metrics[DECIDES]:.2%} on {metrics[COUNT]:,} images is what textray can tell without labels, "
-            "see docs/training.md")
+    return (f"no validation words: {DECIDES.replace('_', ' ')} {metrics[DECIDES]:.2%} on {metrics[COUNT]:,} images is what textray can tell "
+            "without labels, see docs/training.md")

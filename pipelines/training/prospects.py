@@ -30,8 +30,8 @@ def of_words(words: int) -> str | None:
     """Of so many validation words; None if they are enough."""
     if half_width(words) <= DIFFERENCE:
         return None
-    return (f"{words:,} validation words know an accuracy of 50 % to ± {half_width(words):.1f} points only: a difference of {DIFFERENCE} points is not "
-            f"seen, {words_for(DIFFERENCE):,} words could show it")
+    return (f"{words:,} validation words know an accuracy of 50 % to ± {half_width(words):.1f} points only: a difference of {DIFFERENCE} points is "
+            f"not seen, {words_for(DIFFERENCE):,} words could show it")
 
 
 def prospects(lines: Sequence[Numbers], threshold: float | None = None) -> Iterator[tuple[str, str]]:
@@ -42,8 +42,8 @@ def prospects(lines: Sequence[Numbers], threshold: float | None = None) -> Itera
         threshold: objective.confidence_threshold, where the objective has one.
     """
     checks = {"kept": nothing_kept(lines, threshold), "apart": apart(lines),
-              "lengths": collapsing(lines, "length_entropy", "the lengths of what is read in unlabeled images", ", unless all of these words have one length"),
-              "characters": collapsing(lines, "character_entropy", "the characters of what is read in unlabeled images")}
+              "lengths": collapsing(lines, "length_entropy", "lengths", ", unless all of these words have one length"),
+              "characters": collapsing(lines, "character_entropy", "characters")}
     yield from ((subject, sentence) for subject, sentence in checks.items() if sentence)
 
 
@@ -69,8 +69,9 @@ def collapsing(lines: Sequence[Numbers], name: str, what: str, unless: str = "")
     before, now = (mean(line[name] for line in part) for part in (first, last))
     if now >= LOW or now >= FALLEN * before:
         return None
-    return (f"{what} collapse: their entropy fell from {before:.2f} nats to {now:.2f} ({_steps(last)}); a model that learns from itself drifts to one short "
-            f"word{unless}: raise objective.confidence_threshold, lower objective.consistency_weight, or start from a model that reads (initialize_from)")
+    return (f"the {what} of what is read in unlabeled images collapse: their entropy fell from {before:.2f} nats to {now:.2f} ({_steps(last)}); a model "
+            f"that learns from itself drifts to one short word{unless}: raise objective.confidence_threshold, lower objective.consistency_weight, or "
+            "start from a model that reads (initialize_from)")
 
 
 def apart(lines: Sequence[Numbers]) -> str | None:
@@ -78,8 +79,8 @@ def apart(lines: Sequence[Numbers]) -> str | None:
     last = [line for line in _last(lines, "agreement") if "kept_fraction" in line]
     if len(last) < LAST or mean(line["agreement"] for line in last) >= APART or mean(line["kept_fraction"] for line in last) <= MUCH:
         return None
-    return (f"{mean(line['kept_fraction'] for line in last):.0%} of the unlabeled images are kept, but what is read in their two views agrees in "
-            f"{mean(line['agreement'] for line in last):.1%} ({_steps(last)}): the pseudo-labels are not learned; look at them in the report of the run")
+    return (f"{mean(line['kept_fraction'] for line in last):.0%} of the unlabeled images are kept, but what is read in their two views agrees "
+            f"in {mean(line['agreement'] for line in last):.1%} ({_steps(last)}): the pseudo-labels are not learned; look at them in the run's report")
 
 
 def _last(lines: Sequence[Numbers], name: str) -> list[Numbers]:

@@ -39,7 +39,8 @@ class Sample:
 
 
 def open_sample(recipe: Recipe, recognizer: Recognizer, images: int = IMAGES) -> Sample:
-    """Evenly spread over the corpora of data.unlabeled; what does not decode is left out. Images that keep their aspect ratio are filled up to the width."""
+    """Evenly spread over the corpora of data.unlabeled; what does not decode is left out. Images that keep their aspect ratio are filled up to the
+    recognizer's width."""
     shape = shape_of(recognizer)
     shape = Shape(shape.height, shape.width, "pad") if shape.aspect == "keep" else shape
     rows, pixels = [], np.empty((images, 3, shape.height, shape.width), dtype=np.uint8)

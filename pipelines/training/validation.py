@@ -17,7 +17,8 @@ def spread_rows(corpus: Corpus, count: int, columns: Sequence[str]) -> list[tupl
 
 
 def sampled_rows(corpora: Sequence[Corpus], count: int, columns: Sequence[str], sources: Iterable[str] | None = None) -> list[tuple]:
-    """`columns` of at most `count` rows, labeled or not, evenly spread over at most GROUPS_SAMPLED row groups, which are evenly spread over the corpora.
+    """`columns` of at most `count` rows, labeled or not, evenly spread over at most GROUPS_SAMPLED row groups, which are evenly spread over
+    the corpora.
 
     sources: those that count; all if it is None.
     """

@@ -42,7 +42,7 @@ def say_streams(streams: dict[str, Stream], quiet: bool) -> None:
 
 
 class Progress:
-    """Shows what rank 0 appends to the run's journal, with the time left, and what any rank has to say: on stderr, in the run's report, and in MLflow.
+    """Shows what rank 0 appends to the run's journal, with the time left, and what any rank has to say: on stderr, in the run's report, in MLflow.
 
     said: sentences that were said before the run began, for the report.
     """
@@ -96,11 +96,11 @@ class Progress:
         if len(self._lines) == self._drawn:
             return
         self._drawn, self._drawn_at = len(self._lines), time.monotonic()
-        recipe = self._recipe
+        recipe, about = self._recipe, f"{self._recipe.objective['name']} on {self._recipe.recognizer.name}"
         try:
             examples = _examples_in(self._where.pseudo_labels)
-            write_text(self._where.report, as_page(recipe.name, f"{recipe.objective['name']} on {recipe.recognizer.name}", recipe.training.steps, self._lines,
-                                                   list(self._concerns.values()), examples))
+            page = as_page(recipe.name, about, recipe.training.steps, self._lines, list(self._concerns.values()), examples)
+            write_text(self._where.report, page)
         except (OSError, BadInput) as problem:
             if "report" not in self._concerns:
                 self._concerns["report"] = f"{self._where.report}: the report of the run was not written for a while ({problem})"

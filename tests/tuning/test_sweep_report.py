@@ -34,8 +34,8 @@ def test_without_validation_words_the_page_says_what_decided(tmp_path):
     without = parse_recipe(RECIPE.model_dump(mode="json") | {"data": RECIPE.model_dump(mode="json")["data"] | {"validation": None}})
     assert (metric_of(RECIPE), metric_of(without)) == ("word_accuracy", "unlabeled_strong_agreement")
     page = write_report(tmp_path / "report.html", without, AXES, [trial(3, 0.61, model="m"), trial(1, 0.4)]).read_text(encoding="utf-8")
-    assert ("there are no validation words, so unlabeled strong agreement decides, which needs no labels and is no accuracy. Best: trial-3 with 61.00%"
-            in page)
+    assert ("there are no validation words, so unlabeled strong agreement decides, which needs no labels and is no accuracy. Best: trial-3 with "
+            "61.00%" in page)
     assert "<th class=number>unlabeled strong agreement</th>" in page and "word accuracy" not in page.lower()
 
 

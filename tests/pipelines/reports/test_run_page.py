@@ -9,7 +9,7 @@ import pytest
 from test_html import Nesting
 
 from pipelines.evaluation.pseudo_labels import Example, Examples
-from pipelines.reports.curves import LEFT, RIGHT, WIDTH, curve, number, thinned
+from pipelines.reports.curves import BASE, LEFT, RIGHT, TOP, WIDTH, curve, number, thinned
 from pipelines.reports.html import STYLE
 from pipelines.reports.run import as_page, curves_of
 
@@ -27,7 +27,8 @@ def test_a_run_is_shown_with_its_numbers_concerns_and_pseudo_labels():
     assert "ccr on crnn_tiny. Step 100 of 400, 2001-09-09 01:46 UTC." in page
     assert re.findall(r"<h[23].*?>(.*?)</h", page) == ["How well it reads", "Pseudo-labels", "Losses", "Further numbers", "Examples of pseudo-labels",
                                                        "Kept and wrong", "Kept"]
-    assert re.findall(r"<b>(.*?)</b> ([\d.]+)", page) == [("strong agreement", "0.25"), ("kept fraction", "0.5"), ("loss", "0.6"), ("some new number", "7")]
+    assert re.findall(r"<b>(.*?)</b> ([\d.]+)", page) == [("strong agreement", "0.25"), ("kept fraction", "0.5"), ("loss", "0.6"),
+                                                         ("some new number", "7")]
     assert page.count("<svg") == 4 and page.count("data:image/jpeg") == 2
     assert "Of 256 unlabeled images at step 100, 31 kept." in page
     assert "<dt>read</dt><dd class=wrong>w&lt;rd</dd><dt>label</dt><dd>word</dd><dt>score</dt><dd>0.750</dd>" in page
@@ -47,12 +48,13 @@ def places(svg: str) -> list[tuple[float, float]]:
     return [tuple(map(float, place.split(","))) for place in re.search(r'points="(.*?)"', svg)[1].split()]
 
 
-def test_a_curve_reaches_from_the_first_step_to_the_last_and_from_the_least_value_to_the_greatest():
-    drawn = places(curve([(10, 2.0), (20, 4.0), (30, 3.0)], "loss"))
+def test_a_curve_reaches_from_the_first_step_to_the_last_and_from_zero_to_the_greatest_value():
+    drawn = places(curve([(10, 0.0), (20, 4.0), (30, 2.0)], "loss"))
     assert [x for x, _ in drawn] == [LEFT, (LEFT + WIDTH - RIGHT) / 2, WIDTH - RIGHT]
     assert drawn[1][1] < drawn[2][1] < drawn[0][1]  # up is less in SVG
     assert drawn[2][1] == pytest.approx((drawn[0][1] + drawn[1][1]) / 2)
-    assert len(places(curve([(5, 0.0)], "one"))) == 1 and ">1</text>" in curve([(5, 0.2)], "share", share=True)
+    assert drawn[1][1] == places(curve([(5, 2.0)], "one"))[0][1] == TOP and drawn[0][1] == places(curve([(5, 0.0)], "none"))[0][1] == BASE
+    assert places(curve([(1, -3.0), (2, -1.0)], "below"))[0][1] == BASE and ">1</text>" in curve([(5, 0.2)], "share", share=True)
 
 
 def test_long_curves_are_thinned_to_means_and_keep_their_end():
@@ -71,7 +73,8 @@ def luminance(colour: str) -> float:
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear))
 
 
-@pytest.mark.parametrize("scheme, background, text", [("light", "#f7f7f7", "#000"), ("dark", "#262626", "#fff")])  # of a picture's frame, where it is softest
+# Behind a picture's lines, where the contrast is least.
+@pytest.mark.parametrize("scheme, background, text", [("light", "#f7f7f7", "#000"), ("dark", "#262626", "#fff")])
 def test_colours_can_be_told_from_the_ground_in_both_schemes(scheme, background, text):
     """Text has a contrast of 4.5 or more, curves of 3 (WCAG 2.1, 1.4.3 and 1.4.11). #262626: the dark ground of Safari, #1e1e1e, under --soft."""
     light, dark = STYLE.split("@media (prefers-color-scheme: dark)")

@@ -16,8 +16,8 @@ def logged(**numbers: list[float]) -> list[dict[str, float]]:
 def test_nothing_is_kept():
     lines = logged(kept_fraction=[0.1, 0, 0, 0, 0, 0], mean_score=[0.5, 0.01, 0.01, 0.02, 0.02, 0.04])
     assert dict(prospects(lines, 0.5)) == {
-        "kept": "no unlabeled image was kept in the 5 steps logged last (steps 40 to 120); their mean score is 0.02 and the threshold 0.5: nothing is "
-                "learned from them; lower objective.confidence_threshold, or start from a model that reads (initialize_from)"}
+        "kept": "no unlabeled image was kept in the 5 steps logged last (steps 40 to 120); their mean score is 0.02 and the threshold 0.5: nothing "
+                "is learned from them; lower objective.confidence_threshold, or start from a model that reads (initialize_from)"}
     assert dict(prospects(logged(kept_fraction=[0] * 5)))["kept"] == (
         "no unlabeled image was kept in the 5 steps logged last (steps 20 to 100): nothing is learned from them; start from a model that reads "
         "(initialize_from)")
@@ -28,8 +28,8 @@ def test_lengths_and_characters_collapse():
     fallen, steady = [1.5] * 5 + [0.9, 0.4, 0.2, 0.1, 0.1, 0.0, 0.1], [2.5, 2.0, 2.2] * 4
     [(subject, sentence)] = prospects(logged(length_entropy=fallen, character_entropy=steady))
     assert (subject, sentence) == ("lengths", (
-        "the lengths of what is read in unlabeled images collapse: their entropy fell from 1.50 nats to 0.10 (steps 160 to 240); a model that learns from "
-        "itself drifts to one short word, unless all of these words have one length: raise objective.confidence_threshold, lower "
+        "the lengths of what is read in unlabeled images collapse: their entropy fell from 1.50 nats to 0.10 (steps 160 to 240); a model that learns "
+        "from itself drifts to one short word, unless all of these words have one length: raise objective.confidence_threshold, lower "
         "objective.consistency_weight, or start from a model that reads (initialize_from)"))
     [(subject, sentence)] = prospects(logged(character_entropy=[2.0] * 5 + [0.0] * 5))
     assert subject == "characters" and sentence.startswith(
@@ -46,14 +46,14 @@ def test_no_collapse(entropies):
 def test_what_is_kept_is_not_learned():
     lines = logged(kept_fraction=[0.8] * 5, agreement=[0.0, 0.0, 0.05, 0.0, 0.0])
     assert dict(prospects(lines)) == {
-        "apart": "80% of the unlabeled images are kept, but what is read in their two views agrees in 1.0% (steps 20 to 100): the pseudo-labels are not "
-                 "learned; look at them in the report of the run"}
+        "apart": "80% of the unlabeled images are kept, but what is read in their two views agrees in 1.0% (steps 20 to 100): the pseudo-labels are "
+                 "not learned; look at them in the run's report"}
     assert not list(prospects(logged(kept_fraction=[0.1] * 5, agreement=[0.0] * 5)))  # as a model that begins
 
 
 def test_too_few_validation_words():
-    assert of_words(300) == ("300 validation words know an accuracy of 50 % to ± 5.7 points only: a difference of 2.5 points is not seen, 1,537 words could "
-                             "show it")
+    assert of_words(300) == ("300 validation words know an accuracy of 50 % to ± 5.7 points only: a difference of 2.5 points is not seen, 1,537 words "
+                             "could show it")
     assert words_for(2.5) == 1537 and of_words(1537) is None and of_words(1536) is not None
     assert half_width(9604) == pytest.approx(1.0, abs=1e-12) and planned is half_width
 

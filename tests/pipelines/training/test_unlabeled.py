@@ -1,4 +1,4 @@
-"""What a run asks about unlabeled images: the model that teaches about pseudo-labels, the model that stays about the criteria, and nothing is changed."""
+"""What a run asks about unlabeled images: the model that teaches about pseudo-labels, the model that stays about criteria, and nothing changes."""
 
 from pathlib import Path
 
@@ -21,8 +21,8 @@ def corpora(tmp_path_factory) -> Path:
 
 
 def recipe(corpora: Path, objective: str, **options) -> Recipe:
-    return parse_recipe({"name": "r", "recognizer": {"name": "crnn_tiny", "options": options}, "objective": {"name": objective}, "training": {"steps": 1},
-                         "data": {"labeled": {"corpus": str(corpora / "source"), "batch_size": 2},
+    return parse_recipe({"name": "r", "recognizer": {"name": "crnn_tiny", "options": options}, "objective": {"name": objective},
+                         "training": {"steps": 1}, "data": {"labeled": {"corpus": str(corpora / "source"), "batch_size": 2},
                                   "unlabeled": {"corpus": [str(corpora / "target"), str(corpora / "source")], "batch_size": 2}}})
 
 
