@@ -24,6 +24,7 @@ from pipelines.training.rates import known_rate
 from pipelines.training.recipe import Recipe
 from pipelines.training.room import Device, check_fits, device_of, gib, sizes_of
 from pipelines.training.runs import RunFolder, RunState
+from pipelines.training.unlabeled import DECIDES
 from pipelines.training.validation import check_words, spread_rows
 from pipelines.training.worker import build_objective
 
@@ -225,7 +226,8 @@ def _validation(recipe: Recipe) -> Iterator[str]:
 def warnings(recipe: Recipe, streams: dict[str, Stream]) -> Iterator[str]:
     """What can be, but is seldom meant."""
     if recipe.data.validation is None:
-        yield "nothing says how well it reads while it trains: there is no data.validation"
+        says = f"{DECIDES} alone" if "unlabeled" in streams and recipe.data.labeled is not None else "nothing"
+        yield f"{says} says how well it reads while it trains: there is no data.validation"
     for part, stream in streams.items():
         epoch = stream.rows / (batches_a_step(recipe) * stream.batch_size)
         if recipe.training.steps < epoch:

@@ -55,7 +55,7 @@ class Progress:
         self._first: tuple[int, float] | None = None
         self._lines = read_journal(where.progress)
         self._concerns = dict(enumerate(said))
-        self._drawn, self._drawn_at = len(self._lines), -math.inf  # lines that the report shows, and when it was written
+        self._drawn, self._drawn_at = 0, -math.inf  # lines that the report shows, and when it was written: it may be older than they are
 
     def __enter__(self) -> "Progress":
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -117,8 +117,9 @@ class Progress:
 
 
 def _examples_in(file: str) -> Examples | None:
-    """The examples that the last validation left; None before the first, and of runs without unlabeled images."""
+    """The examples that the last validation left; None before the first, of runs without unlabeled images, and where the file is damaged: the next
+    validation writes it again."""
     try:
         return Examples.from_json(storage.read_bytes(file), file)
-    except FileNotFoundError:
+    except (FileNotFoundError, BadInput):
         return None
