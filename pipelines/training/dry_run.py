@@ -18,11 +18,11 @@ from pipelines.corpus.reader import Corpus
 from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.stream import Ingredient, Stream
 from pipelines.training import checkpoints
+from pipelines.training.device import Device, check_fits, device_of, gib, sizes_of
 from pipelines.training.driver import check_cpus, find_start, fingerprints, open_streams
 from pipelines.training.prospects import DIFFERENCE, half_width, words_for
 from pipelines.training.rates import known_rate
 from pipelines.training.recipe import Recipe
-from pipelines.training.room import Device, check_fits, device_of, gib, sizes_of
 from pipelines.training.runs import RunFolder, RunState
 from pipelines.training.unlabeled import DECIDES
 from pipelines.training.validation import check_words, spread_rows

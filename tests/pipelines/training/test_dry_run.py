@@ -17,10 +17,10 @@ from pipelines.corpus.manifest import SourceCounts, write_manifest
 from pipelines.corpus.quarantine import write_quarantine
 from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
+from pipelines.training.device import SHARE, Device, check_fits, gib
 from pipelines.training.dry_run import Given, half_width, plan
 from pipelines.training.rates import Rate, known_rate
 from pipelines.training.recipe import Recipe, load_recipe, parse_recipe
-from pipelines.training.room import SHARE, Device, check_fits, gib
 from pipelines.training.runs import RunFolder, RunState
 from pipelines.training.worker import build_objective
 
