@@ -28,7 +28,6 @@ Otherwise than theirs: a batch without labeled words, from which they get NaN, l
 symbols of all ranks, as one process's would (they compute one loss for the whole batch); batch statistics are each rank's own, as theirs are.
 """
 
-import copy
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -39,6 +38,10 @@ from torch import Tensor, nn
 from models.batch import Batch, Losses
 from models.decoders.abinet import ABINetDecoder
 from models.decoders.decoded import Decoded
+from models.objectives.checks import check_decay, check_thresholds, check_weights
+from models.objectives.moving_average import follow, follower
+from models.objectives.readings import read
+from models.objectives.signals import signals
 from models.precision import at_least_float32
 from models.recognizer import Recognizer
 
@@ -117,17 +120,14 @@ class SemiMTR(nn.Module):
         self.consistency_weights = dict(zip(MODALITIES, (vision_consistency_weight, language_consistency_weight, fusion_consistency_weight)))
         self.recognition_weights = dict(zip(MODALITIES, (vision_recognition_weight, language_recognition_weight, fusion_recognition_weight)))
         for kind, weights in {"consistency": self.consistency_weights, "recognition": self.recognition_weights}.items():
-            for name, weight in weights.items():
-                if not weight >= 0:
-                    raise ValueError(f"semimtr expects {name}_{kind}_weight of 0 or more, found {weight}")
-        if confidence_threshold is not None and not 0 <= confidence_threshold <= 1:
-            raise ValueError(f"semimtr expects confidence_threshold from 0 to 1, found {confidence_threshold}: it is compared with probabilities")
-        if not 0 <= ema_decay <= 1:
-            raise ValueError(f"semimtr expects ema_decay from 0 to 1, found {ema_decay}: the paper's is 0.9999")
+            check_weights("semimtr", {f"{name}_{kind}_weight": weight for name, weight in weights.items()})
+        if confidence_threshold is not None:
+            check_thresholds("semimtr", {"confidence_threshold": confidence_threshold})
+        check_decay("semimtr", "ema_decay", ema_decay, 0.9999)
         if ema and not stop_gradient:
             raise ValueError("semimtr expects stop_gradient=true with ema=true, found false: no gradient reaches an average")
         self.recognizer = recognizer
-        self.average = copy.deepcopy(recognizer).requires_grad_(False) if ema else None
+        self.average = follower(recognizer) if ema else None
         self.decay = ema_decay
         self.teaching = Teaching(teacher, student, labels, distance, confidence_threshold, stop_gradient, iterations)
         self.views = {"labeled": (weak_view, strong_view), "unlabeled": (weak_view, strong_view)}
@@ -148,14 +148,17 @@ class SemiMTR(nn.Module):
         recognition = [recognition_losses(self.recognizer.decoder, decoded, targets) for decoded in (teacher, student)]
         consistent = sum(self.consistency_weights[name] * loss for name, loss in consistency.by_student.items())
         recognised = sum(self.recognition_weights[name] * loss for losses in recognition for name, loss in losses.items())
-        named = {"recognition_loss": recognised, "consistency_loss": consistent, "kept_fraction": consistency.kept_fraction,
+        tokens, first = self.recognizer.decoder.tokens, 0 if batch.unlabeled is None else len(targets)
+        reading, own = (read(decoded.logits[first:], tokens) for decoded in (teacher, student))  # by fusion, of the unlabeled words if there are any
+        named = {"recognition_loss": recognised, "consistency_loss": consistent, **signals(reading, own, reading.is_read, tokens),
+                 "kept_fraction": consistency.kept_fraction,  # of symbols
                  "teacher_length": consistency.teacher_length}
         return Losses(recognised + consistent, {name: value.detach() for name, value in named.items()})
 
     def after_step(self, step: int) -> None:
         """Moves the average, if there is one."""
         if self.average is not None:
-            move_average(self.average, self.recognizer, self.decay)
+            follow(self.average, self.recognizer, self.decay, buffers=False)
 
 
 @dataclass
@@ -249,13 +252,6 @@ def over_all_ranks(counts: Tensor) -> tuple[Tensor, int]:
         counts = counts.clone()
         dist.all_reduce(counts)
     return counts.clamp(min=1), ranks
-
-
-@torch.no_grad()
-def move_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average <- decay average + (1 - decay) model, for the parameters; buffers stay as they are."""
-    for own, other in zip(average.parameters(), model.parameters(), strict=True):
-        own.lerp_(other, 1 - decay)
 
 
 def _iterations(branch: Tensor) -> Tensor:

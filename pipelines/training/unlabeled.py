@@ -58,7 +58,7 @@ def _sampled(stream: StreamRecipe, count: int, columns: Sequence[str]) -> list[t
 
 def labeler_of(objective: nn.Module) -> Recognizer:
     """The model whose readings teach: the averaged or frozen copy of an objective that has one, else the recognizer itself."""
-    copies = [getattr(_teaching(objective), name, None) for name in ("target", "teacher", "labeler")]
+    copies = [getattr(_teaching(objective), name, None) for name in ("target", "teacher", "labeler", "average")]
     return next((copy for copy in copies if isinstance(copy, Recognizer)), objective.recognizer)
 
 

@@ -195,6 +195,19 @@ def test_the_average_is_the_closed_form_and_keeps_statistics_of_its_own():
             assert not torch.equal(buffer, moved[name])
 
 
+def test_the_signals_are_of_what_fusion_reads_in_the_unlabeled_words():
+    model = semimtr()
+    batch = batch_of(model)
+    weak, strong = batch.unlabeled.views
+    texts, others = (model.recognizer.read(view).texts for view in (weak, strong))
+    named = model(batch).named
+    assert named["agreement"].item() == pytest.approx(sum(map(str.__eq__, texts, others)) / len(texts))
+    lengths = torch.tensor([len(text) for text in texts]).bincount() / len(texts)
+    assert named["length_entropy"].item() == pytest.approx(-torch.xlogy(lengths, lengths).sum().item(), abs=1e-6)
+    batch.unlabeled.views = (weak, weak)
+    assert model(batch).named["agreement"] == 1
+
+
 def test_without_an_average_there_is_one_model_and_each_view_is_a_pass_for_itself():
     model = semimtr().train()
     model(batch_of(model))

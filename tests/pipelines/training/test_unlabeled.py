@@ -5,6 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from models.charset import Charset
+from models.objectives import SemiMTR
+from models.recognizers import build
 from pipelines.evaluation.pseudo_labels import Examples
 from pipelines.synthesis.corpus import Settings, render_corpus
 from pipelines.training.recipe import Recipe, parse_recipe
@@ -40,6 +43,13 @@ def test_a_sample_holds_images_of_all_corpora_their_withheld_labels_and_the_char
 def test_pseudo_labels_are_of_the_model_that_teaches(corpora, name, copy):
     objective = build_objective(recipe(corpora, name))
     assert labeler_of(objective) is objective.get_submodule(copy)
+
+
+def test_an_average_of_semimtr_teaches_too():
+    small = build("abinet", Charset.named("36"), vision="small", hidden=32, width=64, max_length=6, vision_layers=1, language_layers=1)
+    for ema in (True, False):
+        objective = SemiMTR(small, ema=ema)
+        assert labeler_of(objective) is (objective.average if ema else small)
 
 
 def test_all_numbers_come_from_one_look_that_changes_nothing(corpora, tmp_path):
