@@ -43,7 +43,6 @@ image, whose characters may all lie on their side; a test image is read both way
 words is due to that.
 """
 
-import copy
 from dataclasses import dataclass
 from typing import Literal
 
@@ -57,8 +56,10 @@ from models.charset import AttentionTokens
 from models.costs import without_weights
 from models.decoders.decoded import Decoded
 from models.objectives.ccr import CCR
+from models.objectives.checks import check_thresholds, check_weights
 from models.objectives.distances import kl_divergences, masked_mean, string_distances
 from models.objectives.distributed import gather
+from models.objectives.moving_average import follow, follower
 from models.objectives.readings import GreedyReading, read
 from models.objectives.signals import signals
 from models.precision import at_least_float32
@@ -93,19 +94,15 @@ class ViSu(nn.Module):
         sharpening_temperature: float = 0.4,
     ) -> None:
         super().__init__()
-        weights = {"alignment_weight": alignment_weight, "base_recognition_weight": base_recognition_weight,
-                   "base_consistency_weight": base_consistency_weight}
-        for name, weight in weights.items():
-            if not weight >= 0:
-                raise ValueError(f"visu expects {name} of 0 or more, found {weight}")
-        if not 0 <= alignment_threshold <= 1:
-            raise ValueError(f"visu expects alignment_threshold from 0 to 1, found {alignment_threshold}: it is compared with probabilities")
+        check_weights("visu", {"alignment_weight": alignment_weight, "base_recognition_weight": base_recognition_weight,
+                               "base_consistency_weight": base_consistency_weight})
+        check_thresholds("visu", {"alignment_threshold": alignment_threshold})
         if not alignment_temperature > 0:
             raise ValueError(f"visu expects alignment_temperature above 0, found {alignment_temperature}: the paper's is 0.1")
         self.ccr = CCR(recognizer, ema_decay=ema_decay, projection=projection, consistency_weight=consistency_weight,
                        confidence_threshold=confidence_threshold, sharpening_temperature=sharpening_temperature, domain_adaptation=False)
         self.head = _head(_glimpse_width(recognizer))
-        self.target_head = copy.deepcopy(self.head).requires_grad_(False).eval()
+        self.target_head = follower(self.head).eval()
         self.alignment_weight, self.alignment_threshold, self.alignment_temperature = alignment_weight, alignment_threshold, alignment_temperature
         self.base_recognition_weight, self.base_consistency_weight = base_recognition_weight, base_consistency_weight
         self.views = {"labeled": ("strong", base_view), "unlabeled": ("weak", "strong")}
@@ -197,12 +194,10 @@ class ViSu(nn.Module):
         reference_classes, _ = gather(F.pad(reference_classes, (0, missing), value=-1).flatten())
         return alignment_loss(features.flatten(0, 1), classes.flatten(), reference, reference_classes, self.alignment_temperature)
 
-    @torch.no_grad()
     def after_step(self, step: int) -> None:
         """The target, and its head, follow the online model."""
         self.ccr.after_step(step)
-        for target, online in zip(self.target_head.parameters(), self.head.parameters(), strict=True):
-            target.lerp_(online, 1 - self.ccr.decay)
+        follow(self.target_head, self.head, self.ccr.decay)
 
 
 def alignment_loss(features: Tensor, classes: Tensor, reference: Tensor, reference_classes: Tensor, temperature: float) -> Tensor:
