@@ -76,9 +76,8 @@ class FreeMatch(nn.Module):
         both = branches(self.recognizer, batch, self.score, self.use_cat)
         recognition = decoder.loss(both.labeled, batch.labeled.targets)
         reading = both.reading
-        words, written = strings(reading, tokens)  # (n, steps) each
-        self.adaptive.update(reading.scores, reading.is_read, posteriors(both.weak_logits, tokens), counted_steps(reading), words, written)
-        thresholds = thresholds_of_words(self.adaptive.thresholds(), words, written)  # (n,)
+        self.adaptive.update(reading.scores, reading.is_read, posteriors(both.weak_logits, tokens), reading.symbols, counted_steps(reading))
+        thresholds = thresholds_of_words(self.adaptive.thresholds(), *strings(reading, tokens))  # (n,)
         kept = (reading.scores >= thresholds) & reading.is_read
         consistency = word_consistency(reading, both.online.logits, kept, tokens)
         # Attention's steps are those that the weak view's reading was fed in; the frames of CTC are the strong view's own.
@@ -104,8 +103,8 @@ class Adaptive(nn.Module):
         self.register_buffer("histogram", torch.full((classes,), 1 / classes))
 
     @torch.no_grad()
-    def update(self, scores: Tensor, is_read: Tensor, probabilities: Tensor, counted: Tensor, words: Tensor, written: Tensor) -> None:
-        """With scores (n,) of the words that are read (n,), probabilities (n, steps, classes) where counted (n, steps), and words (n, steps')."""
+    def update(self, scores: Tensor, is_read: Tensor, probabilities: Tensor, symbols: Tensor, counted: Tensor) -> None:
+        """With scores (n,) of the words that are read (n,), probabilities (n, steps, classes) and symbols (n, steps) where counted (n, steps)."""
         if self.use_quantile:
             everyone = gather(torch.stack([scores, is_read.to(scores.dtype)], 1))[0]  # (n, 2) of all ranks
             certainty = masked_quantile(everyone[:, 0], everyone[:, 1] > 0, 0.8)
@@ -116,7 +115,7 @@ class Adaptive(nn.Module):
         if self.clip:
             self.certainty.clamp_(0, 0.95)
         move(self.posterior, mean_posterior(probabilities, counted), self.decay)
-        histogram = mean_over_ranks(occurrences(words, written, len(self.histogram), self.histogram.dtype))
+        histogram = mean_over_ranks(occurrences(symbols, counted, len(self.histogram), self.histogram.dtype))
         move(self.histogram, histogram / histogram.sum(), self.decay)
 
     def thresholds(self) -> Tensor:
@@ -144,7 +143,7 @@ def quotients(posterior: Tensor, share: Tensor) -> Tensor:
 
 
 def masked_quantile(values: Tensor, mask: Tensor, quantile: float) -> Tensor:
-    """The quantile of the masked values (n,), between two of them in proportion; infinite where there are none. A scalar."""
+    """The quantile of the masked values (n,), between two of them in proportion; not finite where there are none. A scalar."""
     ordered = values.masked_fill(~mask, torch.inf).sort().values
     place = (quantile * (mask.sum() - 1).clamp(min=0)).reshape(1)
     below, above = ordered.gather(0, place.floor().long()), ordered.gather(0, place.ceil().long())

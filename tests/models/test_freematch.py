@@ -24,7 +24,7 @@ def test_reproduces_usb_for_single_labels(recorded, name):
     for step in case["steps"]:
         strong = step["strong"].double().requires_grad_(True)
         reading, weak = single_labels(step["weak"].double())
-        adaptive.update(reading.scores, reading.is_read, weak.softmax(-1), reading.steps, reading.symbols, reading.steps)
+        adaptive.update(reading.scores, reading.is_read, weak.softmax(-1), reading.symbols, reading.steps)
         for found, wanted in ((adaptive.certainty, step["time_p"]), (adaptive.posterior, step["p_model"]),
                               (adaptive.histogram, step["label_hist"]), (adaptive.thresholds(), step["class_thresholds"])):
             torch.testing.assert_close(found, torch.as_tensor(wanted).double(), rtol=0, atol=1e-6)
@@ -54,6 +54,23 @@ def test_a_class_without_labels_counts_as_nothing():
     wanted, found = torch.tensor([0.5, 0.5]), torch.tensor([0.4, 0.5]) / 0.9
     fairness = adaptive.fairness(probabilities, torch.tensor([[True, True]]))
     assert fairness.item() == pytest.approx((wanted * found.log()).sum().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["crnn_tiny", "trba_tiny"])
+def test_posteriors_and_labels_are_counted_over_the_same_steps(name):
+    """Of CTC over frames that are not blank, two of which may write one character, as in the fairness term; else over characters and ends."""
+    model = objective("freematch", name, ema_decay=0.0)
+    batch, tokens = full_batch(model), model.recognizer.decoder.tokens
+    logits = model.recognizer(batch.unlabeled.views[0]).logits
+    symbols = []
+    for row in logits.argmax(2).tolist():
+        if name == "crnn_tiny":
+            symbols += [symbol for symbol in row if symbol != tokens.blank]
+        else:
+            symbols += [*row, tokens.end][:next((step for step, symbol in enumerate(row[:-1]) if symbol < 2), len(row) - 1)] + [tokens.end]
+    model(batch)
+    wanted = torch.tensor(symbols).bincount(minlength=tokens.classes).double() / len(symbols)
+    torch.testing.assert_close(model.adaptive.histogram, wanted, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", ["crnn_tiny", "trba_tiny"])
