@@ -42,8 +42,8 @@ def prospects(lines: Sequence[Numbers], threshold: float | None = None) -> Itera
         threshold: objective.confidence_threshold, where the objective has one.
     """
     checks = {"kept": nothing_kept(lines, threshold), "apart": apart(lines),
-              "lengths": collapsing(lines, "length_entropy", "lengths", ", unless all of these words have one length"),
-              "characters": collapsing(lines, "character_entropy", "characters")}
+              "lengths": collapsing(lines, "length_entropy", "lengths", threshold, ", unless all of these words have one length"),
+              "characters": collapsing(lines, "character_entropy", "characters", threshold)}
     yield from ((subject, sentence) for subject, sentence in checks.items() if sentence)
 
 
@@ -60,7 +60,7 @@ def nothing_kept(lines: Sequence[Numbers], threshold: float | None) -> str | Non
     return f"no unlabeled image was kept in the {LAST} steps logged last ({_steps(last)}){seen}: nothing is learned from them; {remedy}"
 
 
-def collapsing(lines: Sequence[Numbers], name: str, what: str, unless: str = "") -> str | None:
+def collapsing(lines: Sequence[Numbers], name: str, what: str, threshold: float | None, unless: str = "") -> str | None:
     """An entropy that was there and has gone."""
     found = [line for line in lines if name in line]
     first, last = found[:LAST], found[-LAST:]
@@ -69,8 +69,9 @@ def collapsing(lines: Sequence[Numbers], name: str, what: str, unless: str = "")
     before, now = (mean(line[name] for line in part) for part in (first, last))
     if now >= LOW or now >= FALLEN * before:
         return None
+    remedy = "" if threshold is None else "raise objective.confidence_threshold, "
     return (f"the {what} of what is read in unlabeled images collapse: their entropy fell from {before:.2f} nats to {now:.2f} ({_steps(last)}); a model "
-            f"that learns from itself drifts to one short word{unless}: raise objective.confidence_threshold, lower objective.consistency_weight, or "
+            f"that learns from itself drifts to one short word{unless}: {remedy}lower objective.consistency_weight, or "
             "start from a model that reads (initialize_from)")
 
 

@@ -26,7 +26,7 @@ def test_nothing_is_kept():
 
 def test_lengths_and_characters_collapse():
     fallen, steady = [1.5] * 5 + [0.9, 0.4, 0.2, 0.1, 0.1, 0.0, 0.1], [2.5, 2.0, 2.2] * 4
-    [(subject, sentence)] = prospects(logged(length_entropy=fallen, character_entropy=steady))
+    [(subject, sentence)] = prospects(logged(length_entropy=fallen, character_entropy=steady), 0.5)
     assert (subject, sentence) == ("lengths", (
         "the lengths of what is read in unlabeled images collapse: their entropy fell from 1.50 nats to 0.10 (steps 160 to 240); a model that learns "
         "from itself drifts to one short word, unless all of these words have one length: raise objective.confidence_threshold, lower "
@@ -34,6 +34,7 @@ def test_lengths_and_characters_collapse():
     [(subject, sentence)] = prospects(logged(character_entropy=[2.0] * 5 + [0.0] * 5))
     assert subject == "characters" and sentence.startswith(
         "the characters of what is read in unlabeled images collapse: their entropy fell from 2.00 nats to 0.00 (steps 120 to 200)")
+    assert sentence.endswith("short word: lower objective.consistency_weight, or start from a model that reads (initialize_from)")  # no threshold
 
 
 @pytest.mark.parametrize("entropies", [[1.5] * 5 + [0.31] * 5,  # low, but not that low
