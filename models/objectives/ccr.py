@@ -22,7 +22,7 @@ What the paper leaves open follows the authors' code:
 - The target always runs in eval mode; its buffers (batch statistics) are copied from the online model, not averaged.
 - The labeled threshold (0.6) and beta_U are compared with each branch's own score, on its own likeliest symbols; a score that equals its
   threshold is kept (the paper's formula has >).
-- L_da counts from one character on each side, whose covariance is 0.
+- L_da counts from one character on each side, whose covariance is 0; it is 0 where no unlabeled word is kept.
 - `coral_form="authors_code"`: scatter matrices, not divided by the number of characters, and the mean over the d^2
   entries instead of their sum. The paper's form, with covariances, is the default.
 - The projection starts as the recognizers do: Kaiming normal matrices, zero biases.
@@ -164,7 +164,7 @@ class CCR(nn.Module):
                  **signals(reading, read(online.logits, decoder.tokens), kept, decoder.tokens), **positions}
         if self.domain_adaptation:
             source = confident_characters(labeled.logits, decoder.tokens, self.labeled_confidence_threshold)
-            unlabeled = confident_characters(online.logits, decoder.tokens, self.confidence_threshold)
+            unlabeled = confident_characters(online.logits, decoder.tokens, self.confidence_threshold) & kept.any()
             adaptation = coral(labeled.glimpses, source, online.glimpses, unlabeled, self.coral_form)
             total = total + self.domain_adaptation_weight * adaptation
             named["domain_adaptation_loss"] = adaptation

@@ -142,6 +142,19 @@ def test_identical_views_without_average_and_projection_leave_the_gap_of_sharpen
     assert (gap > 0.01) == (temperature != 1)
 
 
+@pytest.mark.parametrize("name, threshold", [("crnn_tiny", 0.0), ("trba_tiny", 0.2)])
+def test_nothing_is_adapted_to_words_of_which_none_is_kept(name, threshold):
+    """However sure the online branch is: the authors' code does not run it then."""
+    model = ccr(name, confidence_threshold=threshold, labeled_confidence_threshold=0.0)
+    batch = different_views(model)
+    assert model(batch).named["domain_adaptation_loss"] > 0
+    with torch.no_grad():
+        model.target.decoder.classifier.weight.zero_()
+        model.target.decoder.classifier.bias.zero_()  # the first of the classes, all as likely: nothing for CTC, else an empty word of 1 / 11
+    losses = model(batch)
+    assert losses.named["kept_fraction"] == 0 and losses.named["domain_adaptation_loss"] == 0
+
+
 @BOTH
 def test_a_threshold_of_one_leaves_the_pure_supervised_loss(name):
     model = ccr(name, confidence_threshold=1.0)
