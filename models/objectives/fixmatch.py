@@ -12,6 +12,8 @@ What a word needs beyond the paper's single class (ours):
   string that was read, divided by its length. A CTC word that reads as nothing is never kept.
 - s is the geometric mean of the symbols' probabilities: at tau = 0.95 their product would keep little but short words, since ten letters then
   need 0.995 each. `product` is CCR's score, `minimum` the least certain symbol.
+- `labels="soft"` is TorchSSL's other form: H is the cross-entropy with softmax(logits of the weak view / sharpening_temperature), theirs 0.5. Not
+  for CTC.
 - `mask_unit="character"` keeps single characters whose own probability reaches tau, as SemiMTR does (Aberdam et al. 2022); the others stay in
   the mean as zeros.
 - The weak view is read in eval mode, in a pass of its own. The authors (and USB) put labeled, weak and strong images through the network as one
@@ -26,11 +28,11 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import Batch, Losses
-from models.objectives.checks import check_thresholds, check_weights
-from models.objectives.distances import cross_entropies, means_of_words
+from models.objectives.checks import check_temperature, check_thresholds, check_weights
+from models.objectives.distances import cross_entropies, hard_distances, means_of_words, soft_cross_entropies
 from models.objectives.readings import GreedyReading
 from models.objectives.signals import signals
-from models.objectives.weak_strong import VIEWS, branches, check_use_cat, word_consistency
+from models.objectives.weak_strong import VIEWS, Branches, branches, check_use_cat
 from models.precision import at_least_float32
 from models.recognizer import Recognizer
 
@@ -40,6 +42,7 @@ class FixMatch(nn.Module):
 
     confidence_threshold: tau, which a score must reach. consistency_weight: lambda_u.
     score: of a word, see `scores_of`. mask_unit: what is kept or not, whole words or single characters (not for CTC).
+    labels: the likeliest symbols (hard) or the distributions (soft), which sharpening_temperature sharpens.
     use_cat: one batch of labeled, weak and strong images through the encoder, in training mode.
     """
 
@@ -53,17 +56,24 @@ class FixMatch(nn.Module):
         score: Literal["product", "geometric_mean", "minimum"] = "geometric_mean",
         consistency_weight: float = 1.0,
         mask_unit: Literal["word", "character"] = "word",
+        labels: Literal["hard", "soft"] = "hard",
+        sharpening_temperature: float = 0.5,
         use_cat: bool = False,
     ) -> None:
         super().__init__()
         check_weights("fixmatch", {"consistency_weight": consistency_weight})
         check_thresholds("fixmatch", {"confidence_threshold": confidence_threshold})
+        check_temperature("fixmatch", sharpening_temperature, "labels=hard")
         check_use_cat("fixmatch", recognizer, use_cat)
+        if labels == "soft" and recognizer.decoder.kind == "ctc":
+            raise ValueError("fixmatch expects a decoder that writes symbol by symbol for labels=soft, found a CTC decoder, whose strings are hard "
+                             "labels: use labels=hard")
         if mask_unit == "character" and recognizer.decoder.kind == "ctc":
             raise ValueError("fixmatch expects a decoder that writes symbol by symbol for mask_unit=character, found a CTC decoder, whose strings "
                              "are compared whole: use mask_unit=word")
         self.recognizer = recognizer
         self.confidence_threshold, self.score, self.mask_unit = confidence_threshold, score, mask_unit
+        self.labels, self.sharpening_temperature = labels, sharpening_temperature
         self.consistency_weight, self.use_cat = consistency_weight, use_cat
 
     def forward(self, batch: Batch) -> Losses:
@@ -73,15 +83,26 @@ class FixMatch(nn.Module):
         recognition = decoder.loss(both.labeled, batch.labeled.targets)
         if self.mask_unit == "word":
             kept = (both.reading.scores >= self.confidence_threshold) & both.reading.is_read  # (n,)
-            consistency = word_consistency(both.reading, both.online.logits, kept, decoder.tokens)
+            consistency = (self.word_distances(both) * kept).mean()
         else:
             certain = certain_steps(both.reading, both.weak_logits, self.confidence_threshold)  # (n, steps)
             kept = means_of_words(certain.to(both.reading.scores.dtype), both.reading.steps)  # (n,) the share of each word
-            distances = cross_entropies(both.reading.symbols, both.online.logits)  # (n, steps)
-            consistency = means_of_words(distances * certain, both.reading.steps).mean()
+            consistency = means_of_words(self.step_distances(both) * certain, both.reading.steps).mean()
         named = {"recognition_loss": recognition.detach(), "consistency_loss": consistency.detach(),
                  **signals(both.reading, both.own, kept, decoder.tokens)}
         return Losses(recognition + self.consistency_weight * consistency, named)
+
+    def word_distances(self, both: Branches) -> Tensor:
+        """H of each word, (n,)."""
+        if self.labels == "hard":
+            return hard_distances(both.reading, both.online.logits, self.recognizer.decoder.tokens)
+        return means_of_words(self.step_distances(both), both.reading.steps)
+
+    def step_distances(self, both: Branches) -> Tensor:
+        """The cross-entropy of each step with its label, (n, steps)."""
+        if self.labels == "hard":
+            return cross_entropies(both.reading.symbols, both.online.logits)
+        return soft_cross_entropies(both.weak_logits, both.online.logits, self.sharpening_temperature)
 
     def after_step(self, step: int) -> None:
         """Nothing: the current weights are the teacher."""

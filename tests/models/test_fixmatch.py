@@ -5,10 +5,11 @@ import torch
 
 from ccr_models import BOTH, full_batch, objective, plain_string, plain_string_distance, recognizer, single_labels
 from models.charset import AttentionTokens, Charset
+from models.decoders.decoded import Decoded
 from models.objectives import FixMatch, Supervised
 from models.objectives.fixmatch import certain_steps
 from models.objectives.readings import read
-from models.objectives.weak_strong import word_consistency
+from models.objectives.weak_strong import Branches, word_consistency
 from models.recognizers import build
 
 SIX = AttentionTokens(Charset("abcd"))  # six classes
@@ -41,6 +42,33 @@ def test_reproduces_torchssl_for_single_labels(recorded):
     loss.backward()
     assert loss.item() == pytest.approx(case["loss"].item(), abs=1e-6)
     torch.testing.assert_close(strong.grad, case["grad_strong"].double(), rtol=0, atol=1e-6)
+
+
+def test_reproduces_torchssls_soft_labels(recorded):
+    torchssl, case = recorded["torchssl"], recorded["torchssl"]["cases"]["fixmatch_soft_T0.5_0.8"]
+    strong = torchssl["strong"].double().requires_grad_(True)
+    reading, weak = single_labels(torchssl["weak"].double())
+    both = Branches(Decoded(weak, weak), weak, reading, Decoded(strong.unsqueeze(1), strong), reading)
+    kept, model = reading.scores >= 0.8, objective("fixmatch", "trba_tiny", labels="soft")
+    loss = (model.word_distances(both) * kept).mean()
+    loss.backward()
+    assert loss.item() == pytest.approx(case["loss"].item(), abs=1e-6) and kept.double().mean().item() == pytest.approx(case["mask_mean"], abs=1e-6)
+    torch.testing.assert_close(strong.grad, case["grad_strong"].double(), rtol=0, atol=1e-6)
+
+
+def test_soft_labels_of_words_are_the_weak_views_sharpened_distributions():
+    model = objective("fixmatch", "trba_tiny", labels="soft", sharpening_temperature=0.25, confidence_threshold=0.0)
+    batch = full_batch(model)
+    weak, strong = batch.unlabeled.views
+    target = model.recognizer(weak).logits
+    reading = read(target, model.recognizer.decoder.tokens)
+    online = model.recognizer(strong, reading.inputs).logits.log_softmax(-1)
+    expected = [-(target[image, :steps].mul(4).softmax(1) * online[image, :steps]).sum().item() / steps
+                for image, steps in enumerate(reading.steps.sum(1).tolist())]
+    losses = model(batch)
+    assert losses.named["consistency_loss"].item() == pytest.approx(sum(expected) / len(weak), rel=1e-9)
+    model.mask_unit = "character"  # a threshold of 0 keeps each
+    assert model(batch).named["consistency_loss"].item() == pytest.approx(sum(expected) / len(weak), rel=1e-9)
 
 
 def test_a_word_is_the_mean_over_its_symbols_fed_with_what_was_read():
@@ -154,5 +182,7 @@ def test_refuses_what_makes_no_sense():
         objective("fixmatch", "trba_tiny", confidence_threshold=1.5)
     with pytest.raises(ValueError, match="found a CTC decoder, whose strings are compared whole: use mask_unit=word"):
         objective("fixmatch", "crnn_tiny", mask_unit="character")
+    with pytest.raises(ValueError, match="found a CTC decoder, whose strings are hard labels: use labels=hard"):
+        objective("fixmatch", "crnn_tiny", labels="soft")
     with pytest.raises(ValueError, match="fixmatch expects images of one width for use_cat, found a recognizer with aspect keep"):
         FixMatch(build("crnn_tiny", Charset("abc"), aspect="keep"), use_cat=True)
