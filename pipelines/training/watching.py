@@ -34,6 +34,12 @@ def warn(sentence: str, quiet: bool) -> None:
     say(f"textray: warning: {sentence}", quiet)
 
 
+def clock(seconds: float) -> str:
+    """Hours, minutes and seconds, as 00:01:00 or 51:20:07."""
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
+
+
 def say_streams(streams: dict[str, Stream], quiet: bool) -> None:
     """What is trained on, and what is left out."""
     for part, stream in streams.items():
@@ -110,7 +116,7 @@ class Progress:
         step, now, steps = numbers["step"], numbers["time"], self._recipe.training.steps
         self._first = self._first or (step, now)
         rate = (step - self._first[0]) / (now - self._first[1]) if now > self._first[1] else 0.0
-        left = f"  left {time.strftime('%H:%M:%S', time.gmtime((steps - step) / rate))}" if rate > 0 and step < steps else ""
+        left = f"  left {clock((steps - step) / rate)}" if rate > 0 and step < steps else ""
         shown = "  ".join(f"{name.replace('_', ' ')} {value:,.0f}" if value >= 1000 else f"{name.replace('_', ' ')} {value:.4g}"
                           for name, value in numbers.items() if name == DECIDES or not name.startswith(NOT_ON_A_LINE))
         return f"step {step}/{steps}  {shown}{left}"

@@ -7,7 +7,7 @@ from mlflow.entities import Metric
 from pipelines.training.journal import Journal
 from pipelines.training.recipe import parse_recipe
 from pipelines.training.runs import RunFolder
-from pipelines.training.watching import Progress
+from pipelines.training.watching import Progress, clock
 
 RECIPE = parse_recipe({"name": "r", "recognizer": {"name": "crnn_tiny"}, "objective": {"name": "ccr"}, "training": {"steps": 160},
                        "data": {"labeled": {"corpus": "a", "batch_size": 2}, "unlabeled": {"corpus": "b", "batch_size": 2}}})
@@ -43,6 +43,10 @@ def test_a_run_that_goes_on_is_shown_whole_and_its_warning_is_said_once(tmp_path
     assert len(log.points) == 5 * 5
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Step 160 of 160" in page and ">step 20<" in page and page.count("no unlabeled image was kept") == 1 and "3 validation words are few" in page
+
+
+def test_a_run_may_last_longer_than_a_day():
+    assert [clock(seconds) for seconds in (0.9, 60, 86399, 86400, 51 * 3600 + 1207.5)] == ["00:00:00", "00:01:00", "23:59:59", "24:00:00", "51:20:07"]
 
 
 def test_a_report_that_cannot_be_written_costs_one_warning(tmp_path, capsys):
