@@ -50,6 +50,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.checkpoint import checkpoint
 
 from models.batch import Batch, Losses
 from models.charset import AttentionTokens
@@ -200,13 +201,28 @@ class ViSu(nn.Module):
         follow(self.target_head, self.head, self.ccr.decay)
 
 
+PAIRS = 2**24  # of characters that are compared at a time
+
+
 def alignment_loss(features: Tensor, classes: Tensor, reference: Tensor, reference_classes: Tensor, temperature: float) -> Tensor:
     """L_cua of u (q, width) and v (r, width), a scalar in float32 at least: the mean over those u that have a positive, 0 if none has.
 
     classes (q,) and reference_classes (r,) int64; what is negative does not count.
+
+    Of 384 words of 26 steps there are 10^8 pairs, times the processes, and ten numbers for each: they are compared some rows at a time, and
+    computed again for backward.
     """
+    rows = max(1, PAIRS // max(1, len(reference)))
+    parts = [checkpoint(_losses_of_rows, *part, reference, reference_classes, temperature, use_reentrant=False, preserve_rng_state=False)
+             for part in zip(features.split(rows), classes.split(rows), strict=True)]
+    losses, aligned = (torch.cat(part) for part in zip(*parts, strict=True))  # (q,) each
+    return losses.sum() / aligned.sum().clamp(min=1)
+
+
+def _losses_of_rows(features: Tensor, classes: Tensor, reference: Tensor, reference_classes: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """The terms (q,) of the sum in L_cua, 0 where there is no positive, and (q,) bool where there is one."""
     with torch.autocast(features.device.type, enabled=False):
-        u, v = (F.normalize(at_least_float32(rows), dim=1) for rows in (features, reference))
+        u, v = (F.normalize(at_least_float32(vectors), dim=1) for vectors in (features, reference))
         similarity = u @ v.t() / temperature  # (q, r)
         same = classes.unsqueeze(1) == reference_classes
         counts = reference_classes >= 0
@@ -217,8 +233,7 @@ def alignment_loss(features: Tensor, classes: Tensor, reference: Tensor, referen
         below = near + (others.sum(1, keepdim=True) - far).clamp(min=0)  # of the positives: without the one above the line among `far`
         log_quotients = (similarity - 1 / temperature - below.clamp(min=torch.finfo(below.dtype).tiny).log()).where(positive, 0)  # (q, r)
         positives = positive.sum(1)  # (q,)
-        losses = -log_quotients.sum(1) / positives.clamp(min=1)
-        return losses.sum() / (positives > 0).sum().clamp(min=1)
+        return -log_quotients.sum(1) / positives.clamp(min=1), positives > 0
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -13,6 +14,7 @@ from ccr_models import BOTH, ccr, images, plain_string, recognizer
 from models.batch import Batch, Part
 from models.charset import AttentionTokens, Charset
 from models.decoders.decoded import Decoded
+from models.footprint import Held
 from models.objectives import ViSu
 from models.objectives.visu import alignment_loss, along, runs_of
 from models.recognizers import build
@@ -76,6 +78,30 @@ def test_the_alignment_loss_against_a_plain_one(temperature):
     own, others = (classes >= 0).nonzero().flatten(), (reference_classes >= 0).nonzero().flatten()
     expected = plain_alignment(list(u[own]), classes[own].tolist(), list(v[others]), reference_classes[others].tolist(), temperature)
     assert found == pytest.approx(expected, rel=1e-11)  # float64, and sums of 12 terms that differ by exp(40) at most
+
+
+def test_the_alignment_is_the_same_some_rows_at_a_time(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    u, v = (torch.randn(rows, 7, generator=generator, dtype=torch.float64) for rows in (40, 30))
+    classes, reference_classes = (torch.randint(-1, 4, (rows,), generator=generator) for rows in (40, 30))
+    found = []
+    for pairs in (1, 100, 2**24):  # 40, 14 and 1 parts
+        monkeypatch.setattr("models.objectives.visu.PAIRS", pairs)
+        features = u.clone().requires_grad_(True)
+        loss = alignment_loss(features, classes, v, reference_classes, 0.1)
+        loss.backward()
+        found.append((loss.detach(), features.grad))
+    for part in found[:2]:
+        torch.testing.assert_close(part, found[2], rtol=1e-12, atol=1e-15)
+
+
+def test_the_alignment_of_a_large_batch_holds_less_than_one_matrix_of_all_its_pairs():
+    with FakeTensorMode(), Held([]) as held:
+        rows = 2**14  # 630 words of 26 steps
+        u, v = torch.empty(rows, 8, requires_grad=True), torch.empty(rows, 8)
+        classes = torch.empty(rows, dtype=torch.int64)
+        alignment_loss(u, classes, v, classes, 0.1).backward()
+    assert held.most < 4 * rows**2
 
 
 def test_the_alignment_loss_of_few_characters():
