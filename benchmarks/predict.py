@@ -35,7 +35,7 @@ from pipelines.prediction.sources import open_all
 from pipelines.reading.batches import as_input, shape_of
 
 BATCH = 256
-GREEDY = Namespace(beam=None, ngram=None, ngram_weight=0.3, bcn=None, bcn_weight=0.3, lexicon=None)
+GREEDY = Namespace(beam=None, ngram=None, ngram_weight=0.3, bcn=None, bcn_weight=0.3, lexicon=None, both_ways_up=False)
 
 
 class Front:

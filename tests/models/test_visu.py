@@ -229,7 +229,7 @@ def test_without_weights_it_is_ccr(name):
     batch.labeled.views = batch.labeled.views[:1]
     expected = plain(batch)
     assert losses.total == expected.total
-    assert all(losses.named[key] == value for key, value in expected.named.items()) and 0 < losses.named["kept_fraction"] < 1
+    assert all(losses.named[key] == value for key, value in expected.named.items() if not key.startswith("consistency_position")) and 0 < losses.named["kept_fraction"] < 1
 
 
 # --- what learns, and what does not -------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from pipelines.training import rounds
 from pipelines.training.recipe import Recipe, parse_recipe
 from pipelines.training.rounds import Rounds, self_train, student_recipe
 
-GREEDY = Manner(256, "float32", Namespace(beam=None, ngram=None, ngram_weight=0.3, bcn=None, bcn_weight=0.3, lexicon=None))
+GREEDY = Manner(256, "float32", Namespace(beam=None, ngram=None, ngram_weight=0.3, bcn=None, bcn_weight=0.3, lexicon=None, both_ways_up=False))
 
 
 @pytest.fixture(scope="module")
