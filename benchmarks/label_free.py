@@ -57,6 +57,8 @@ def main() -> None:
     print("| experiment | models | criterion | rank correlation | picked, % | best, % | mean, % |\n|---|---|---|---|---|---|---|")
     for file in options.experiments:
         found = asked(file, options.folder, options.images)
+        if not found:
+            parser.error(f"{options.folder}: expected models that `one_change.py {file}` left, found none: run it first")
         accuracies = [accuracy for _, accuracy, _ in found]
         for criterion in found[0][2]:
             sign = -1 if criterion == "character_divergence" else 1

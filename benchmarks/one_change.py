@@ -316,7 +316,12 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="run nothing, print what is done")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    tree = yaml.safe_load(Path(options.experiment).read_text(encoding="utf-8"))
+    try:
+        tree = yaml.safe_load(Path(options.experiment).read_text(encoding="utf-8"))
+    except OSError as problem:
+        parser.error(f"expected an experiment's file, found none that can be read ({problem})")
+    if unknown := set(options.only or ()) - {"base", *tree["variants"]}:
+        parser.error(f"--only: expected variants of {options.experiment} or base, found {', '.join(sorted(unknown))}")
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
     results = folder / f"{Path(options.experiment).stem}.jsonl"
