@@ -16,6 +16,8 @@ from pipelines.prediction.tally import Tally
 from pipelines.progress import clock
 from pipelines.reading.searches import add_options
 
+ONE_LINE = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})  # a name that holds these would be taken for several columns or lines
+
 DESCRIPTION = """Read images with a model. Without --out a line for each image goes to the standard output: its name, the text, the confidence.
   --out words.csv, words.tsv or words.jsonl   a record for each image; more than 1,000 images are read by Ray, on all workers
   --out CORPUS                                corpora with what was read as their texts: pseudo-labels, to train on as they are
@@ -65,9 +67,10 @@ def main(argv: list[str] | None = None) -> int:
 def _print(sources: list, reader: Reader, options: argparse.Namespace) -> int:
     tally, reasons = Tally(), {}
     for line in sure_enough(read_here(sources, reader, tally), options.min_confidence, reasons):
-        print(as_json(line, reader.labeler.name) if options.json else f"{line.key}\t{line.text}\t{line.confidence:.4f}", flush=True)
+        name = line.key.translate(ONE_LINE)
+        print(as_json(line, reader.labeler.name) if options.json else f"{name}\t{line.text}\t{line.confidence:.4f}", flush=True)
         if line.problem is not None:
-            print(f"{line.key}: {line.problem}", file=sys.stderr)
+            print(f"{name}: {line.problem}", file=sys.stderr)
     if reasons:
         print(f"predict: {_account(Prediction(tally, tally.images - sum(reasons.values()), reasons))}", file=sys.stderr)
     return 0

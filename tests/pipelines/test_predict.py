@@ -129,6 +129,16 @@ def test_images_and_folders_are_read_line_by_line_without_ray(model, expected, t
     assert all(len(line[2]) == 6 for line in lines)  # 0.1234
 
 
+def test_a_name_with_tabs_and_line_ends_stays_one_line_of_three_columns(model, expected, tmp_path, monkeypatch, capsys):
+    no_ray(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path, {"a\tb\nc.png": PICTURES[0], "a\tb\nbroken.png": BROKEN})
+    assert predict(model, "a\tb\nc.png", "a\tb\nbroken.png") == 0
+    shown = capsys.readouterr()
+    assert [line.split("\t")[:2] for line in shown.out.splitlines()] == [[r"a\tb\nc.png", expected[0][0]], [r"a\tb\nbroken.png", ""]]
+    assert shown.err.splitlines() == [r"a\tb\nbroken.png: truncated image"]
+
+
 def test_a_list_is_read_and_what_cannot_be_read_is_named_and_counted(model, expected, tmp_path, monkeypatch, capsys):
     no_ray(monkeypatch)
     monkeypatch.chdir(tmp_path)
