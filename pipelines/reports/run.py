@@ -53,8 +53,8 @@ def as_page(name: str, about: str, steps: int, lines: Sequence[Mapping[str, floa
     found = curves_of(lines)
     last = max((line["step"] for line in lines), default=0)
     when = f", {datetime.fromtimestamp(lines[-1]['time'], UTC):%Y-%m-%d %H:%M} UTC" if lines else ""
-    pieces = [html.paragraph(f"{about}. Step {last:,.0f} of {steps:,}{when}. This page is written while the run goes on; reload it for newer "
-                             "numbers.")]
+    newer = " This page is written while the run goes on; reload it for newer numbers." if last < steps else ""
+    pieces = [html.paragraph(f"{about}. Step {last:,.0f} of {steps:,}{when}.{newer}")]
     pieces += [f'<p class="concern">{html.markup(concern)}</p>' for concern in concerns]
     known = {name for _, group in GROUPS for name, _, _ in group}
     others = tuple((name, "", False) for name in found if name not in known)

@@ -38,6 +38,11 @@ def test_a_run_that_has_logged_nothing_has_a_page():
     assert "Step 0 of 10. This page" in as_page("r", "supervised on crnn", 10, [])
 
 
+def test_the_page_of_a_run_that_has_taken_its_last_step_promises_no_newer_numbers():
+    page = as_page("r", "supervised on crnn", 10, [{"step": 10, "time": 1e9, "loss": 1.0}])
+    assert "Step 10 of 10, 2001-09-09 01:46 UTC.</p>" in page and "reload" not in page
+
+
 def test_a_step_that_was_trained_again_counts_once_and_what_is_not_finite_not_at_all():
     lines = [{"step": 1, "time": 0.0, "loss": 3.0}, {"step": 2, "time": 1.0, "loss": 2.0}, {"step": 2, "time": 2.0, "loss": 1.0, "cer": 0.5},
              {"step": 3, "time": 3.0, "loss": float("nan")}]
