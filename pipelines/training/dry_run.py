@@ -170,7 +170,9 @@ def _time(recipe: Recipe, objective: nn.Module, device: Device, given: Given, do
 
 
 def _hours(hours: float, kind: str = "") -> str:
-    return f"{hours:,.0f} {kind}hours" if hours >= 10 else f"{hours:.2g} {kind}hours"
+    for unit, each in (("hours", 1), ("minutes", 60), ("seconds", 3600)):
+        if hours * each >= 2 or unit == "seconds":
+            return f"{hours * each:,.0f} {kind}{unit}" if hours * each >= 10 else f"{hours * each:.2g} {kind}{unit}"
 
 
 def _stream(recipe: Recipe, objective: nn.Module, part: str, stream: Stream) -> str:
@@ -180,7 +182,7 @@ def _stream(recipe: Recipe, objective: nn.Module, part: str, stream: Stream) -> 
     left_out = "; ".join(f"{count:,} {reason}" for reason, count in stream.left_out.items()) or "none"
     epoch = stream.rows / each
     return line(part, f"{stream.batch_size:,} images x {counted(training.workers, 'worker')} x {training.accumulate} = {each:,} a step; "
-                f"{training.steps * each:,} in the run, {short(training.steps / epoch)} times each row; {epoch:,.0f} steps an epoch",
+                f"{training.steps * each:,} in the run, {short(training.steps / epoch)} times each row; {short(epoch)} steps an epoch",
                 *table(HEAD, rows).splitlines(),
                 f"left out: {left_out}")
 
@@ -204,7 +206,7 @@ def _ingredient(recipe: Recipe, one: Ingredient, images: float, share: float) ->
     read = "all, into memory" if one.plan.by_row else f"{math.ceil(groups / workers):,}" if one.plan.lanes % workers == 0 else f"{groups:,}"
     epoch = one.plan.rows / images
     epochs = short(recipe.training.steps / epoch)
-    return name, f"{one.plan.rows:,}", f"{share:.1%}", f"{epoch:,.0f}", epochs, f"{len(shards):,}", f"{groups:,}", read
+    return name, f"{one.plan.rows:,}", f"{share:.1%}", short(epoch), epochs, f"{len(shards):,}", f"{groups:,}", read
 
 
 def _validation(recipe: Recipe) -> Iterator[str]:

@@ -66,13 +66,13 @@ def test_the_plan_of_a_new_run(recipe, tmp_path):
     assert lines[0] == f"run           try in {tmp_path}/runs/try: new"
     assert "ccr" in text and "views labeled: strong; unlabeled: weak, strong" in text
     assert "steps         30; 1,560 images in all" in text  # 30 steps x 2 workers x 2 batches x (8 + 5)
-    assert "labeled       8 images x 2 workers x 2 = 32 a step; 960 in the run, 9.6 times each row; 3 steps an epoch" in text
+    assert "labeled       8 images x 2 workers x 2 = 32 a step; 960 in the run, 9.6 times each row; 3.12 steps an epoch" in text
     assert "left out: 20 characters outside the charset" in text
     mj, st = [line.split()[2:] for line in lines if "/labeled, " in line]  # behind the place and the source
-    assert mj == ["70", "50.0%", "4", "6.86", "1", "1", "all,", "into", "memory"]  # 16 of each step's 32 images
-    assert st == ["30", "50.0%", "2", "16", "1", "1", "all,", "into", "memory"]
+    assert mj == ["70", "50.0%", "4.38", "6.86", "1", "1", "all,", "into", "memory"]  # 16 of each step's 32 images
+    assert st == ["30", "50.0%", "1.88", "16", "1", "1", "all,", "into", "memory"]
     assert "unlabeled     5 images x 2 workers x 2 = 20 a step; 600 in the run, 15 times each row; 2 steps an epoch" in text
-    assert "0.0083 hours, 0.017 GPU-hours, at 26.0 images/s a worker (as given)" in text  # 1,560 / 52 = 30 s
+    assert "30 seconds, 60 GPU-seconds, at 26.0 images/s a worker (as given)" in text  # 1,560 / 52 = 30 s
     assert f"validation    40 words of {tmp_path}/unlabeled, at the end; an accuracy of 50 % is known to ± 15.5 points" in text
     assert "warning       40 validation words cannot show a difference of 2.5 points of accuracy; 1,537 could" in text
     assert not (tmp_path / "runs").exists()
