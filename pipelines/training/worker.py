@@ -1,8 +1,10 @@
 """What one process of data-parallel training does. Runs under Ray Train, in a process of its own."""
 
 import os
+import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -63,10 +65,14 @@ def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:
     if start is not None:
         start_from(start, recognizer, recipe.initialize_from)
     options = {name: value for name, value in recipe.objective.items() if name != "name"}
-    try:
-        objective = OBJECTIVES[recipe.objective["name"]](recognizer, **options)
-    except ValueError as problem:
-        raise BadInput(f"objective: {problem}") from None
+    with warnings.catch_warnings(record=True) as noticed:
+        warnings.simplefilter("always", UserWarning)
+        try:
+            objective = OBJECTIVES[recipe.objective["name"]](recognizer, **options)
+        except ValueError as problem:
+            raise BadInput(f"objective: {problem}") from None
+    for notice in noticed:
+        print(f"textray: warning: objective: {notice.message}", file=sys.stderr)
     check_drawable(objective.views, recipe.charset)
     return objective
 

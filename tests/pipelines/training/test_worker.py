@@ -54,3 +54,11 @@ def test_the_rates_of_a_recipe(optimizer, rates):
         if schedule is not None:
             schedule.step()
     assert seen == pytest.approx(rates)
+
+
+def test_what_an_objective_warns_of_is_one_line_on_stderr(capsys):
+    recipe = parse_recipe({"name": "try", "recognizer": {"name": "crnn_tiny"}, "objective": {"name": "ccr", "alignment": "frames"}, "data": {},
+                           "training": {"steps": 1}})
+    build_objective(recipe)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("textray: warning: objective: ccr compares frame by frame, but its strong view moves the image")
