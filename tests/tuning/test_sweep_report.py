@@ -32,11 +32,11 @@ def test_the_page_shows_every_trial_and_the_best_recipe(tmp_path):
 
 def test_without_validation_words_the_page_says_what_decided(tmp_path):
     without = parse_recipe(RECIPE.model_dump(mode="json") | {"data": RECIPE.model_dump(mode="json")["data"] | {"validation": None}})
-    assert (metric_of(RECIPE), metric_of(without)) == ("word_accuracy", "unlabeled_strong_agreement")
+    assert (metric_of(RECIPE), metric_of(without)) == ("word_accuracy", "unlabeled_strong_similarity")
     page = write_report(tmp_path / "report.html", without, AXES, [trial(3, 0.61, model="m"), trial(1, 0.4)]).read_text(encoding="utf-8")
-    assert ("there are no validation words, so unlabeled strong agreement decides, which needs no labels and is no accuracy. Best: trial-3 with "
+    assert ("there are no validation words, so unlabeled strong similarity decides, which needs no labels and is no accuracy. Best: trial-3 with "
             "61.00%" in page)
-    assert "<th class=number>unlabeled strong agreement</th>" in page and "word accuracy" not in page.lower()
+    assert "<th class=number>unlabeled strong similarity</th>" in page and "word accuracy" not in page.lower()
 
 
 def test_importance_is_a_rank_correlation_and_needs_enough_trials():

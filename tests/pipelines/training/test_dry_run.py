@@ -156,7 +156,7 @@ def test_a_run_shorter_than_an_epoch_is_warned_of(recipe):
     tree["training"] |= {"steps": 2, "workers": 1, "accumulate": 1}
     tree["data"]["validation"] = None
     text = shown(parse_recipe(tree))
-    assert "warning       unlabeled_strong_agreement alone says how well it reads while it trains: there is no data.validation" in text
+    assert "warning       unlabeled_strong_similarity alone says how well it reads while it trains: there is no data.validation" in text
     assert "warning       the run ends before it has seen all labeled images once: 2 of 13 steps" in text
 
 

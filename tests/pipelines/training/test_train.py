@@ -97,8 +97,8 @@ def without_validation_words_it_is_judged_by_unlabeled_images(run: Path, metrics
     """The labels of these, which the corpus has, are known to nothing but the numbers and the report."""
     found = {name: value for name, value in logged(run)[-1].items() if name != "time"}
     assert found == metrics  # of the run that was never stopped: the same images, the same views
-    assert found["unlabeled_images"] == 150 and 0 <= found["unlabeled_strong_agreement"] <= 1 and 0 <= found["pseudo_label_accuracy"] <= 1
-    assert f"no validation words: unlabeled strong agreement {found['unlabeled_strong_agreement']:.2%} on 150 images is what textray can tell" in told
+    assert found["unlabeled_images"] == 150 and 0 <= found["unlabeled_strong_similarity"] <= 1 and 0 <= found["pseudo_label_accuracy"] <= 1
+    assert f"no validation words: unlabeled strong similarity {found['unlabeled_strong_similarity']:.2%} on 150 images is what textray can tell" in told
     examples = Examples.from_json((run / "pseudo_labels.json").read_bytes(), "")
     assert (examples.step, examples.asked) == (10, 150) and all(example.image.startswith(b"\xff\xd8") for example in examples.examples)
     page = (run / "report.html").read_text(encoding="utf-8")

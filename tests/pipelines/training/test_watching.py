@@ -27,7 +27,7 @@ def journal(folder: Path, steps: range) -> None:
     written = Journal(RunFolder(folder).progress)
     for step in steps:
         written.append({"step": step, "time": 100.0 + step, "loss": 2.0, "kept_fraction": 0.0, "consistency_position_1": 0.5,
-                        "unlabeled_weak_agreement": 0.5, "unlabeled_strong_agreement": 0.25})
+                        "unlabeled_weak_agreement": 0.5, "unlabeled_strong_similarity": 0.25})
 
 
 def test_a_run_that_goes_on_is_shown_whole_and_its_warning_is_said_once(tmp_path, capsys):
@@ -37,7 +37,7 @@ def test_a_run_that_goes_on_is_shown_whole_and_its_warning_is_said_once(tmp_path
         journal(tmp_path, range(80, 180, 20))
     shown = capsys.readouterr().err.splitlines()
     assert [line for line in shown if "step 100/160" in line] == [
-        "step 100/160  loss 2  kept fraction 0  unlabeled strong agreement 0.25  left 00:01:00"]
+        "step 100/160  loss 2  kept fraction 0  unlabeled strong similarity 0.25  left 00:01:00"]
     [warning] = [line for line in shown if "warning" in line]
     assert warning.startswith("textray: warning: no unlabeled image was kept in the 5 steps logged last (steps 20 to 100)")
     assert len(log.points) == 5 * 5
