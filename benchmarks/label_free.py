@@ -37,7 +37,8 @@ def asked(file: str, folder: Path, images: int) -> list[tuple[str, float, dict[s
     experiment = Experiment(yaml.safe_load(Path(file).read_text(encoding="utf-8")), folder)
     known = Counter(character for text in experiment.labeled.texts for character in text)
     found = []
-    for line in lines(folder / f"{Path(file).stem}.jsonl"):
+    known_now = {experiment.digest(name) for name in experiment.tree["variants"]}  # not what an earlier state of the file asked for
+    for line in (line for line in lines(folder / f"{Path(file).stem}.jsonl") if line["digest"] in known_now):
         model = folder / f"model-{line['digest']}-{line['seed']}.pt"
         if model.exists():
             criteria = label_free(experiment.started(torch.load(model, map_location="cpu")), experiment.unlabeled.images[:images], known).numbers()
