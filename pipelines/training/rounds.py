@@ -22,7 +22,7 @@ from pipelines.errors import BadInput
 from pipelines.prediction.labeler import Labeler, Manner
 from pipelines.prediction.pipeline import Job, is_made, predict
 from pipelines.prediction.sources import open_all
-from pipelines.training.driver import train
+from pipelines.training.driver import find_start, train
 from pipelines.training.recipe import Recipe, parse_recipe
 
 
@@ -70,7 +70,9 @@ def check(plan: Rounds) -> None:
         raise BadInput(f"--rounds: expected at least 1, found {plan.rounds}")
     if plan.share is not None:
         _weights(recipe, recipe.data.unlabeled.corpora, plan.share)
-    student_recipe(replace(plan, share=None), 1, "MODEL", "LABELS")
+    student = student_recipe(replace(plan, share=None), 1, plan.teacher or "", "LABELS")
+    if student.initialize_from:
+        find_start(student, None)
 
 
 def self_train(plan: Rounds, *, quiet: bool = False) -> Iterator[Round]:
@@ -117,7 +119,8 @@ def student_recipe(plan: Rounds, number: int, model: str, labels: str) -> Recipe
     tree["data"]["unlabeled"] = None
     if plan.student is not None:
         tree["recognizer"] = {**tree["recognizer"], "name": plan.student, "options": {}}
-    if not plan.fresh and plan.student is None:
+        tree["initialize_from"] = None  # what the recipe begins with fits the recipe's own recognizer
+    elif not plan.fresh:
         tree["initialize_from"] = model
     return parse_recipe(tree, "the recipe of a round")
 

@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from killing import Killed, killing
+from models.charset import Charset
+from models.recognizers import build
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.prediction.labeler import Manner
-from pipelines.reading.weights import read_description
+from pipelines.reading.weights import read_description, save_recognizer
 from pipelines.synthesis.corpus import Settings, render_corpus
 from pipelines.training import rounds
 from pipelines.training.recipe import Recipe, parse_recipe
@@ -50,6 +52,14 @@ def test_a_student_goes_on_from_its_teacher_or_begins_anew(plan):
     assert student_recipe(replace(plan, fresh=True), 1, "MODEL", "LABELS").initialize_from is None
     larger = student_recipe(replace(plan, student="trba_tiny"), 2, "MODEL", "LABELS")
     assert (larger.name, larger.initialize_from, larger.recognizer.name) == ("try-round-2", None, "trba_tiny")
+
+
+def test_a_teacher_that_no_student_can_go_on_from_is_refused_before_anything_is_trained(plan, tmp_path):
+    save_recognizer(tmp_path / "teacher", build("crnn_small", Charset("36")))
+    with pytest.raises(BadInput, match="initialize_from: the encoder of .* does not fit that of crnn_tiny; choose the same recognizer and options"):
+        next(self_train(replace(plan, teacher=str(tmp_path / "teacher"))))
+    assert student_recipe(replace(plan, recipe=plan.recipe.model_copy(update={"initialize_from": "START"}), student="trba_tiny"), 1, "", "LABELS"
+                          ).initialize_from is None
 
 
 def test_the_share_of_pseudo_labels_is_divided_by_rows(plan, corpora, tmp_path):
