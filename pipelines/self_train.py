@@ -18,7 +18,8 @@ Stopped or killed, the same command goes on.
   Noisy Student (Xie et al. 2020)             each student begins anew: --from-scratch, or a larger one: --student NAME"""
 EXAMPLE = """examples:
   textray self-train recipes/supervised_crnn_tiny.yaml 'data.unlabeled={corpus: corpora/real, batch_size: 64}' --rounds 3
-  textray self-train recipe.yaml --rounds 2 --teacher words@champion --student trba --min-confidence 0.8"""
+  textray self-train recipe.yaml --rounds 2 --teacher words@champion --student trba --min-confidence 0.8
+  textray self-train recipe.yaml --rounds 3 --both-ways-up --beam 10 --own-ngram 0.5"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,6 +33,8 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--student", metavar="NAME", help="another recognizer from round 1 on, with its defaults; it begins anew")
     arguments.add_argument("--from-scratch", action="store_true", help="each student begins anew, or from the recipe's initialize_from")
     arguments.add_argument("--share", type=finite, metavar="P", help="share of pseudo-labels in each batch (default: every row counts the same)")
+    arguments.add_argument("--own-ngram", type=finite, metavar="P", help="with --beam: an n-gram of what the model itself reads in these images "
+                           "with a confidence of P or more guides it; reads twice (0.5 is a good start for codes and names)")
     arguments.add_argument("--batch-size", type=int, default=256, metavar="N", help="images that are read at a time (default: 256)")
     arguments.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="of reading (default: float32)")
     add_options(arguments)
@@ -43,11 +46,13 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_intermixed_args(argv)
     if not 0 <= options.min_confidence <= 1:
         raise BadInput(f"--min-confidence: expected a confidence from 0 to 1, found {options.min_confidence:g}: correct it")
+    if options.own_ngram is not None and not 0 <= options.own_ngram <= 1:
+        raise BadInput(f"--own-ngram: expected a confidence from 0 to 1, found {options.own_ngram:g}: correct it")
     if options.share is not None and not 0 < options.share < 1:
         raise BadInput(f"--share: expected a share between 0 and 1, found {options.share:g}: correct it")
     recipe = load_recipe(options.recipe, options.overrides)
     plan = Rounds(recipe, options.rounds, options.min_confidence, Manner.of(options), options.teacher, options.student, options.from_scratch,
-                  options.share)
+                  options.share, options.own_ngram)
     rounds = []
     for done in self_train(plan):
         rounds.append(done)

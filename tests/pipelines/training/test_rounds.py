@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from killing import Killed, killing
 from models.charset import Charset
@@ -91,3 +92,37 @@ def test_killed_rounds_go_on_and_learn_from_the_last_models_readings(ray_session
     with pytest.raises(BadInput, match="expected the pseudo-labels of try-round-0@.* with a confidence of 0.5 or more, found those of another"):
         list(self_train(replace(plan, least=0.5), quiet=True))
     assert [each.labels for each in self_train(plan, quiet=True)] == [each.labels for each in done]  # nothing is done again
+
+
+def test_an_n_gram_of_what_is_read_surely_guides_the_beam(ray_session, plan, tmp_path, monkeypatch):
+    """The 30 images are read greedily, the words kept beside the corpus, and all read anew; killed between the two, the words are not read again."""
+    teacher = build("crnn_tiny", Charset("36"))
+    with torch.no_grad():
+        teacher.decoder.classifier.bias[teacher.decoder.tokens.blank] -= 5  # reads something everywhere
+    save_recognizer(tmp_path / "teacher", teacher)
+    guided = replace(plan, manner=replace(GREEDY, search=Namespace(**{**vars(GREEDY.search), "beam": 2})), own_ngram=0.0)
+    with monkeypatch.context() as patch:
+        patch.setattr(rounds, "predict", killing(rounds.predict, calls=1))
+        with pytest.raises(Killed):
+            rounds._label(guided, str(tmp_path / "teacher"), str(tmp_path / "labels"))
+    words, = tmp_path.glob("labels-sure-*.txt")
+    assert len(words.read_text().splitlines()) == 30 and not (tmp_path / "labels-first.csv").exists()
+    before = words.stat().st_mtime_ns
+    rounds._label(guided, str(tmp_path / "teacher"), str(tmp_path / "labels"))
+    made_by = Corpus.open(tmp_path / "labels").manifest.made_by
+    assert (made_by["beam"], made_by["ngram"]) == (2, str(words)) and made_by["readings"]["images"] == 30
+    assert words.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"own_ngram": 0.5}, "--own-ngram: expected --beam N with it, which it guides, and no --ngram, found no --beam"),
+    ({"own_ngram": 0.5, "beam": 5, "ngram": "words.txt"}, "--own-ngram: expected --beam N with it, which it guides, and no --ngram, found --ngram"),
+    ({"own_ngram": 0.5, "beam": 5, "recognizer": "hga"}, "--own-ngram: expected no language model, found one: the beam search of"),
+    ({"beam": 5, "recognizer": "vitstr"}, "expected a decoder that writes step by step for a beam, found one of the kind parallel"),
+])
+def test_a_search_that_the_recognizer_does_not_have_is_refused_before_anything_is_trained(plan, change, message):
+    search = Namespace(**{**vars(GREEDY.search), **{name: value for name, value in change.items() if name in ("beam", "ngram")}})
+    recognizer = plan.recipe.recognizer.model_copy(update={"name": change.get("recognizer", "crnn_tiny")})
+    recipe = plan.recipe.model_copy(update={"recognizer": recognizer})
+    with pytest.raises(BadInput, match=message):
+        next(self_train(replace(plan, recipe=recipe, manner=replace(GREEDY, search=search), own_ngram=change.get("own_ngram"))))
