@@ -22,6 +22,12 @@ def string_distances(symbols: Tensor, logits: Tensor, blank: int) -> Tensor:
     return losses / lengths.clamp(min=1)
 
 
+def string_scores(reading: GreedyReading, logits: Tensor, blank: int) -> Tensor:
+    """(n,): the probability of the strings that were read from CTC logits (n, frames, classes), over all their alignments; 0 for the empty one."""
+    lengths = (collapsed(reading.symbols, blank) != blank).sum(1)
+    return (-string_distances(reading.symbols, logits, blank) * lengths).exp() * reading.is_read
+
+
 def cross_entropies(symbols: Tensor, logits: Tensor) -> Tensor:
     """(n, steps): -log of the probability that logits (n, steps, classes) give to symbols (n, steps).
 
