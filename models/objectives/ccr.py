@@ -118,6 +118,7 @@ class CCR(nn.Module):
         self.recognizer = recognizer
         self.projection = _projection(projection, recognizer.decoder.classifier.in_features)
         self.target = follower(recognizer).eval()
+        self.target.decoder.stops_early = False  # whether all words have ended is a question for which the host would wait for the device
         self.decay = ema_decay if ema else 0.0
         self.by_string = recognizer.decoder.kind == "ctc" and alignment == "string"
         self.consistency, self.sharpening_temperature = consistency, sharpening_temperature
@@ -135,8 +136,8 @@ class CCR(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """The loss of a batch with labeled words (one view, targets) and unlabeled ones (a weak and a strong view).
 
-        Nothing here waits for the device (only the target's decoder may ask whether all words have ended): what does
-        not count is masked, and the loss of no steps is a zero that still sends a (zero) gradient to every parameter.
+        Nothing here waits for the device: what does not count is masked, and the loss of no steps is a zero that still sends a
+        (zero) gradient to every parameter.
         """
         decoder = self.recognizer.decoder
         (labeled_view,), (weak, strong) = batch.labeled.views, batch.unlabeled.views
@@ -178,7 +179,7 @@ class CCR(nn.Module):
     def _distances(self, reading: GreedyReading, target_logits: Tensor, online_logits: Tensor) -> Tensor:
         """How far the online branch is from the target at each step, (n, steps).
 
-        In SCR the two run for as long as each wants: the steps that both have are compared.
+        In SCR the online branch may end before the target, which always runs on: the steps that both have are compared.
         """
         steps = min(target_logits.shape[1], online_logits.shape[1])
         if self.consistency == "cross_entropy":

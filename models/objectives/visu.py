@@ -122,7 +122,7 @@ class ViSu(nn.Module):
     def forward(self, batch: Batch) -> Losses:
         """The loss of a batch with labeled words (image and base image, targets) and unlabeled ones (a weak and a strong view).
 
-        Nothing here waits for the device (only the target's decoder may ask whether all words have ended).
+        Nothing here waits for the device.
         """
         ccr, decoder = self.ccr, self.recognizer.decoder
         (images, base), (weak, strong) = batch.labeled.views, batch.unlabeled.views

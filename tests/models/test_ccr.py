@@ -312,13 +312,16 @@ def test_ccr_feeds_the_online_decoder_the_targets_symbols_and_scr_its_own():
 
 
 def test_scr_compares_the_steps_that_both_branches_have():
-    model = ccr("trba_tiny", consistency_level="sequence", confidence_threshold=0.0).train()
-    with torch.no_grad():  # the target ends at once, the online decoder in training mode never does
+    model = ccr("trba_tiny", consistency_level="sequence", confidence_threshold=0.0, consistency="cross_entropy")
+    with torch.no_grad():  # the target ends at once but runs on; the online decoder, in eval mode, stops when all words have ended
         model.target.decoder.classifier.bias[1] = 100
+        model.recognizer.decoder.classifier.bias[1] = 50
     batch = different_views(model)
-    losses = model(batch)
-    assert model.target(batch.unlabeled.views[0]).logits.shape[1] == 1
-    assert torch.isfinite(losses.total) and losses.named["consistency_loss"] > 0
+    losses, (weak, strong) = model(batch), batch.unlabeled.views
+    online = model.recognizer.decoder(model.recognizer.encode(strong), None, model.projection).logits
+    assert model.target(weak).logits.shape[1] == model.recognizer.max_length + 1 > online.shape[1] == 1
+    wanted = -online[:, 0].log_softmax(-1)[:, 1].mean()  # of the end symbol, the one step that counts
+    assert losses.named["consistency_loss"].item() == pytest.approx(wanted.item(), rel=1e-9)
 
 
 def test_scr_has_no_meaning_for_ctc():
@@ -343,7 +346,6 @@ class _NoWaiting(TorchDispatchMode):
 
 def test_a_step_never_waits_for_the_device():
     model = ccr("trba_tiny", **HALF).train()
-    model.target.decoder.train()  # in eval mode the decoder stops early, for which it has to ask
     batch = different_views(model)
     with _NoWaiting():
         losses = model(batch)
