@@ -23,10 +23,12 @@ class Reading:
     texts: list[str]
     confidences: Tensor  # (n,) float32 in [0, 1]: the product of the probabilities of the symbols that make the string
     characters: list[list[float]]  # for each image the probability of each character of its text, in order
+    upside_down: list[bool] | None = None  # which images were read so; None where they were read as they stand
 
 
-def surer(one: Reading, other: Reading) -> Reading:
-    """Of two readings of the same n images each image's with the higher confidence; the first's where they are equal."""
-    chosen = [other if theirs > own else one for own, theirs in zip(one.confidences.tolist(), other.confidences.tolist(), strict=True)]
-    return Reading([reading.texts[number] for number, reading in enumerate(chosen)], one.confidences.maximum(other.confidences),
-                   [reading.characters[number] for number, reading in enumerate(chosen)])
+def surer_way_up(upright: Reading, upside_down: Reading) -> Reading:
+    """Of two readings of the same n images, as they stand and turned by 180 degrees, the surer of each; as it stands where they are equal."""
+    turned = [theirs > own for own, theirs in zip(upright.confidences.tolist(), upside_down.confidences.tolist(), strict=True)]
+    chosen = [upside_down if turn else upright for turn in turned]
+    return Reading([reading.texts[number] for number, reading in enumerate(chosen)], upright.confidences.maximum(upside_down.confidences),
+                   [reading.characters[number] for number, reading in enumerate(chosen)], turned)

@@ -161,7 +161,7 @@ def _read(job: Job, chunks: list[Chunk], readings: Readings) -> Tally:
 def _into_file(job: Job, write: Writer, chunks: list[Chunk], readings: Readings) -> tuple[int, dict[str, int]]:
     """Lines that were written, and those that were left out by reason."""
     reasons: dict[str, int] = {}
-    found = (Line(*row.values()) for chunk in chunks for row in readings.table(chunk.shard).to_pylist())
+    found = (Line(*row.values()) for chunk in chunks for row in readings.table(chunk.shard).select(Line._fields).to_pylist())
     return _write(job, write, sure_enough(found, job.least, reasons)), reasons
 
 

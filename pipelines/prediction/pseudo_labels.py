@@ -4,13 +4,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
+
 from pipelines.corpus import storage
+from pipelines.corpus.images import perceptual_hash
 from pipelines.corpus.manifest import SourceCounts
+from pipelines.corpus.pictures import decode_gray, decode_picture
 from pipelines.corpus.quarantine import Rejected
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.shards import ShardWriter, shard_name
 from pipelines.errors import BadInput
 from pipelines.ingestion.chunks import Chunk, ChunkResult, RejectedWriter, room_for
+from pipelines.ingestion.sources.crops import encode_crop
 from pipelines.prediction.readings import read_block
 from pipelines.prediction.sources import CorpusSource, RowGroups
 from pipelines.prediction.tally import left_out
@@ -48,7 +53,8 @@ def plan_shards(source: CorpusSource, chunks: list[Chunk]) -> Iterator[Shard]:
 def write_shard(shard: Shard, folder: str, done: str, blocks: str, wanted: Wanted) -> ChunkResult:
     """Write a shard into `folder`, and what is left out, and its result, into the folder `done`.
 
-    Memory holds one row group and one block's readings. A row that is left out is listed without its picture, which its corpus has.
+    Memory holds one row group and one block's readings. A row that is left out is listed without its picture, which its corpus has. An image
+    that was read upside down is written turned by 180 degrees, so that its text stands in it from left to right.
 
     Args:
         blocks: the folder of the readings.
@@ -56,11 +62,12 @@ def write_shard(shard: Shard, folder: str, done: str, blocks: str, wanted: Wante
     counts = SourceCounts()
     with room_for(storage.join(folder, shard.shard)), ShardWriter(folder, shard.source, shard.index) as writer, \
             RejectedWriter(storage.join(done, f"{shard.shard}.rejected")) as rejected:
-        for row, (text, confidence, problem) in _rows(shard, blocks):
+        for row, (text, confidence, problem, upside_down) in _rows(shard, blocks):
             counts.rows_in += 1
             why = left_out(text, confidence, problem, wanted.least)
             if why is None:
-                writer.write(**{**row, "text": text, "confidence": confidence, "labeler": wanted.labeler})
+                kept = turned(row) if upside_down else row
+                writer.write(**{**kept, "text": text, "confidence": confidence, "labeler": wanted.labeler})
                 counts.kept += 1
             else:
                 rejected.write(Rejected(row["key"], shard.source, *why, detail=f"confidence {confidence:.6f}", text=text or None))
@@ -74,10 +81,17 @@ def write_shard(shard: Shard, folder: str, done: str, blocks: str, wanted: Wante
     return result
 
 
+def turned(row: dict) -> dict:
+    """A row with its image turned by 180 degrees: PNG where it was lossless, or else JPEG of quality 95 (see `encode_crop`)."""
+    image = np.ascontiguousarray(decode_picture(row["image"])[::-1, ::-1])
+    data = encode_crop(image, row["image"])
+    return {**row, "image": data, "phash": perceptual_hash(decode_gray(data))}
+
+
 COLUMNS = ["key", "image", "width", "height", "phash"]  # what a row keeps of its source
 
 
-def _rows(shard: Shard, blocks: str) -> Iterator[tuple[dict, tuple[str, float, str | None]]]:
+def _rows(shard: Shard, blocks: str) -> Iterator[tuple[dict, tuple[str, float, str | None, bool]]]:
     """Each row of a shard, without its text, and its reading. BadInput if they are not of the same row."""
     for chunk in shard.blocks:
         table, start, piece = read_block(blocks, chunk.shard), 0, chunk.piece
@@ -89,5 +103,5 @@ def _rows(shard: Shard, blocks: str) -> Iterator[tuple[dict, tuple[str, float, s
             if not read["key"].equals(rows["key"]):
                 raise BadInput(f"{storage.join(blocks, chunk.shard)}: expected the readings of {piece.shard.name} in {shard.corpus.path}, found "
                                "those of other rows: remove that folder and run the same command again")
-            columns = (read[name].to_pylist() for name in ("text", "confidence", "problem"))
+            columns = (read[name].to_pylist() for name in ("text", "confidence", "problem", "upside_down"))
             yield from zip(rows.to_pylist(), zip(*columns, strict=True), strict=True)

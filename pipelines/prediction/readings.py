@@ -34,6 +34,7 @@ SCHEMA = pa.schema([
     pa.field("text", pa.string(), nullable=False),  # empty where nothing was read
     pa.field("confidence", pa.float32(), nullable=False),
     pa.field("problem", pa.string()),  # why the image cannot be decoded
+    pa.field("upside_down", pa.bool_(), nullable=False),  # whether the image was turned by 180 degrees to be read
 ])
 LEAST_BLOCK, MOST_BLOCK, BLOCKS = 1000, 10_000, 256  # rows, rows, and how many of them there should be
 
@@ -124,7 +125,7 @@ def write_block(reader: Reader, chunk: Chunk, folder: str) -> Block:
     columns: dict[str, list] = {name: [] for name in SCHEMA.names}
     tally = Tally()
     for row, read in reader.read(chunk.piece.read()):
-        for column, value in zip(columns.values(), (row.key, read.text, read.confidence, read.problem), strict=True):
+        for column, value in zip(columns.values(), (row.key, read.text, read.confidence, read.problem, read.upside_down), strict=True):
             column.append(value)
         tally.count(read, row.text, reader.rule)
     if chunk.piece.rows not in (None, tally.images):

@@ -28,6 +28,7 @@ class Read(NamedTuple):
     text: str  # empty where the image cannot be decoded
     confidence: float  # in [0, 1]; 0 where the image cannot be decoded
     problem: str | None = None  # why the image cannot be decoded, as a short fixed phrase
+    upside_down: bool = False  # whether it was turned by 180 degrees for that
 
 
 def shape_of(recognizer: Recognizer) -> Shape:
@@ -91,6 +92,7 @@ def _read_batch(items: list[Item], decoded: list[tuple[np.ndarray | None, str | 
         chosen = [number for number in usable if decoded[number][0].shape[1] == width]
         with torch.inference_mode():
             reading = search(as_input([decoded[number][0] for number in chosen], device), [items[number] for number in chosen])
-        for number, text, confidence in zip(chosen, reading.texts, reading.confidences.tolist(), strict=True):
-            found[number] = Read(text, confidence)
+        turned = reading.upside_down or [False] * len(chosen)
+        for number, text, confidence, upside_down in zip(chosen, reading.texts, reading.confidences.tolist(), turned, strict=True):
+            found[number] = Read(text, confidence, None, upside_down)
     return found

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from models.charset import Charset
 from models.decoders.abinet import ABINetDecoder
-from models.decoders.decoded import Reading, surer
+from models.decoders.decoded import Reading, surer_way_up
 from models.decoding.beam import WordModel, beam_reading, check_beam
 from models.decoding.cloze import pseudo_log_likelihoods
 from models.decoding.lexicon import Lexicon, lexicon_reading
@@ -93,7 +93,7 @@ def _ways_up(recognizer: Recognizer, options: argparse.Namespace, found: Found) 
     once = found.search or (lambda images, _: recognizer.read(images))
 
     def search(images: Tensor, items: list[Item]) -> Reading:
-        return surer(once(images, items), once(images.flip(2, 3), items))
+        return surer_way_up(once(images, items), once(images.flip(2, 3), items))
 
     return Found(search, ", ".join(note for note in (found.note, "both ways up") if note))
 

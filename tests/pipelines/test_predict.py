@@ -311,6 +311,27 @@ def test_beams_and_lexicons_choose_as_in_evaluation(ray_session, model, corpus, 
     assert {line["text"] for line in found.values() if line["problem"] is None} <= {"other", "words"}
 
 
+def test_a_picture_that_was_read_upside_down_is_turned_in_the_corpus(ray_session, model, expected, corpus, tmp_path):
+    """Its text then stands in it from left to right; what was read as it stands keeps its bytes."""
+    assert predict(model, corpus, "--out", tmp_path / "new", "--both-ways-up") == 0
+    pixels = {seed: cv2.imdecode(np.frombuffer(PICTURES[seed], np.uint8), cv2.IMREAD_COLOR) for seed in range(26) if seed != 7}
+    turned = {seed: cv2.imencode(".png", image[::-1, ::-1])[1].tobytes() for seed, image in pixels.items()}
+    other = evaluate_recognizer(load_recognizer(model), [(str(seed), image, "") for seed, image in turned.items()]).words
+    read = {seed: (word.prediction, word.confidence) for seed, word in zip(turned, other, strict=True)}
+    rows, flipped = {int(row["key"].split("/")[1]): row for row in rows_of(tmp_path / "new")}, 0
+    for seed, row in rows.items():
+        if abs(read[seed][1] - expected[seed][1]) > 2 * NEAR:
+            upside_down = read[seed][1] > expected[seed][1]
+            text, confidence = read[seed] if upside_down else expected[seed]
+            assert (row["text"], row["confidence"]) == (text, near(confidence))
+            assert (row["image"] == PICTURES[seed]) != upside_down
+            image = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR)
+            np.testing.assert_array_equal(image, pixels[seed][::-1, ::-1] if upside_down else pixels[seed])
+            flipped += upside_down
+    assert 5 < flipped < len(rows) - 5
+    assert verify_corpus(str(tmp_path / "new")).damaged == []
+
+
 def test_a_registered_model_is_the_labeler_by_its_version(model, store, tmp_path, monkeypatch, capsys):
     from pipelines.registry.champion import register
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
