@@ -16,16 +16,23 @@ command goes on after a kill; `--table` prints what is there. The experiment's f
       supervised: {objective: {name: supervised}}
       ccr: {objective: {name: ccr, projection: residual}}
 
-`base`, `common` and a variant hold sections of a recipe. A variant may mix further labels into its labeled batches, a share `of` each:
-`labels: {corpora: …, part: …, count: 220, of: 0.3}` those of real words, the first 220 by the hashes of their keys; `self_labels: {confidence: 0.5,
-of: 0.4, rounds: 2}` what the start reads in the unlabeled images with that confidence, in a second round what the first round's model reads, which
-again begins at the start (Pseudo-Label; with rounds and strong views Noisy Student). The steps are those of each round. `upright: true` turns those
-unlabeled images by 180 degrees, once, that the start reads more surely so.
+`base`, `common` and a variant hold sections of a recipe. `bf16: true` trains in bfloat16. A variant may mix further labels into its labeled
+batches, a share `of` each:
+
+    labels: {corpora: …, part: …, count: 220, of: 0.3}     those of real words, the first 220 by the hashes of their keys
+    self_labels: {confidence: 0.5, of: 0.4, rounds: 2}     what the start reads in the unlabeled images with that confidence, in a second round
+        what the first round's model reads, which again begins at the start (Pseudo-Label, Noisy Student). The steps are those of each round.
+        search: {lexicon: FILE}     they are read as `textray predict --lexicon FILE` reads; other options likewise (both_ways_up turns the images)
+        own_ngram: 0.5              the beam is guided by the n-gram of what the model itself reads so surely, as `textray self-train --own-ngram`
+    upright: true                   turns those unlabeled images by 180 degrees, once, that the start reads more surely so
+
+`read: {beam: 10, ngram: FILE}` or `read: {beam: 10, own_ngram: 0.5}`, beside `test`, measures the test words also as these options read them.
 """
 
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -40,16 +47,19 @@ import yaml
 from torch import Tensor
 
 from models.batch import Batch, Part
+from models.decoding.ngram import trained_on
 from models.recognizer import Recognizer
 from models.recognizers import build
 from pipelines.corpus.images import decode_into
 from pipelines.corpus.reader import Corpus
 from pipelines.evaluation.protocols import rule_of
 from pipelines.reading.batches import evaluating, shape_of
+from pipelines.reading.searches import search_of
 from pipelines.training.loop import Hooks, Numerics, Schedule, build_optimizer, fit, one_cycle
 from pipelines.training.recipe import Recipe, parse_recipe
 from pipelines.training.worker import build_objective
 
+SEARCH = {"beam": None, "ngram": None, "ngram_weight": 0.3, "bcn": None, "bcn_weight": 0.3, "lexicon": None, "both_ways_up": False}
 CONFIDENCES = (0.5, 0.7, 0.9)  # at which the readings of unlabeled images are counted, and how many of them are right
 
 
@@ -111,41 +121,35 @@ def _order(words: Words, count: int, seed: int) -> Iterator[Tensor]:
         left = left[count:]
 
 
-def readings(recognizer: Recognizer, words: Words, batch_size: int = 256) -> tuple[list[str], list[float]]:
-    """What the recognizer reads, and how sure it is."""
-    texts, confidences = [], []
+def readings(recognizer: Recognizer, words: Words, batch_size: int = 256, **search: Any) -> tuple[list[str], list[float], list[bool]]:
+    """What the recognizer reads, how sure it is, and which images it read upside down; `search`: options of `textray predict`."""
+    texts, confidences, turned = [], [], []
+    found = search_of(recognizer, argparse.Namespace(**{**SEARCH, **search})).search or (lambda images, _: recognizer.read(images))
     with evaluating(recognizer), torch.inference_mode():
         for images in words.images.split(batch_size):
-            reading = recognizer.read(images.float() / 127.5 - 1)
+            reading = found(images.float() / 127.5 - 1, [])
             texts += reading.texts
             confidences += reading.confidences.tolist()
-    return texts, confidences
+            turned += reading.upside_down or [False] * len(images)
+    return texts, confidences, turned
 
 
-def surer_ways(recognizer: Recognizer, words: Words) -> tuple[list[str], list[float], list[str], list[bool]]:
-    """What is read as it stands and how surely, what is read upside down, and whether that is surer."""
-    texts, confidences = readings(recognizer, words)
-    turned, others = readings(recognizer, Words(words.images.flip(2, 3), words.texts))
-    return texts, confidences, turned, [theirs > own for own, theirs in zip(confidences, others, strict=True)]
-
-
-def upright(recognizer: Recognizer, words: Words) -> Words:
-    """The words, those turned that the recognizer reads more surely upside down."""
-    surer = torch.tensor(surer_ways(recognizer, words)[3]).view(-1, 1, 1, 1)
-    return Words(torch.where(surer, words.images.flip(2, 3), words.images), words.texts)
+def upright(words: Words, turned: list[bool]) -> Words:
+    """The words, some of them turned by 180 degrees."""
+    return Words(torch.where(torch.tensor(turned).view(-1, 1, 1, 1), words.images.flip(2, 3), words.images), words.texts)
 
 
 def measure(recognizer: Recognizer, words: Words, rule_name: str) -> dict[str, Any]:
     """Words read, in per cent, as they stand and the surer of both ways up; and of the words that are read (as they stand) with a confidence of at
     least so much how many there are and how many are right."""
     rule = rule_of(rule_name, recognizer.charset)
-    texts, confidences, turned, surer = surer_ways(recognizer, words)
-    both = [other if better else text for text, other, better in zip(texts, turned, surer, strict=True)]
+    texts, confidences, _ = readings(recognizer, words)
+    both, _, _ = readings(recognizer, words, both_ways_up=True)
     right, right_of_both = ([rule.compared(text) == rule.compared(label) != "" for text, label in zip(read, words.texts, strict=True)]
                             for read in (texts, both))
     kept = {f"{floor:g}": [good for good, confidence in zip(right, confidences, strict=True) if confidence >= floor] for floor in CONFIDENCES}
-    return {"accuracy": 100 * mean(right), "both_ways_up": 100 * mean(right_of_both), "words": len(words),
-            "kept": {floor: [round(100 * len(found) / len(words), 1), round(100 * mean(found), 1) if found else None] for floor, found in kept.items()}}
+    shares = {floor: [round(100 * len(found) / len(words), 1), round(100 * mean(found), 1) if found else None] for floor, found in kept.items()}
+    return {"accuracy": 100 * mean(right), "both_ways_up": 100 * mean(right_of_both), "words": len(words), "kept": shares}
 
 
 @dataclass
@@ -178,22 +182,46 @@ class Experiment:
         """The recognizer that a variant makes of the start, and the numbers of its last step."""
         sections = merged(self.tree["common"], self.tree["variants"][name])
         labels, own = sections.pop("labels", None), sections.pop("self_labels", None)
-        unlabeled = upright(self.started(start), self.unlabeled) if sections.pop("upright", False) else self.unlabeled
+        unlabeled = self.unlabeled
+        if sections.pop("upright", False):
+            unlabeled = upright(unlabeled, readings(self.started(start), unlabeled, both_ways_up=True)[2])
         if own is None:
             more = labels and decoded(labels["corpora"], self.recognizer(), labels.get("part", (0.0, 1.0)), True, labels.get("count"))
             return self.trained(sections, seed, start, f"{name}, seed {seed}", more and (more, labels["of"]), unlabeled)
         teacher, numbers = self.started(start), {}
         for number in range(own.get("rounds", 1)):
-            more = self.self_labeled(teacher, own["confidence"])
-            teacher, numbers = self.trained(sections, seed, start, f"{name}, seed {seed}, round {number + 1}", (more, own["of"]))
+            more = self.self_labeled(teacher, own["confidence"], own.get("search", {}), own.get("own_ngram"))
+            teacher, numbers = self.trained(sections, seed, start, f"{name}, seed {seed}, round {number + 1}", (more, own["of"]), unlabeled)
         return teacher, numbers
 
-    def self_labeled(self, teacher: Recognizer, confidence: float) -> Words:
+    def self_labeled(self, teacher: Recognizer, confidence: float, search: dict[str, Any], own_ngram: float | None) -> Words:
         """The unlabeled images that a model reads so surely, with what it reads."""
-        texts, confidences = readings(teacher, self.unlabeled)
+        texts, confidences, turned = readings(teacher, self.unlabeled, **self.guided(teacher, search, own_ngram))
+        images = upright(self.unlabeled, turned).images
         kept = [row for row, (text, sure) in enumerate(zip(texts, confidences, strict=True))
                 if sure >= confidence and not teacher.charset.fault(text, teacher.max_length, frames=25)]
-        return Words(self.unlabeled.images[kept], [texts[row] for row in kept])
+        rule = rule_of(self.rule, teacher.charset)
+        right = mean(rule.compared(texts[row]) == rule.compared(self.unlabeled.texts[row]) for row in kept)
+        print(f"{len(kept):,} pseudo-labels of {len(texts):,} images, {100 * right:.1f} % right", file=sys.stderr)
+        return Words(images[kept], [texts[row] for row in kept])
+
+    def guided(self, recognizer: Recognizer, search: dict[str, Any], own_ngram: float | None) -> dict[str, Any]:
+        """The search, with the n-gram of what the recognizer reads in the unlabeled images with a confidence of `own_ngram` or more."""
+        if own_ngram is None:
+            return search
+        first, sure, _ = readings(recognizer, self.unlabeled, both_ways_up=search.get("both_ways_up", False))
+        file = self.folder / f"own-ngram-{os.getpid()}.json"
+        trained_on([text for text, each in zip(first, sure, strict=True) if text and each >= own_ngram], recognizer.charset).save(file)
+        return {**search, "ngram": str(file)}
+
+    def searched(self, recognizer: Recognizer) -> dict[str, float]:
+        """Words of each test set read as the experiment's `read` says, in per cent, and of all words."""
+        own, rule = dict(self.tree["read"]), rule_of(self.rule, recognizer.charset)
+        search = self.guided(recognizer, own, own.pop("own_ngram", None))
+        texts = {name: readings(recognizer, words, **search)[0] for name, words in self.tests.items()}
+        right = {name: [rule.compared(text) == rule.compared(label) != "" for text, label in zip(texts[name], words.texts, strict=True)]
+                 for name, words in self.tests.items()}
+        return {**{name: 100 * mean(found) for name, found in right.items()}, "all": 100 * mean(sum(right.values(), []))}
 
     def started(self, start: dict[str, Tensor]) -> Recognizer:
         """A recognizer with the weights of the start."""
@@ -216,7 +244,7 @@ class Experiment:
             shown = "  ".join(f"{name} {value:.4g}" for name, value in found.items() if name not in ("gradient_norm", "learning_rate"))
             print(f"{about}: step {step} of {recipe.training.steps}, {time.monotonic() - started:.0f} s  {shown}", file=sys.stderr, flush=True)
         fit(objective, objective, optimizer, rates, batches(streams, seed), schedule=Schedule(recipe.training.steps, 250, None, 10**9),
-            numerics=Numerics(gradient_clip=recipe.optimizer.gradient_clip), hooks=Hooks(log), seed=seed)
+            numerics=Numerics(bf16=self.tree.get("bf16", False), gradient_clip=recipe.optimizer.gradient_clip), hooks=Hooks(log), seed=seed)
         return objective.recognizer, numbers
 
     def _objective(self, recipe: Recipe, start: dict[str, Tensor] | None) -> torch.nn.Module:
@@ -235,7 +263,8 @@ class Experiment:
 
     def base(self, seed: int) -> dict[str, Tensor]:
         """The weights that a seed's variants start from, trained at the first call."""
-        file = self.folder / f"base-{digest(self.recognizer_options, self.tree['labeled'], self.tree['base'])}-{seed}.pt"
+        made_of = (self.recognizer_options, self.tree["labeled"], self.tree["base"], self.tree.get("bf16", False))
+        file = self.folder / f"base-{digest(*made_of)}-{seed}.pt"
         if not file.exists():
             recognizer, _ = self.trained(dict(self.tree["base"]), seed, None, f"base, seed {seed}")
             torch.save(recognizer.state_dict(), file.with_suffix(".part"))
@@ -251,12 +280,13 @@ class Experiment:
         tests = {test: measure(recognizer, words, self.rule) for test, words in self.tests.items()}
         count = sum(test["words"] for test in tests.values())
         averages = {key: sum(test[key] * test["words"] for test in tests.values()) / count for key in ("accuracy", "both_ways_up")}
-        return {"variant": name, "seed": seed, "digest": self.digest(name), **averages, "tests": tests,
+        searched = {"searched": self.searched(recognizer)} if "read" in self.tree else {}
+        return {"variant": name, "seed": seed, "digest": self.digest(name), **averages, "tests": tests, **searched,
                 "unlabeled": measure(recognizer, self.unlabeled, self.rule), "numbers": numbers, "minutes": (time.monotonic() - started) / 60}
 
     def digest(self, name: str) -> str:
         """Of everything that decides a variant's result, the code aside."""
-        about = {key: self.tree[key] for key in ("recognizer", "labeled", "unlabeled", "test", "base", "common")}
+        about = about_of(self.tree)
         return digest(about, {} if name == "base" else self.tree["variants"][name])
 
 
@@ -267,6 +297,11 @@ def _optimizer(recipe: Recipe, objective: torch.nn.Module) -> tuple[torch.optim.
         optimizer, steps=recipe.training.steps, learning_rate=options.learning_rate, warmup_fraction=options.warmup_fraction,
         initial_division=options.initial_division, final_division=options.final_division)
     return optimizer, rates
+
+
+def about_of(tree: dict[str, Any]) -> dict[str, Any]:
+    """What all variants of an experiment have in common."""
+    return {key: value for key, value in tree.items() if key != "variants"}
 
 
 def digest(*parts: Any) -> str:
@@ -290,7 +325,9 @@ def table(done: list[dict[str, Any]], wanted: dict[str, str]) -> str:
     rows = {name: {line["seed"]: line for line in done if (line["variant"], line["digest"]) == (name, value)} for name, value in wanted.items()}
     rows = {name: found for name, found in rows.items() if found}
     first = next((name for name in rows if name != "base"), None)
-    head = ["variant", "words read, %: mean", "seeds", "− " + str(first), "both ways up", "read with ≥ 0.5 (right)", "≥ 0.9 (right)", "minutes"]
+    searched = all("searched" in line for found in rows.values() for line in found.values())
+    head = ["variant", "words read, %: mean", "seeds", "− " + str(first), "both ways up", *(["searched"] if searched else []),
+            "read with ≥ 0.5 (right)", "≥ 0.9 (right)", "minutes"]
     text = "| " + " | ".join(head) + " |\n|" + "---|" * len(head) + "\n"
     for name, found in rows.items():
         values = [found[seed]["accuracy"] for seed in sorted(found)]
@@ -299,7 +336,8 @@ def table(done: list[dict[str, Any]], wanted: dict[str, str]) -> str:
         kept = [" / ".join(f"{mean(values):.0f} %" for values in zip(*((line["unlabeled"]["kept"][floor][0], line["unlabeled"]["kept"][floor][1] or 0)
                                                                        for line in found.values()), strict=True)) for floor in ("0.5", "0.9")]
         cells = [name, f"{mean(values):.2f}", ", ".join(f"{value:.2f}" for value in values), gain,
-                 f"{mean(line['both_ways_up'] for line in found.values()):.2f}", *kept,
+                 f"{mean(line['both_ways_up'] for line in found.values()):.2f}",
+                 *([f"{mean(line['searched']['all'] for line in found.values()):.2f}"] if searched else []), *kept,
                  f"{mean(line['minutes'] for line in found.values()):.1f}"]
         text += "| " + " | ".join(cells) + " |\n"
     return text
@@ -326,7 +364,7 @@ def main() -> int:
     folder.mkdir(parents=True, exist_ok=True)
     results = folder / f"{Path(options.experiment).stem}.jsonl"
     names = [name for name in ("base", *tree["variants"]) if options.only is None or name in options.only]
-    about = {key: tree[key] for key in ("recognizer", "labeled", "unlabeled", "test", "base", "common")}
+    about = about_of(tree)
     wanted = {name: digest(about, tree["variants"].get(name, {})) for name in ("base", *tree["variants"])}
     missing = [(name, seed) for seed in options.seeds for name in names
                if (name, seed, wanted[name]) not in {(line["variant"], line["seed"], line["digest"]) for line in lines(results)}]

@@ -1,5 +1,7 @@
 """60,000 random codes, one a line: groups of letters and of digits, some with a separator between them, as labels of wires and parts have.
 
+Short ones come again and again, as they do on labels: a list without repetitions would hardly hold a code of one or two characters.
+
     python benchmarks/experiments/codes.py > codes.txt
 """
 
@@ -25,11 +27,11 @@ def code(draw: random.Random) -> str:
 
 def main() -> None:
     """Print them, sorted."""
-    draw, codes = random.Random(0), set()
+    draw, codes = random.Random(0), []
     while len(codes) < COUNT:
         text = code(draw)
         if len(text) <= LONGEST:
-            codes.add(text)
+            codes.append(text)
     print("\n".join(sorted(codes)))
 
 

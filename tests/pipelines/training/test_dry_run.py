@@ -158,6 +158,8 @@ def test_a_run_shorter_than_an_epoch_is_warned_of(recipe):
     text = shown(parse_recipe(tree))
     assert "warning       unlabeled_strong_similarity alone says how well it reads while it trains: there is no data.validation" in text
     assert "warning       the run ends before it has seen all labeled images once: 2 of 13 steps" in text
+    tree["objective"] = {"name": "uda", "annealing": "linear", "annealing_steps": 9}
+    assert "warning       objective.annealing_steps is 9, but the run has 2 steps: its threshold ends before it has risen" in shown(parse_recipe(tree))
 
 
 def test_the_half_width_of_an_accuracy():
