@@ -16,11 +16,11 @@ command goes on after a kill; `--table` prints what is there. The experiment's f
       supervised: {objective: {name: supervised}}
       ccr: {objective: {name: ccr, projection: residual}}
 
-`base`, `common` and a variant hold sections of a recipe. `bf16: true` trains in bfloat16. A variant may mix further labels into its labeled
-batches, a share `of` each:
+`base`, `common` and a variant hold sections of a recipe. `bf16: true` trains in bfloat16. A variant may add further labels to its labeled batches, in
+each as many as there are unlabeled images in a batch of the others:
 
-    labels: {corpora: …, part: …, count: 220, of: 0.3}     those of real words, the first 220 by the hashes of their keys
-    self_labels: {confidence: 0.5, of: 0.4, rounds: 2}     what the start reads in the unlabeled images with that confidence, in a second round
+    labels: {corpora: …, part: …, count: 220}       those of real words, the first 220 by the hashes of their keys
+    self_labels: {confidence: 0.5, rounds: 2}       what the start reads in the unlabeled images with that confidence, in a second round
         what the first round's model reads, which again begins at the start (Pseudo-Label, Noisy Student). The steps are those of each round.
         search: {lexicon: FILE}     they are read as `textray predict --lexicon FILE` reads; other options likewise (both_ways_up turns the images)
         own_ngram: 0.5              the beam is guided by the n-gram of what the model itself reads so surely, as `textray self-train --own-ngram`
@@ -187,11 +187,11 @@ class Experiment:
             unlabeled = upright(unlabeled, readings(self.started(start), unlabeled, both_ways_up=True)[2])
         if own is None:
             more = labels and decoded(labels["corpora"], self.recognizer(), labels.get("part", (0.0, 1.0)), True, labels.get("count"))
-            return self.trained(sections, seed, start, f"{name}, seed {seed}", more and (more, labels["of"]), unlabeled)
+            return self.trained(sections, seed, start, f"{name}, seed {seed}", more, unlabeled)
         teacher, numbers = self.started(start), {}
         for number in range(own.get("rounds", 1)):
             more = self.self_labeled(teacher, own["confidence"], own.get("search", {}), own.get("own_ngram"))
-            teacher, numbers = self.trained(sections, seed, start, f"{name}, seed {seed}, round {number + 1}", (more, own["of"]), unlabeled)
+            teacher, numbers = self.trained(sections, seed, start, f"{name}, seed {seed}, round {number + 1}", more, unlabeled)
         return teacher, numbers
 
     def self_labeled(self, teacher: Recognizer, confidence: float, search: dict[str, Any], own_ngram: float | None) -> Words:
@@ -230,8 +230,8 @@ class Experiment:
         return recognizer
 
     def trained(self, sections: dict[str, Any], seed: int, start: dict[str, Tensor] | None, about: str,
-                more: tuple[Words, float] | None = None, unlabeled: Words | None = None) -> tuple[Recognizer, dict[str, float]]:
-        """The recognizer that a recipe's sections make of the start, with `more` labels in a share of the batches; the numbers of the last step."""
+                more: Words | None = None, unlabeled: Words | None = None) -> tuple[Recognizer, dict[str, float]]:
+        """The recognizer that a recipe's sections make of the start, with `more` labels beside the others; the numbers of the last step."""
         recipe = self.recipe(sections, seed)
         torch.manual_seed(seed)
         objective = self._objective(recipe, start)
@@ -255,11 +255,10 @@ class Experiment:
         options = {name: value for name, value in recipe.objective.items() if name != "name"}
         return OBJECTIVES[recipe.objective["name"]](recognizer, **options)
 
-    def _streams(self, views: dict[str, tuple], more: tuple[Words, float] | None, unlabeled: Words) -> dict[str, list[tuple[Words, int]]]:
-        count = self.tree["labeled"]["batch_size"]
-        share = round(count * more[1]) if more else 0
-        labeled = [(self.labeled, count - share)] + ([(more[0], share)] if more else [])
-        return {name: labeled if name == "labeled" else [(unlabeled, self.tree["unlabeled"]["batch_size"])] for name in views}
+    def _streams(self, views: dict[str, tuple], more: Words | None, unlabeled: Words) -> dict[str, list[tuple[Words, int]]]:
+        count, further = self.tree["labeled"]["batch_size"], self.tree["unlabeled"]["batch_size"]
+        labeled = [(self.labeled, count)] + ([(more, further)] if more else [])
+        return {name: labeled if name == "labeled" else [(unlabeled, further)] for name in views}
 
     def base(self, seed: int) -> dict[str, Tensor]:
         """The weights that a seed's variants start from, trained at the first call."""
