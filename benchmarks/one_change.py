@@ -26,7 +26,8 @@ each as many as there are unlabeled images in a batch of the others:
         own_ngram: 0.5              the beam is guided by the n-gram of what the model itself reads so surely, as `textray self-train --own-ngram`
     upright: true                   turns those unlabeled images by 180 degrees, once, that the start reads more surely so
 
-`read: {beam: 10, ngram: FILE}` or `read: {beam: 10, own_ngram: 0.5}`, beside `test`, measures the test words also as these options read them.
+Both together are drawn from as one. `read: {beam: 10, ngram: FILE}` or `read: {beam: 10, own_ngram: 0.5}`, beside `test`, measures the test words
+also as these options read them.
 """
 
 import argparse
@@ -185,12 +186,13 @@ class Experiment:
         unlabeled = self.unlabeled
         if sections.pop("upright", False):
             unlabeled = upright(unlabeled, readings(self.started(start), unlabeled, both_ways_up=True)[2])
+        given = decoded(labels["corpora"], self.recognizer(), labels.get("part", (0.0, 1.0)), True, labels.get("count")) if labels else None
         if own is None:
-            more = labels and decoded(labels["corpora"], self.recognizer(), labels.get("part", (0.0, 1.0)), True, labels.get("count"))
-            return self.trained(sections, seed, start, f"{name}, seed {seed}", more, unlabeled)
+            return self.trained(sections, seed, start, f"{name}, seed {seed}", given, unlabeled)
         teacher, numbers = self.started(start), {}
         for number in range(own.get("rounds", 1)):
-            more = self.self_labeled(teacher, own["confidence"], own.get("search", {}), own.get("own_ngram"))
+            found = self.self_labeled(teacher, own["confidence"], own.get("search", {}), own.get("own_ngram"))
+            more = Words(torch.cat([given.images, found.images]), given.texts + found.texts) if given else found
             teacher, numbers = self.trained(sections, seed, start, f"{name}, seed {seed}, round {number + 1}", more, unlabeled)
         return teacher, numbers
 

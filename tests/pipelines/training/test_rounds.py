@@ -106,7 +106,7 @@ def test_an_n_gram_of_what_is_read_surely_guides_the_beam(ray_session, plan, tmp
         with pytest.raises(Killed):
             rounds._label(guided, str(tmp_path / "teacher"), str(tmp_path / "labels"))
     words, = tmp_path.glob("labels-sure-*.txt")
-    assert len(words.read_text().splitlines()) == 30 and not (tmp_path / "labels-first.csv").exists()
+    assert len(words.read_text(encoding="utf-8").splitlines()) == 30 and not (tmp_path / "labels-first.csv").exists()
     before = words.stat().st_mtime_ns
     rounds._label(guided, str(tmp_path / "teacher"), str(tmp_path / "labels"))
     made_by = Corpus.open(tmp_path / "labels").manifest.made_by
