@@ -8,7 +8,7 @@ demo: setup
 	$(VENV)/bin/textray demo
 
 test: setup
-	PYTHONUTF8=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	PYTHONUTF8=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 setup: $(VENV)/.ready
 

@@ -63,9 +63,9 @@ def test_every_operation_waits_for_a_store_that_is_away(between, place, operatio
     storage.write_bytes(f"{place}/a", b"first")
     storage.write_bytes(f"{place}/b", b"2")
     work, expected = OPERATIONS[operation]
-    between.away(4)
+    between.away(2)
     assert work(place) == expected
-    assert between.refused == 4
+    assert between.refused == 2
     said = capsys.readouterr().err.splitlines()
     assert len(said) >= 1 and all("the store does not answer (" in line and "; waiting up to " in line for line in said)
     left = {"write": {"a": b"other", "b": b"2"}, "move": {"c": b"first", "b": b"2"}, "remove": {"b": b"2"}}.get(operation, {"a": b"first", "b": b"2"})
@@ -78,9 +78,9 @@ def test_a_file_that_is_open_is_read_on_whatever_the_store_says_meanwhile(betwee
     storage.write_bytes(f"{place}/a", data)
     with storage.open_file(f"{place}/a") as file:
         first = file.read(1000)
-        between.away(3, status)
+        between.away(2, status)
         assert first + file.read() == data
-    assert between.refused == 3
+    assert between.refused == 2
     assert capsys.readouterr().err.count("the store does not answer") == 1
 
 
@@ -88,14 +88,14 @@ def test_a_corpus_is_read_through_an_outage(between, place, tmp_path):
     render_corpus(tmp_path / "c", 30, Settings(style="plain", charset="36"))
     for file in (tmp_path / "c").iterdir():
         storage.write_bytes(f"{place}/{file.name}", file.read_bytes())
-    between.away(3)
+    between.away(2)
     corpus = Corpus.open(place)
     tables = []
     for shard, index, _ in corpus.row_groups:
-        between.away(3)
+        between.away(2)
         tables.append(corpus.read_row_group(shard, index))
     assert [table.to_pylist() for table in tables] == [table.to_pylist() for table in Corpus.open(tmp_path / "c").rows_iter()]
-    assert between.refused == 3 * (1 + len(tables))
+    assert between.refused == 2 * (1 + len(tables))
 
 
 def test_s3_is_waited_for_after_its_client_has_given_up(between, capsys):

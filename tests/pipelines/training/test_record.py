@@ -31,12 +31,17 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def place(tmp_path, store, monkeypatch) -> Path:
-    """A working folder with a store of its own, where training takes no Ray and no time: it leaves what training leaves."""
+def own_store(tmp_path, store, monkeypatch) -> Path:
+    """A working folder with a store of its own."""
     shutil.copy(store.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    return tmp_path
 
+
+@pytest.fixture
+def place(own_store, monkeypatch) -> Path:
+    """Such a folder, where training takes no Ray and no time: it leaves what training leaves."""
     def fit(recipe: Recipe, job, where: RunFolder, *_) -> dict:
         done = len(read_journal(where.progress))
         with open(where.progress, "a", encoding="utf-8") as file:
@@ -47,7 +52,7 @@ def place(tmp_path, store, monkeypatch) -> Path:
 
     for name, value in {"_fit": fit, "start_ray": lambda: None, "share_readers": lambda *_: None}.items():
         monkeypatch.setattr(driver, name, value)
-    return tmp_path
+    return own_store
 
 
 def tree(corpus: Path, name: str = "try", steps: int = 5) -> dict:
@@ -170,16 +175,15 @@ run("finetune", sys.argv[1:])
 """
 
 
-def test_a_run_killed_with_sigkill_behind_its_model_is_completed_by_the_same_command(place, corpus):
+def test_a_run_killed_with_sigkill_behind_its_model_is_completed_by_the_same_command(own_store, corpus, ray_session):
     options = {"steps": 5, "log_every": 1, "checkpoint_every": 2, "threads_per_worker": 1, "cpus_per_worker": 0.5}
-    (place / "try.yaml").write_text(json.dumps(tree(corpus) | {"training": options}), encoding="utf-8")
+    (own_store / "try.yaml").write_text(json.dumps(tree(corpus) | {"training": options}), encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     killed = subprocess.run([sys.executable, "-c", KILL, "try.yaml"], env=environment, stderr=subprocess.DEVNULL)
     folder = RunFolder("runs/try")
     assert (killed.returncode, folder.state().status) == (-signal.SIGKILL, "running")
     before = (folder.path / "model" / "weights.pt").read_bytes()
-    done = subprocess.run([sys.executable, "-m", "pipelines.finetune", "try.yaml"], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert run("finetune", ["try.yaml"]) == 0
     assert (folder.path / "model" / "weights.pt").read_bytes() == before
     handle = folder.state().handle
     entry = MlflowClient(tracking_uri=handle.uri).get_run(handle.run)
