@@ -14,6 +14,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from pipelines.cli import run
 from pipelines.errors import BadInput
 from pipelines.render import main as render
 from pipelines.tracking import metric_history, prepare_store
@@ -40,18 +41,22 @@ def recipe(place: Path, name: str, **training) -> dict:
                          "cpus_per_worker": 0.5} | training}
 
 
-def test_a_sweep_killed_with_sigkill_goes_on_and_ends_with_a_report_and_a_recipe(place):
+def test_a_sweep_killed_with_sigkill_goes_on_and_ends_with_a_report_and_a_recipe(place, ray_session, monkeypatch, capsys):
     (place / "search.yaml").write_text(yaml.safe_dump(recipe(place, "search")), encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "MLFLOW_TRACKING_URI": f"sqlite:///{place / 'mlflow.db'}"}
-    command = [sys.executable, "-m", "tuning.sweep", "search.yaml", "--trials", "2", "--concurrency", "1"]
+    options = ["search.yaml", "--trials", "2", "--concurrency", "1"]
+    command = [sys.executable, "-m", "tuning.sweep", *options]
     trials = place / "runs" / "search" / "trials"
     with subprocess.Popen(command, cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         while not any('"finished"' in file.read_text(encoding="utf-8") for file in trials.glob("*/run.json")) or len(list(trials.glob("*/progress.jsonl"))) < 2:
             assert process.poll() is None, "the sweep ended before it could be killed"
             time.sleep(0.05)
         process.send_signal(signal.SIGKILL)
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", environment["MLFLOW_TRACKING_URI"])
+    capsys.readouterr()
+    assert run("tune", options) == 0
+    done = capsys.readouterr().out
 
     results = json.loads((place / "runs" / "search" / "trials.json").read_text(encoding="utf-8"))
     assert len(results) == 2 == len({result["name"] for result in results})
@@ -62,18 +67,19 @@ def test_a_sweep_killed_with_sigkill_goes_on_and_ends_with_a_report_and_a_recipe
     client = MlflowClient(tracking_uri=environment["MLFLOW_TRACKING_URI"])
     parent = RunFolder(place / "runs" / "search").state().handle
     children = client.search_runs([parent.experiment], f"tags.`mlflow.parentRunId` = '{parent.run}'")
-    assert sorted(run.info.run_name for run in children) == sorted(result["name"] for result in results)
-    assert {run.info.status for run in children} == {"FINISHED"}
+    assert sorted(child.info.run_name for child in children) == sorted(result["name"] for result in results)
+    assert {child.info.status for child in children} == {"FINISHED"}
     assert {file.path for file in client.list_artifacts(parent.run)} >= {"best.yaml", "report.html", "trials.json"}
 
     assert [value for _, value in metric_history(parent, "best_word_accuracy")] == [results[0]["curve"][-1][1]]
-    assert all(sorted({step for step, _ in metric_history(replace(parent, run=run.info.run_id), "loss")}) == [1, 2, 3, 4] for run in children)
+    assert all(sorted({step for step, _ in metric_history(replace(parent, run=child.info.run_id), "loss")}) == [1, 2, 3, 4] for child in children)
 
     client.update_run(parent.run, "RUNNING")  # as if the last command had been killed before it closed the record
     client.update_run(children[0].info.run_id, "RUNNING")
-    again = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
-    assert again.returncode == 0 and done.stdout.endswith(again.stdout) and "the sweep search has finished already" in again.stderr
-    assert {client.get_run(run).info.status for run in (parent.run, *(run.info.run_id for run in children))} == {"FINISHED"}
+    assert run("tune", options) == 0
+    again = capsys.readouterr()
+    assert done.endswith(again.out) and "the sweep search has finished already" in again.err
+    assert {client.get_run(entry).info.status for entry in (parent.run, *(child.info.run_id for child in children))} == {"FINISHED"}
     assert len(metric_history(parent, "best_word_accuracy")) == 1
 
     best = load_recipe(place / "runs" / "search" / "best.yaml")
