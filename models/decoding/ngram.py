@@ -74,18 +74,27 @@ class Ngram:
             state = int(self.following[state, position])
         return total + float(self.log_probabilities[state, -1])
 
+    def to_json(self) -> bytes:
+        """The counts, from which `from_json` makes the model again."""
+        model = {"order": self.order, "characters": self.charset.characters, "counts": self.counts}
+        return (json.dumps(model, ensure_ascii=False, separators=(",", ":")) + "\n").encode()
+
     def save(self, file: str | Path) -> None:
         """Write the counts as JSON, replacing the file whole."""
         partial = Path(f"{file}.partial")
-        model = {"order": self.order, "characters": self.charset.characters, "counts": self.counts}
-        partial.write_text(json.dumps(model, ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+        partial.write_bytes(self.to_json())
         os.replace(partial, file)
 
     @classmethod
     def load(cls, file: str | Path) -> "Ngram":
         """What `save` wrote. ValueError if it is something else, OSError if there is no such file."""
+        return cls.from_json(Path(file).read_bytes(), str(file))
+
+    @classmethod
+    def from_json(cls, data: bytes, file: str) -> "Ngram":
+        """What `to_json` gave. ValueError, which names the file, if it is something else."""
         try:
-            model = json.loads(Path(file).read_text(encoding="utf-8"))
+            model = json.loads(data.decode())
             return cls(Charset(model["characters"]), model["order"], model["counts"])
         except (KeyError, TypeError, AttributeError, UnicodeDecodeError, json.JSONDecodeError):
             raise ValueError(f"expected an n-gram model that was saved by Ngram.save, found something else in {file}: "

@@ -44,9 +44,10 @@ class Manner:
         return cls(options.batch_size, options.precision, argparse.Namespace(**search))
 
     def described(self) -> dict[str, Any]:
-        """Its options and the content of its files, as JSON."""
-        files = {f"{name}_sha256": hashlib.sha256(storage.read_bytes(getattr(self.search, name))).hexdigest()
-                 for name in ("ngram", "lexicon") if getattr(self.search, name)}
+        """Its options and the content of its files, as JSON: a file that lies elsewhere is the same file."""
+        files = {name: getattr(self.search, name) for name in ("ngram", "lexicon") if getattr(self.search, name)}
+        files = {name: file.rstrip("/").rpartition("/")[2] for name, file in files.items()} | {
+            f"{name}_sha256": hashlib.sha256(storage.read_bytes(file)).hexdigest() for name, file in files.items()}
         bcn = {"bcn_sha256": read_description(find_model(self.search.bcn))["weights_sha256"]} if self.search.bcn else {}
         return {"batch_size": self.batch_size, "precision": self.precision, **vars(self.search), **files, **bcn}
 

@@ -57,7 +57,8 @@ class Job:
     def plan(self) -> dict[str, Any]:
         """All that readings depend on, as JSON."""
         fingerprints = [(source.name, source.count(), source.fingerprint) for source in self.sources]
-        return {"command": "predict", "sources": self.arguments, **self.labeler.described(), **self.manner.described(), **versions(),
+        turned = {"upside_down": "turned"} if self.manner.search.both_ways_up else {}
+        return {"command": "predict", "sources": self.arguments, **turned, **self.labeler.described(), **self.manner.described(), **versions(),
                 "torch": torch.__version__, "fingerprints": fingerprints}
 
 

@@ -73,7 +73,7 @@ class Readings:
         different = self.difference(plan)
         if different:
             raise BadInput(f"{self.folder}: expected what the same command left when it was stopped, found the readings of another one "
-                           f"({different}): repeat that one, choose another --out, or remove that folder")
+                           f"({different}): repeat that one, choose another place for the output, or remove that folder")
         if different is None:
             storage.write_bytes(self._plan, json.dumps(plan).encode())
 
@@ -115,9 +115,14 @@ def open_readings(target: str) -> Iterator[Readings]:
 
 
 def read_block(folder: str, name: str) -> pa.Table:
-    """The readings of a block, with SCHEMA."""
-    with checked_parquet(storage.join(folder, name), f"remove {storage.join(folder, name)}.json and run the same command again") as file:
-        return file.read()
+    """The readings of a block, with SCHEMA. BadInput if they are damaged, or of a version that kept other columns."""
+    remedy = f"remove {storage.join(folder, name)}.json and run the same command again"
+    with checked_parquet(storage.join(folder, name), remedy) as file:
+        table = file.read()
+    if table.column_names != SCHEMA.names:
+        expected, found = (", ".join(names) for names in (SCHEMA.names, table.column_names))
+        raise BadInput(f"{storage.join(folder, name)}: expected the columns {expected}, found {found}: {remedy}")
+    return table
 
 
 def write_block(reader: Reader, chunk: Chunk, folder: str) -> Block:

@@ -136,7 +136,7 @@ def load_ngram(file: str, charset: Charset) -> Ngram:
     if not file.endswith(".json"):
         return trained_on((word for line in read_lines(file, "--ngram") for word in line.split()), charset)
     try:
-        return Ngram.load(file)
+        return Ngram.from_json(read_bytes(file), file)
     except OSError as problem:
         raise BadInput(f"--ngram: expected a file that can be read, found {file} ({problem.strerror})") from None
 

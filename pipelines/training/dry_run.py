@@ -238,6 +238,6 @@ def warnings(recipe: Recipe, streams: dict[str, Stream]) -> Iterator[str]:
         if getattr(recipe.data, part) is not None and part not in streams:
             yield f"data.{part} is not used: the objective {recipe.objective['name']} does not look at it"
     planned = recipe.objective.get("annealing_steps")
-    if planned is not None and planned != recipe.training.steps:
+    if planned is not None and recipe.objective["annealing"] != "none" and planned != recipe.training.steps:
         yield f"objective.annealing_steps is {planned:,}, but the run has {recipe.training.steps:,} steps: its threshold ends " + (
             "before it has risen" if planned > recipe.training.steps else "its rise early")

@@ -14,27 +14,26 @@ Every round is an ordinary run with a name of its own, and its labels are an ord
 call goes on where it was killed.
 """
 
-import csv
-import hashlib
-import io
-import json
-from argparse import Namespace
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from models.decoding.beam import check_beam
 from models.decoding.ngram import trained_on
+from models.recognizer import Recognizer
 from pipelines.corpus import storage
 from pipelines.corpus.manifest import MANIFEST
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.prediction.labeler import Labeler, Manner
+from pipelines.prediction.own_ngram import guided
 from pipelines.prediction.pipeline import Job, is_made, predict
 from pipelines.prediction.sources import open_all
 from pipelines.reading.searches import search_of
+from pipelines.reading.weights import find_model, pinned
 from pipelines.training.driver import find_start, train
 from pipelines.training.recipe import Recipe, parse_recipe
+from pipelines.training.runs import RunFolder
 from pipelines.training.worker import build_objective
 
 
@@ -83,19 +82,21 @@ def check(plan: Rounds) -> None:
         raise BadInput(f"--rounds: expected at least 1, found {plan.rounds}")
     if plan.share is not None:
         _weights(recipe, recipe.data.unlabeled.corpora, plan.share)
+    open_all(recipe.data.unlabeled.corpora)
     student = student_recipe(replace(plan, share=None), 1, plan.teacher or "", "LABELS")
-    if student.initialize_from:
+    if student.initialize_from and RunFolder(storage.join(student.runs, student.name)).state() is None:  # a run that has begun knows its start
         find_start(student, None)
-    _check_search(plan, student if plan.rounds > 1 or plan.teacher is not None else recipe)
+    readers = [Labeler.open(_place(plan, plan.teacher)).recognizer if plan.teacher else build_objective(recipe).recognizer]
+    for recognizer in readers + ([build_objective(student).recognizer] if plan.rounds > 1 else []):
+        _check_search(plan, recognizer)
 
 
-def _check_search(plan: Rounds, reader: Recipe) -> None:
-    """Raise BadInput where a recognizer like the recipe's does not read in the plan's manner."""
+def _check_search(plan: Rounds, recognizer: Recognizer) -> None:
+    """Raise BadInput where a recognizer does not read in the plan's manner."""
     search = plan.manner.search
     if plan.own_ngram is not None and (search.beam is None or search.ngram is not None):
         found = "no --beam" if search.beam is None else "--ngram"
         raise BadInput(f"--own-ngram: expected --beam N with it, which it guides, and no --ngram, found {found}")
-    recognizer = build_objective(reader).recognizer
     search_of(recognizer, search)
     if plan.own_ngram is not None:
         some = trained_on([recognizer.charset.characters[0]], recognizer.charset, order=1)
@@ -103,6 +104,12 @@ def _check_search(plan: Rounds, reader: Recipe) -> None:
             check_beam(recognizer.decoder, search.beam, some, search.ngram_weight)
         except ValueError as problem:
             raise BadInput(f"--own-ngram: {problem}") from None
+
+
+def _place(plan: Rounds, model: str) -> str:
+    """Where a model of the plan's lies: runs are looked for among the recipe's."""
+    exact = pinned(model)
+    return exact if exact.startswith("models:/") else str(find_model(exact, plan.recipe.runs))
 
 
 def self_train(plan: Rounds, *, quiet: bool = False) -> Iterator[Round]:
@@ -129,34 +136,16 @@ def self_train(plan: Rounds, *, quiet: bool = False) -> Iterator[Round]:
 
 def _label(plan: Rounds, model: str, target: str) -> None:
     """Read the unlabeled corpora with a model into the corpus `target`, unless that was done."""
-    corpora, labeler = plan.recipe.data.unlabeled.corpora, Labeler.open(model)
-    manner = plan.manner if plan.own_ngram is None else _guided(plan, labeler, storage.absolute(target))
-    job = Job(open_all(corpora), corpora, labeler, manner, storage.absolute(target), least=plan.least)
+    corpora = plan.recipe.data.unlabeled.corpora
+    job = Job(open_all(corpora), corpora, Labeler.open(_place(plan, model)), plan.manner, storage.absolute(target), least=plan.least)
+    if plan.own_ngram is not None:
+        job = replace(job, manner=guided(job, plan.own_ngram))
     if is_made(job):
         return
     if storage.kind(storage.join(job.target, MANIFEST)) is not None:
         raise BadInput(f"{target}: expected the pseudo-labels of {job.labeler.name} with a confidence of {plan.least:g} or more, found those of "
                        "another model, another confidence or another search: choose another name= for these rounds")
     predict(job)
-
-
-def _guided(plan: Rounds, labeler: Labeler, target: str) -> Manner:
-    """The plan's manner, its beam guided by what the model reads greedily in the same images and surely: a file of words beside the corpus."""
-    corpora = plan.recipe.data.unlabeled.corpora
-    greedy = replace(plan.manner, search=Namespace(**{**vars(plan.manner.search), "beam": None, "bcn": None}))
-    first = Job(open_all(corpora), corpora, labeler, greedy, f"{target}-first.csv", least=plan.own_ngram)
-    made_of = hashlib.sha256(json.dumps([first.plan(), first.least], sort_keys=True).encode()).hexdigest()[:12]
-    words = f"{target}-sure-{made_of}.txt"
-    if storage.kind(words) is None:
-        predict(replace(first, overwrite=True))
-        with storage.open_stream(first.target) as file:
-            texts = [row["text"] for row in csv.DictReader(io.TextIOWrapper(file, encoding="utf-8", newline=""))]
-        if not any(texts):
-            raise BadInput(f"--own-ngram: expected words that are read with a confidence of {plan.own_ngram:g} or more, found none: lower it, or "
-                           "leave it out")
-        storage.write_bytes(words, "".join(f"{text}\n" for text in texts if text).encode())
-        storage.remove(first.target)
-    return replace(plan.manner, search=Namespace(**{**vars(plan.manner.search), "ngram": words}))
 
 
 def student_recipe(plan: Rounds, number: int, model: str, labels: str) -> Recipe:

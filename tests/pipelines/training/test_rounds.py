@@ -9,15 +9,20 @@ import torch
 
 from killing import Killed, killing
 from models.charset import Charset
+from models.decoding.ngram import BEGIN, Ngram, trained_on
 from models.recognizers import build
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
+from pipelines.prediction import own_ngram
+from pipelines.prediction.files import Line, write_csv
 from pipelines.prediction.labeler import Manner
 from pipelines.reading.weights import read_description, save_recognizer
 from pipelines.synthesis.corpus import Settings, render_corpus
 from pipelines.training import rounds
+from pipelines.training.driver import Outcome
 from pipelines.training.recipe import Recipe, parse_recipe
 from pipelines.training.rounds import Rounds, self_train, student_recipe
+from pipelines.training.runs import RunFolder
 
 GREEDY = Manner(256, "float32", Namespace(beam=None, ngram=None, ngram_weight=0.3, bcn=None, bcn_weight=0.3, lexicon=None, both_ways_up=False))
 
@@ -93,24 +98,50 @@ def test_killed_rounds_go_on_and_learn_from_the_last_models_readings(ray_session
     assert [each.labels for each in self_train(plan, quiet=True)] == [each.labels for each in done]  # nothing is done again
 
 
+def test_each_round_learns_from_what_the_last_rounds_model_reads(plan, monkeypatch):
+    """Rounds without training and without reading: who labels, and where the student begins."""
+    labeled, trained = [], []
+    monkeypatch.setattr(rounds, "_label", lambda plan, model, target: labeled.append((model, Path(target).parent.name)))
+    monkeypatch.setattr(rounds, "train", lambda recipe, quiet: trained.append((recipe.name, recipe.initialize_from)) or
+                        Outcome(RunFolder(f"runs/{recipe.name}").place, {}))
+    monkeypatch.setattr(rounds, "Corpus", Namespace(open=lambda place: Namespace(rows=7)))
+    assert [(each.number, each.labels) for each in self_train(plan)] == [(0, None), (1, 7), (2, 7)]
+    models = [RunFolder(f"runs/try-round-{number}").model for number in range(2)]
+    assert labeled == [(models[0], "round-1"), (models[1], "round-2")]
+    assert trained == [("try-round-0", None), ("try-round-1", models[0]), ("try-round-2", models[1])]
+
+
 def test_an_n_gram_of_what_is_read_surely_guides_the_beam(ray_session, plan, tmp_path, monkeypatch):
-    """The 30 images are read greedily, the words kept beside the corpus, and all read anew; killed between the two, the words are not read again."""
+    """The 30 images are read greedily, and all anew; killed between the two, the first are not read again, nor for another confidence."""
     teacher = build("crnn_tiny", Charset("36"))
     with torch.no_grad():
         teacher.decoder.classifier.bias[teacher.decoder.tokens.blank] -= 5  # reads something everywhere
     save_recognizer(tmp_path / "teacher", teacher)
-    guided = replace(plan, manner=replace(GREEDY, search=Namespace(**{**vars(GREEDY.search), "beam": 2})), own_ngram=0.0)
+    guided = replace(plan, manner=replace(GREEDY, search=Namespace(**{**vars(GREEDY.search), "beam": 2})), own_ngram=1.0)
+    with pytest.raises(BadInput, match="--own-ngram: expected words that .* reads with a confidence of 1 or more, found none: lower it, or leave it out"):
+        rounds._label(guided, str(tmp_path / "teacher"), str(tmp_path / "labels"))
+    monkeypatch.setattr(own_ngram, "predict", killing(own_ngram.predict, calls=0))  # what was read is still there
+    guided = replace(guided, own_ngram=0.0)
     with monkeypatch.context() as patch:
-        patch.setattr(rounds, "predict", killing(rounds.predict, calls=1))
+        patch.setattr(rounds, "predict", killing(rounds.predict, calls=0))
         with pytest.raises(Killed):
             rounds._label(guided, str(tmp_path / "teacher"), str(tmp_path / "labels"))
-    words, = tmp_path.glob("labels-sure-*.txt")
-    assert len(words.read_text(encoding="utf-8").splitlines()) == 30 and not (tmp_path / "labels-first.csv").exists()
-    before = words.stat().st_mtime_ns
+    file, = tmp_path.glob("labels-own-*.json")
+    assert sum(Ngram.load(file).counts[BEGIN].values()) == 30 and not list(tmp_path.glob("labels-first*"))
     rounds._label(guided, str(tmp_path / "teacher"), str(tmp_path / "labels"))
     made_by = Corpus.open(tmp_path / "labels").manifest.made_by
-    assert (made_by["beam"], made_by["ngram"]) == (2, str(words)) and made_by["readings"]["images"] == 30
-    assert words.stat().st_mtime_ns == before
+    assert (made_by["beam"], made_by["ngram"]) == (2, file.name) and made_by["readings"]["images"] == 30
+    rounds._label(guided, str(tmp_path / "teacher"), str(tmp_path / "labels"))  # nothing is done again
+    with pytest.raises(BadInput, match="expected what this model read, guided by its own readings of 0.5 and more, found what another model"):
+        rounds._label(replace(guided, own_ngram=0.5), str(tmp_path / "teacher"), str(tmp_path / "labels"))
+
+
+def test_an_n_gram_of_readings_knows_their_spaces(tmp_path):
+    file = tmp_path / "first.csv"
+    with open(file, "w", encoding="utf-8", newline="") as out:
+        write_csv(out, [Line("1", "ab c", 0.9, None), Line("2", "b", 0.2, None), Line("3", " ", 0.9, None), Line("4", "", 0.0, "no image")], "me")
+    job = Namespace(labeler=Namespace(name="me", recognizer=Namespace(charset=Charset("ab c"))))
+    assert own_ngram._ngram(job, str(file), 0.9).counts == trained_on(["ab c"], Charset("ab c")).counts
 
 
 @pytest.mark.parametrize("change, message", [
