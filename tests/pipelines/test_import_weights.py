@@ -1,6 +1,7 @@
 """Published checkpoints become models."""
 
 import argparse
+import shutil
 
 import cv2
 import numpy as np
@@ -85,20 +86,21 @@ class Trap:
     """What a malicious file holds."""
 
     def __reduce__(self):
-        return print, ("the trap ran",)
+        return shutil.copyfile, (__file__, "the-trap-ran")
 
 
 @pytest.mark.parametrize("content, named", [
     ({"model": TENSORS, "args": argparse.Namespace(lr=1)}, "argparse.Namespace"),
-    ({"model": TENSORS, "trap": Trap()}, "print"),
+    ({"model": TENSORS, "trap": Trap()}, "shutil.copyfile"),
     (torch.nn.Linear(2, 2), "torch.nn.modules.linear.Linear"),
     ({"model": TENSORS, "best": np.float64(1)}, "numpy"),
 ])
-def test_a_file_that_needs_code_is_refused_and_nothing_runs(content, named, tmp_path, capsys):
+def test_a_file_that_needs_code_is_refused_and_nothing_runs(content, named, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     torch.save(content, tmp_path / "file.pt")
     assert cli.main(["import-weights", str(tmp_path / "file.pt"), "--name", "trapped"]) == 2
     shown = capsys.readouterr()
-    assert shown.out == "" and len(shown.err.splitlines()) == 1
+    assert shown.out == "" and len(shown.err.splitlines()) == 1 and not (tmp_path / "the-trap-ran").exists()
     assert f"expected tensors alone, found an object of {named}" in shown.err and "running code" in shown.err
 
 
