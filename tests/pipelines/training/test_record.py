@@ -1,11 +1,7 @@
 """The record of a run: whatever a kill or a store that is away left undone, the same command completes, once."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -31,17 +27,12 @@ def corpus(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def own_store(tmp_path, store, monkeypatch) -> Path:
-    """A working folder with a store of its own."""
+def place(tmp_path, store, monkeypatch) -> Path:
+    """A working folder with a store of its own, where training takes no Ray and no time: it leaves what training leaves."""
     shutil.copy(store.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    return tmp_path
 
-
-@pytest.fixture
-def place(own_store, monkeypatch) -> Path:
-    """Such a folder, where training takes no Ray and no time: it leaves what training leaves."""
     def fit(recipe: Recipe, job, where: RunFolder, *_) -> dict:
         done = len(read_journal(where.progress))
         with open(where.progress, "a", encoding="utf-8") as file:
@@ -52,7 +43,7 @@ def place(own_store, monkeypatch) -> Path:
 
     for name, value in {"_fit": fit, "start_ray": lambda: None, "share_readers": lambda *_: None}.items():
         monkeypatch.setattr(driver, name, value)
-    return own_store
+    return tmp_path
 
 
 def tree(corpus: Path, name: str = "try", steps: int = 5) -> dict:
@@ -156,36 +147,3 @@ def test_a_run_that_failed_while_the_store_was_away_is_closed_by_the_command_tha
         driver.train(recipe, quiet=True)
     handle = RunFolder("runs/try").state().handle
     assert MlflowClient(tracking_uri=handle.uri).get_run(handle.run).info.status == "FAILED"
-
-
-KILL = """
-import os, signal, sys
-from pipelines.cli import run
-from pipelines.training.runs import RunFolder
-
-write = RunFolder.write
-
-def killing(folder, state):
-    if state.status == "finished":
-        os.kill(os.getpid(), signal.SIGKILL)
-    write(folder, state)
-
-RunFolder.write = killing
-run("finetune", sys.argv[1:])
-"""
-
-
-def test_a_run_killed_with_sigkill_behind_its_model_is_completed_by_the_same_command(own_store, corpus, ray_session):
-    options = {"steps": 5, "log_every": 1, "checkpoint_every": 2, "threads_per_worker": 1, "cpus_per_worker": 0.5}
-    (own_store / "try.yaml").write_text(json.dumps(tree(corpus) | {"training": options}), encoding="utf-8")
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
-    killed = subprocess.run([sys.executable, "-c", KILL, "try.yaml"], env=environment, stderr=subprocess.DEVNULL)
-    folder = RunFolder("runs/try")
-    assert (killed.returncode, folder.state().status) == (-signal.SIGKILL, "running")
-    before = (folder.path / "model" / "weights.pt").read_bytes()
-    assert run("finetune", ["try.yaml"]) == 0
-    assert (folder.path / "model" / "weights.pt").read_bytes() == before
-    handle = folder.state().handle
-    entry = MlflowClient(tracking_uri=handle.uri).get_run(handle.run)
-    assert (entry.info.status, entry.data.tags["model"]) == ("FINISHED", folder.model)
-    assert [step for step, _ in metric_history(handle, "loss")] == [1, 2, 3, 4, 5]
