@@ -27,6 +27,8 @@ class Recognizer(nn.Module):
     encoder: images -> frames (n, frames, width), or a map (n, width, rows, columns), whose rows are averaged into frames.
     sequence: frames -> frames, the memory.
     decoder: see models/decoders/decoder.py.
+    memory_rows, class_tokens: the memory's frames are the cells of a map with so many rows, row by row, behind so many tokens that stand for
+        the whole image. Most recognizers have one row: a frame for each column.
     """
 
     name: str = ""
@@ -35,10 +37,12 @@ class Recognizer(nn.Module):
     overrides: dict[str, object]
 
     def __init__(self, charset: Charset, rectifier: nn.Module | None, encoder: nn.Module, sequence: nn.Module,
-                 decoder: Decoder, *, channels: int, height: int, width: int, max_length: int) -> None:
+                 decoder: Decoder, *, channels: int, height: int, width: int, max_length: int, memory_rows: int = 1,
+                 class_tokens: int = 0) -> None:
         super().__init__()
         self.charset = charset
         self.height, self.width, self.channels, self.max_length = height, width, channels, max_length
+        self.memory_rows, self.class_tokens = memory_rows, class_tokens
         self.overrides = {}
         self.rectifier = rectifier
         self.encoder = encoder
@@ -66,6 +70,10 @@ class Recognizer(nn.Module):
     def encode(self, images: Tensor) -> Tensor:
         """(n, 3 or 1, height, W) -> (n, frames, width): the visual features behind the sequence stage, the memory."""
         return self.sequence(self.visual(images))
+
+    def cells(self, memory: Tensor) -> Tensor:
+        """(n, frames, width) -> (n, rows, columns, width): the places of the image that a memory's frames stand for."""
+        return memory[:, self.class_tokens:].unflatten(1, (self.memory_rows, -1))
 
     def forward(self, images: Tensor, tokens: Tensor | None = None) -> Decoded:
         """(n, 3 or 1, height, W) -> the decoder's outputs, fed with `tokens` (n, steps) or with its own symbols."""

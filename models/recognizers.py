@@ -84,7 +84,7 @@ def build(name: str, charset: Charset, **overrides: object) -> Recognizer:
 def check_options(name: str, options: Mapping[str, object]) -> None:
     """ValueError for an option that the recognizer `name` does not have, or of another type or range than its builder's annotation says.
 
-    Whole numbers are sizes and counts, 1 or more (0 refinements are none); other numbers are finite and not negative.
+    Whole numbers are sizes and counts, 1 or more (0 refinements or iterations are none); other numbers are finite and not negative.
     """
     known = {field: parameter.annotation for field, parameter in inspect.signature(RECOGNIZERS[name]).parameters.items() if field != "charset"}
     known["aspect"] = Literal[ASPECTS]
@@ -92,7 +92,7 @@ def check_options(name: str, options: Mapping[str, object]) -> None:
         if field not in known:
             raise ValueError(f"expected a setting of the recognizer {name}, found {field!r}: {_nearest(field, known)}")
         kinds = get_args(known[field]) if isinstance(known[field], UnionType) else (known[field],)
-        if not any(_fits(value, kind, 0 if field == "refinements" else 1) for kind in kinds):
+        if not any(_fits(value, kind, 0 if field in ("refinements", "iterations") else 1) for kind in kinds):
             raise ValueError(f"{field}: expected {' or '.join(map(_wanted, kinds))}, found {value!r}")
 
 

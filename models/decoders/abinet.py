@@ -46,16 +46,16 @@ class VisionHead(nn.Module):
         self.attention = attention
         self.classifier = nn.Linear(width, classes)
 
-    def forward(self, memory: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, memory: Tensor, projection: nn.Module | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """(n, frames, width) -> glimpses (n, steps, width), logits (n, steps, classes), weights (n, steps, frames)."""
         glimpses, weights = self.attention(memory)
-        return glimpses, self.classifier(glimpses), weights
+        return glimpses, self.classifier(glimpses if projection is None else projection(glimpses)), weights
 
 
 class ABINetDecoder(nn.Module):
-    """Writes all symbols at once, and corrects them `iterations` times.
+    """Writes all symbols at once, and corrects them `iterations` times. With none it is the vision model alone: language and fusion rest.
 
-    The logits are the last fusion's. Branches: "vision" (n, steps, classes), "language" and "fusion" (iterations, n, steps, classes).
+    The logits are the last fusion's, without iterations vision's. Branches: "vision" (n, steps, classes), "language" and "fusion" (iterations, n, steps, classes).
     Glimpses and attention are the vision head's.
     """
 
@@ -71,8 +71,8 @@ class ABINetDecoder(nn.Module):
         no_null_length: how long the language model takes a word without an end symbol to be: 2 (original) or all steps (full).
         """
         super().__init__()
-        if iterations < 1 or vision not in ("large", "small") or no_null_length not in ("original", "full"):
-            raise ValueError("expected iterations of at least 1, vision large or small, and no_null_length original or full; "
+        if iterations < 0 or vision not in ("large", "small") or no_null_length not in ("original", "full"):
+            raise ValueError("expected iterations of 0 or more, vision large or small, and no_null_length original or full; "
                              f"found {iterations}, {vision!r} and {no_null_length!r}")
         self.tokens = abinet_tokens(charset, table)
         self.max_length, self.iterations, self.no_null_length = max_length, iterations, no_null_length
@@ -84,12 +84,18 @@ class ABINetDecoder(nn.Module):
         self.language = LanguageModel(classes, memory_width, steps=steps, layers=language_layers, feed_forward=4 * memory_width)
         self.gate = nn.Linear(2 * memory_width, memory_width)  # of [language, vision]
         self.classifier = nn.Linear(memory_width, classes)
+        if iterations == 0:
+            for part in (self.language, self.gate, self.classifier):
+                part.requires_grad_(False)
 
     def forward(self, memory: Tensor, tokens: Tensor | None = None, projection: nn.Module | None = None) -> Decoded:
         """(n, rows * columns, width) -> max_length + 1 steps. Tokens are not fed.
 
         projection: (width -> width), if given, is applied to the fused features just before the classifier, in every iteration.
         """
+        if self.iterations == 0:
+            glimpses, seen, weights = self.vision(memory, projection)
+            return Decoded(seen, glimpses, weights, {"vision": seen})
         glimpses, seen, weights = self.vision(memory)
         width = glimpses.shape[2]
         gate_of_vision = F.linear(glimpses, self.gate.weight[:, width:], self.gate.bias)
@@ -120,19 +126,21 @@ class ABINetDecoder(nn.Module):
         """Nothing is fed."""
 
     def losses(self, decoded: Decoded, targets: Tensor) -> dict[str, Tensor]:
-        """The cross-entropy of each branch, unweighted: the mean over words, their characters and end symbols, and iterations."""
+        """The cross-entropy of each branch that there is, unweighted: see `branch_loss`."""
+        return {name: self.branch_loss(branch, targets) for name, branch in decoded.branches.items()}
+
+    def branch_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """The cross-entropy of logits (…, n, steps, classes): the mean over words, their characters and end symbols, and iterations."""
         labels = targets[:, 1:]
         # A step counts if it is the first or follows a character: where 0 both ends and pads, only this tells the end from padding.
         counts = torch.cat([torch.ones_like(labels[:, :1], dtype=torch.bool), self.tokens.is_character(labels[:, :-1])], 1)
         labels = labels.where(counts, -100)  # (n, steps)
-        return {name: F.cross_entropy(at_least_float32(decoded.branches[name].flatten(0, -2)),
-                                      labels.expand(decoded.branches[name].shape[:-1]).flatten(), ignore_index=-100)
-                for name in self.weights}
+        return F.cross_entropy(at_least_float32(logits.flatten(0, -2)), labels.expand(logits.shape[:-1]).flatten(), ignore_index=-100)
 
     def loss(self, decoded: Decoded, targets: Tensor) -> Tensor:
         """The three branches' cross-entropies, weighted and added."""
         losses = self.losses(decoded, targets)
-        return sum(weight * losses[name] for name, weight in self.weights.items())
+        return sum(self.weights[name] * loss for name, loss in losses.items())
 
     def read(self, decoded: Decoded) -> Reading:
         """The likeliest symbol of each step of the last fusion, up to the first end symbol: see `read_symbols`."""

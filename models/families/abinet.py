@@ -77,6 +77,7 @@ def abinet(charset: Charset, *, channels: int = 3, height: int = 32, width: int 
     """ABINet-LV, or with `vision="small"` ABINet-SV, with the first authors' initialisation.
 
     vision_layers: of the encoder over the map; 3 in the large model, 2 in the small one, unless told otherwise.
+    iterations: how often language and vision correct each other; 0 is the vision model alone, which later goes on with any other number.
     hidden: the memory's width; all other widths follow from it.
     tokens: whose table of ids; "parseq" also initialises as the hub does.
     normalisation: of images in [-1, 1]: ImageNet's, or "half", which leaves them as they are.
@@ -95,7 +96,7 @@ def abinet(charset: Charset, *, channels: int = 3, height: int = 32, width: int 
         table=tokens, no_null_length=no_null_length,
         vision_weight=vision_weight, language_weight=language_weight, fusion_weight=fusion_weight)
     recognizer = Recognizer(charset, None, encoder, nn.Identity(), decoder,
-                            channels=channels, height=height, width=width, max_length=max_length)
+                            channels=channels, height=height, width=width, max_length=max_length, memory_rows=rows)
     if tokens == "parseq":
         initialise_as_hub(recognizer)
     return recognizer

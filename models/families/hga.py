@@ -22,4 +22,5 @@ def hga(charset: Charset, *, channels: int = 3, height: int = 48, width: int = 1
     encoder = HGAResNet(channels)
     decoder = HolisticDecoder(charset, encoder.out_channels, rows=height // 8, directions=directions, layers=decoder_layers,
                               max_length=max_length)
-    return Recognizer(charset, None, encoder, nn.Identity(), decoder, channels=channels, height=height, width=width, max_length=max_length)
+    return Recognizer(charset, None, encoder, nn.Identity(), decoder, channels=channels, height=height, width=width, max_length=max_length,
+                      memory_rows=height // 8)

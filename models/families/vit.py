@@ -38,7 +38,8 @@ def vitstr(charset: Charset, *, size: Literal["tiny", "small", "base"] = "small"
     decoder = ViTSTRDecoder(charset, model_width, max_length=max_length, table=tokens)
     decoder.check_frames(1 + encoder.rows * encoder.columns)
     hub_initialise(decoder)
-    return Recognizer(charset, None, encoder, nn.Identity(), decoder, channels=channels, height=height, width=width, max_length=max_length)
+    return Recognizer(charset, None, encoder, nn.Identity(), decoder, channels=channels, height=height, width=width, max_length=max_length,
+                      memory_rows=encoder.rows, class_tokens=1)
 
 
 def parseq(charset: Charset, *, size: Literal["tiny", "base", "large"] = "base", channels: int = 3, height: int = 32, width: int = 128,
@@ -53,4 +54,5 @@ def parseq(charset: Charset, *, size: Literal["tiny", "base", "large"] = "base",
     decoder = PARSeqDecoder(charset, model_width, heads=2 * heads, max_length=max_length, dropout=dropout, permutations=permutations,
                             decode=decode, refinements=refinements)
     hub_initialise(decoder)
-    return Recognizer(charset, None, encoder, nn.Identity(), decoder, channels=channels, height=height, width=width, max_length=max_length)
+    return Recognizer(charset, None, encoder, nn.Identity(), decoder, channels=channels, height=height, width=width, max_length=max_length,
+                      memory_rows=encoder.rows)

@@ -14,6 +14,7 @@ from models.objectives.freematch import FreeMatch
 from models.objectives.mean_teacher import MeanTeacher
 from models.objectives.pseudo_label import PseudoLabel
 from models.objectives.semimtr import SemiMTR
+from models.objectives.semimtr_vision import SemiMTRVision
 from models.objectives.seqclr import SeqCLR
 from models.objectives.softmatch import SoftMatch
 from models.objectives.supervised import Supervised
@@ -21,7 +22,8 @@ from models.objectives.uda import UDA
 from models.objectives.visu import ViSu
 
 OBJECTIVES = {"supervised": Supervised, "seqclr": SeqCLR, "ccr": CCR, "visu": ViSu, "fixmatch": FixMatch, "uda": UDA, "mean_teacher": MeanTeacher,
-              "pseudo_label": PseudoLabel, "flexmatch": FlexMatch, "freematch": FreeMatch, "softmatch": SoftMatch, "semimtr": SemiMTR}
+              "pseudo_label": PseudoLabel, "flexmatch": FlexMatch, "freematch": FreeMatch, "softmatch": SoftMatch, "semimtr": SemiMTR,
+              "semimtr_vision": SemiMTRVision}
 
-__all__ = ["CCR", "OBJECTIVES", "UDA", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "PseudoLabel", "SemiMTR", "SeqCLR",
+__all__ = ["CCR", "OBJECTIVES", "UDA", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "PseudoLabel", "SemiMTR", "SemiMTRVision", "SeqCLR",
            "SoftMatch", "Supervised", "ViSu"]

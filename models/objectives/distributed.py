@@ -10,15 +10,15 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.cat(parts)
+        everyone = rows.new_empty(dist.get_world_size() * rows.shape[0], *rows.shape[1:])
+        dist.all_gather(list(everyone.chunk(dist.get_world_size())), rows.contiguous())
+        return everyone
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        dist.all_reduce(gradient)
-        return gradient.chunk(dist.get_world_size())[dist.get_rank()]
+        mine = gradient.new_empty(gradient.shape[0] // dist.get_world_size(), *gradient.shape[1:])
+        dist.reduce_scatter(mine, list(gradient.contiguous().chunk(dist.get_world_size())))
+        return mine
 
 
 def gather(rows: Tensor) -> tuple[Tensor, int]:
@@ -43,3 +43,16 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     total = values.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def over_all_ranks(counts: Tensor) -> tuple[Tensor, int]:
+    """Counts (k,) of this rank -> those of all ranks together, at least 1, and how many ranks there are.
+
+    A sum over a rank's own symbols, times the ranks, divided by the count of all, is its part of the mean over all symbols, as
+    DistributedDataParallel averages the gradients of the ranks.
+    """
+    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    if ranks > 1:
+        counts = counts.clone()
+        dist.all_reduce(counts)
+    return counts.clamp(min=1), ranks

@@ -32,13 +32,13 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from models.batch import Batch, Losses
 from models.decoders.abinet import ABINetDecoder
 from models.decoders.decoded import Decoded
 from models.objectives.checks import check_decay, check_thresholds, check_weights
+from models.objectives.distributed import over_all_ranks
 from models.objectives.moving_average import follow, follower
 from models.objectives.readings import read
 from models.objectives.signals import signals
@@ -117,6 +117,8 @@ class SemiMTR(nn.Module):
         if not isinstance(recognizer.decoder, ABINetDecoder):
             raise ValueError("semimtr expects a recognizer that reads by vision, by language and by their fusion, found "
                              f"{recognizer.name or 'one'} with a {recognizer.decoder.kind} decoder: use recognizer abinet")
+        if recognizer.decoder.iterations == 0:
+            raise ValueError("semimtr expects an ABINet with iterations of 1 or more, found 0, the vision model alone: leave the option out")
         self.consistency_weights = dict(zip(MODALITIES, (vision_consistency_weight, language_consistency_weight, fusion_consistency_weight)))
         self.recognition_weights = dict(zip(MODALITIES, (vision_recognition_weight, language_recognition_weight, fusion_recognition_weight)))
         for kind, weights in {"consistency": self.consistency_weights, "recognition": self.recognition_weights}.items():
@@ -239,19 +241,6 @@ def recognition_losses(decoder: ABINetDecoder, decoded: Decoded, targets: Tensor
         return {name: 0 * at_least_float32(branch).mean() for name, branch in decoded.branches.items()}
     branches = {name: branch[..., :labeled, :, :] for name, branch in decoded.branches.items()}
     return {name: loss * count * ranks / everyones for name, loss in decoder.losses(replace(decoded, branches=branches), targets).items()}
-
-
-def over_all_ranks(counts: Tensor) -> tuple[Tensor, int]:
-    """Counts (k,) of this rank -> those of all ranks together, at least 1, and how many ranks there are.
-
-    A sum over a rank's own symbols, times the ranks, divided by the count of all, is its part of the mean over all symbols, as
-    DistributedDataParallel averages the gradients of the ranks.
-    """
-    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-    if ranks > 1:
-        counts = counts.clone()
-        dist.all_reduce(counts)
-    return counts.clamp(min=1), ranks
 
 
 def _iterations(branch: Tensor) -> Tensor:

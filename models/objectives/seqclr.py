@@ -17,24 +17,24 @@ so that the other frames of the same image are negatives too. Here
 - in distributed training U is the union over all ranks, gathered with its gradient (see distributed.py). Each rank
   takes the terms of its own instances, equally many on each, and the mean over the ranks is L.
 
+Where the memory is a map (ABINet, HGA, vision transformers) its rows are averaged into frames, one for each column.
+
 The two views go through f as one batch: batch normalization sees both. Head and mapping are thrown away afterwards;
 only f moves on. The decoder takes no part, and is frozen (`requires_grad` False), because distributed training needs a
 gradient for every parameter that asks for one: fine-tuning builds a fresh recognizer and loads rectifier, encoder and
 sequence stage.
 """
 
-import copy
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.batch import Batch, Losses
-from models.objectives.distributed import gather
-from models.precision import at_least_float32
+from models.objectives.contrast import contrast
+from models.objectives.heads import head as projection_head
+from models.objectives.instances import columns_of, memory_of_one, windows_of
 from models.recognizer import Recognizer
-from models.sequence import BidirectionalLSTM
 
 
 class SeqCLR(nn.Module):
@@ -62,20 +62,20 @@ class SeqCLR(nn.Module):
         for name, value in positive.items():
             if not value > 0:
                 raise ValueError(f"seqclr expects {name} above 0, found {value}: give a positive number")
-        frames, width = _memory_shape(recognizer)
+        frames, width = columns_of(recognizer, memory_of_one(recognizer)).shape[1:]
         self.instances = {"all": 1, "window": windows, "frame": frames}[mapping]
         if self.instances > frames:
             raise ValueError(f"seqclr expects at most as many windows as the encoder gives frames, found {windows} "
                              f"windows of {frames} frames: lower windows, or use mapping=frame")
         self.recognizer = recognizer
         self.recognizer.decoder.requires_grad_(False)
-        self.head = _head(head, width, projection_width)
+        self.head = projection_head(head, width, projection_width)
         self.mapping, self.temperature = mapping, temperature
 
     def forward(self, batch: Batch) -> Losses:
         """The loss of a batch whose unlabeled part has two views."""
         first, second = batch.unlabeled.views  # (n, 3, height, width) each
-        frames = self.recognizer.encode(torch.cat([first, second]))  # (2 n, frames, memory width)
+        frames = columns_of(self.recognizer, self.recognizer.encode(torch.cat([first, second])))  # (2 n, frames, memory width)
         projected = self.head(frames)  # (2 n, frames, projection_width)
         instances = self._map(projected)  # (2 n, instances, projection_width)
         loss, matched = contrast(instances.flatten(0, 1), self.temperature)
@@ -83,50 +83,7 @@ class SeqCLR(nn.Module):
 
     def _map(self, projected: Tensor) -> Tensor:
         """The instance mapping m: (n, frames, width) -> (n, instances, width)."""
-        if self.mapping == "frame":
-            return projected
-        return F.adaptive_avg_pool1d(projected.transpose(1, 2), self.instances).transpose(1, 2)
+        return projected if self.mapping == "frame" else windows_of(projected, self.instances)
 
     def after_step(self, step: int) -> None:
         """Nothing: the optimizer's step is the whole of it."""
-
-
-def contrast(instances: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """This rank's share of L over the instances of all ranks, and how often the nearest other instance is the partner.
-
-    instances: (2 m, width), the m of view a and then, in the same order, the m of view b. Both results are scalars; the
-    second is detached. Computed in float32 at least, under mixed precision too.
-    """
-    own = instances.shape[0]
-    with torch.autocast(instances.device.type, enabled=False):
-        wide = at_least_float32(instances)
-        u = F.normalize(wide, dim=1)  # (2 m, width), so that a product is the cosine
-        everyone, start = gather(u)  # (ranks * 2 m, width)
-        similarity = u @ everyone.t() / temperature  # (2 m, ranks * 2 m)
-        row = torch.arange(own, device=u.device)
-        itself = torch.zeros_like(similarity, dtype=torch.bool)
-        itself[row, start + row] = True
-        similarity = similarity.masked_fill(itself, float("-inf"))  # U without u
-        partner = start + (row + own // 2) % own  # z_r^b for z_r^a, z_r^a for z_r^b
-        loss = F.cross_entropy(similarity, partner)
-    return loss, (similarity.detach().argmax(1) == partner).to(u.dtype).mean()
-
-
-def _memory_shape(recognizer: Recognizer) -> tuple[int, int]:
-    """Frames and width of what the encoder makes of one image. Asked of a copy: no mode or statistic changes."""
-    probe = copy.deepcopy(recognizer).eval()
-    parameter = next(probe.parameters())
-    image = torch.zeros(1, 3, recognizer.height, recognizer.width, device=parameter.device, dtype=parameter.dtype)
-    with torch.no_grad():
-        frames, width = probe.encode(image).shape[1:]
-    return frames, width
-
-
-def _head(name: str, width: int, projection_width: int) -> nn.Module:
-    """The projection head, (n, frames, width) -> (n, frames, projection_width, or width for `none`)."""
-    if name == "none":
-        return nn.Identity()
-    if name == "mlp":
-        return nn.Sequential(nn.Linear(width, projection_width), nn.ReLU(),
-                             nn.Linear(projection_width, projection_width))
-    return BidirectionalLSTM(width, projection_width, projection_width)

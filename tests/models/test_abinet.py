@@ -296,7 +296,7 @@ def test_the_hubs_initialisation():
 
 
 @pytest.mark.parametrize(("options", "message"), [
-    ({"iterations": 0}, "iterations of at least 1"), ({"vision": "huge"}, "vision large or small"),
+    ({"iterations": -1}, "iterations"), ({"vision": "huge"}, "vision large or small"),
     ({"no_null_length": "none"}, "no_null_length original or full"), ({"tokens": "benchmark"}, "token table of ABINet"),
     ({"normalisation": "zero"}, "expected the normalisation imagenet"), ({"channels": 1}, "or half, found 'imagenet' with 1"),
     ({"hidden": 40}, "a width that 16 divides, found 40"),
@@ -311,3 +311,17 @@ def test_memories_that_are_refused():
         narrow().decoder(torch.zeros(1, 100, 64))
     with pytest.raises(ValueError, match="expected 256 frames, found 200"):
         ABINetDecoder(CHARSET, 16, 8, 32, vision="small")(torch.zeros(1, 200, 16))
+
+
+def test_without_iterations_it_is_the_vision_model_alone_and_goes_on_with_others():
+    torch.manual_seed(0)
+    sizes = {"vision": "small", "hidden": 32, "width": 64, "max_length": 6, "vision_layers": 1, "language_layers": 1}
+    vision, whole = (abinet(CHARSET, **sizes, iterations=iterations).eval() for iterations in (0, 2))
+    whole.load_state_dict(vision.state_dict())
+    images = torch.rand(2, 3, 32, 64) * 2 - 1
+    assert torch.equal(vision(images).logits, whole(images).branches["vision"])
+    targets = vision.decoder.encode(["ray", "book"])
+    loss = vision.decoder.loss(vision(images), targets)
+    assert torch.equal(loss, whole.decoder.losses(whole(images), targets)["vision"])
+    loss.backward()
+    assert all((parameter.grad is not None) == parameter.requires_grad for parameter in vision.parameters())

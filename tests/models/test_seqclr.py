@@ -12,8 +12,8 @@ from torch.nn.parallel import DistributedDataParallel
 from models.batch import Batch, Part
 from models.charset import Charset
 from models.objectives import SeqCLR
+from models.objectives.contrast import contrast
 from models.objectives.distributed import gather
-from models.objectives.seqclr import contrast
 from models.recognizers import build
 
 
