@@ -24,6 +24,7 @@ each as many as there are unlabeled images in a batch of the others:
         what the first round's model reads, which again begins at the start (Pseudo-Label, Noisy Student). The steps are those of each round.
         search: {lexicon: FILE}     they are read as `textray predict --lexicon FILE` reads; other options likewise (both_ways_up turns the images)
         own_ngram: 0.5              the beam is guided by the n-gram of what the model itself reads so surely, as `textray self-train --own-ngram`
+    first: {objective: …, training: …}      a stage before it, from which it goes on: what several variants name alike is trained once
     upright: true                   turns those unlabeled images by 180 degrees, once, that the start reads more surely so
 
 Both together are drawn from as one. `read: {beam: 10, ngram: FILE}` or `read: {beam: 10, own_ngram: 0.5}`, beside `test`, measures the test words
@@ -36,7 +37,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
@@ -183,6 +184,8 @@ class Experiment:
         """The recognizer that a variant makes of the start, and the numbers of its last step."""
         sections = merged(self.tree["common"], self.tree["variants"][name])
         labels, own = sections.pop("labels", None), sections.pop("self_labels", None)
+        if first := sections.pop("first", None):
+            start = self.first(merged(self.tree["common"], first), seed, start)
         unlabeled = self.unlabeled
         if sections.pop("upright", False):
             unlabeled = upright(unlabeled, readings(self.started(start), unlabeled, both_ways_up=True)[2])
@@ -262,15 +265,23 @@ class Experiment:
         labeled = [(self.labeled, count)] + ([(more, further)] if more else [])
         return {name: labeled if name == "labeled" else [(unlabeled, further)] for name in views}
 
+    def kept(self, name: str, make: Callable[[], Recognizer]) -> dict[str, Tensor]:
+        """The weights of the file of that name, made if it is not there."""
+        file = self.folder / name
+        if not file.exists():
+            torch.save(make().state_dict(), file.with_suffix(".part"))
+            file.with_suffix(".part").rename(file)
+        return torch.load(file, map_location="cpu")
+
     def base(self, seed: int) -> dict[str, Tensor]:
         """The weights that a seed's variants start from, trained at the first call."""
         made_of = (self.recognizer_options, self.tree["labeled"], self.tree["base"], self.tree.get("bf16", False))
-        file = self.folder / f"base-{digest(*made_of)}-{seed}.pt"
-        if not file.exists():
-            recognizer, _ = self.trained(dict(self.tree["base"]), seed, None, f"base, seed {seed}")
-            torch.save(recognizer.state_dict(), file.with_suffix(".part"))
-            file.with_suffix(".part").rename(file)
-        return torch.load(file, map_location="cpu")
+        return self.kept(f"base-{digest(*made_of)}-{seed}.pt", lambda: self.trained(dict(self.tree["base"]), seed, None, f"base, seed {seed}")[0])
+
+    def first(self, sections: dict[str, Any], seed: int, start: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The weights after a stage that variants begin with, trained at the first call."""
+        return self.kept(f"first-{digest(about_of(self.tree), sections)}-{seed}.pt",
+                         lambda: self.trained(sections, seed, start, f"first stage, seed {seed}")[0])
 
     def run(self, name: str, seed: int) -> dict[str, Any]:
         """The line of a variant and a seed; of the variant "base" the start itself."""

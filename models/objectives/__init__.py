@@ -7,23 +7,32 @@ its recipe. Built on an untrained or a loaded recognizer, it is wrapped whole fo
 that requires a gradient gets one, if only a zero, in every step.
 """
 
+from models.objectives.byol import BYOL
 from models.objectives.ccr import CCR
 from models.objectives.fixmatch import FixMatch
 from models.objectives.flexmatch import FlexMatch
 from models.objectives.freematch import FreeMatch
 from models.objectives.mean_teacher import MeanTeacher
+from models.objectives.moco import MoCo
 from models.objectives.pseudo_label import PseudoLabel
+from models.objectives.rotnet import RotNet
 from models.objectives.semimtr import SemiMTR
 from models.objectives.semimtr_vision import SemiMTRVision
 from models.objectives.seqclr import SeqCLR
+from models.objectives.simclr import SimCLR
+from models.objectives.simsiam import SimSiam
 from models.objectives.softmatch import SoftMatch
 from models.objectives.supervised import Supervised
 from models.objectives.uda import UDA
 from models.objectives.visu import ViSu
 
-OBJECTIVES = {"supervised": Supervised, "seqclr": SeqCLR, "ccr": CCR, "visu": ViSu, "fixmatch": FixMatch, "uda": UDA, "mean_teacher": MeanTeacher,
-              "pseudo_label": PseudoLabel, "flexmatch": FlexMatch, "freematch": FreeMatch, "softmatch": SoftMatch, "semimtr": SemiMTR,
-              "semimtr_vision": SemiMTRVision}
+OBJECTIVES = {
+    # from labels, or from labels and unlabeled images
+    "supervised": Supervised, "ccr": CCR, "visu": ViSu, "fixmatch": FixMatch, "uda": UDA, "mean_teacher": MeanTeacher, "pseudo_label": PseudoLabel,
+    "flexmatch": FlexMatch, "freematch": FreeMatch, "softmatch": SoftMatch, "semimtr": SemiMTR, "semimtr_vision": SemiMTRVision,
+    # from images alone
+    "seqclr": SeqCLR, "simclr": SimCLR, "moco": MoCo, "byol": BYOL, "simsiam": SimSiam, "rotnet": RotNet,
+}
 
-__all__ = ["CCR", "OBJECTIVES", "UDA", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "PseudoLabel", "SemiMTR", "SemiMTRVision", "SeqCLR",
-           "SoftMatch", "Supervised", "ViSu"]
+__all__ = ["BYOL", "CCR", "OBJECTIVES", "UDA", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "MoCo", "PseudoLabel", "RotNet", "SemiMTR",
+           "SemiMTRVision", "SeqCLR", "SimCLR", "SimSiam", "SoftMatch", "Supervised", "ViSu"]

@@ -28,6 +28,13 @@ def check_temperature(objective: str, temperature: float, instead: str) -> None:
                          f"for hard labels use {instead}")
 
 
+def check_positive(objective: str, values: dict[str, float]) -> None:
+    """Sizes and temperatures are above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise ValueError(f"{objective} expects {name} above 0, found {value}: give a positive number")
+
+
 def check_steps(objective: str, name: str, steps: int | None, needed: bool) -> None:
     """A number of training steps, where one is needed or given."""
     if (steps is None and needed) or (steps is not None and not steps >= 1):

@@ -5,14 +5,17 @@ import torch.distributed as dist
 from torch import Tensor
 
 
+def several_ranks() -> bool:
+    """Whether several processes train one model."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 class _Gather(torch.autograd.Function):
     """Concatenates the rows of all ranks; backward adds up what all ranks' losses say of this rank's rows."""
 
     @staticmethod
     def forward(ctx, rows: Tensor) -> Tensor:
-        everyone = rows.new_empty(dist.get_world_size() * rows.shape[0], *rows.shape[1:])
-        dist.all_gather(list(everyone.chunk(dist.get_world_size())), rows.contiguous())
-        return everyone
+        return everyones(rows)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Tensor:
@@ -30,15 +33,25 @@ def gather(rows: Tensor) -> tuple[Tensor, int]:
     DistributedDataParallel leaves, is therefore the gradient of the mean over all rows: no factor is missing.
     `torch.distributed.all_gather` alone would drop the remote terms and train a different loss.
     """
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not several_ranks():
         return rows, 0
     return _Gather.apply(rows), dist.get_rank() * rows.shape[0]
 
 
 @torch.no_grad()
+def everyones(rows: Tensor) -> Tensor:
+    """The rows of all processes, in the order of their ranks, without gradient: (n, …) -> (ranks * n, …). Every process brings equally many."""
+    if not several_ranks():
+        return rows
+    everyone = rows.new_empty(dist.get_world_size() * rows.shape[0], *rows.shape[1:])
+    dist.all_gather(list(everyone.chunk(dist.get_world_size())), rows.contiguous())
+    return everyone
+
+
+@torch.no_grad()
 def mean_over_ranks(values: Tensor) -> Tensor:
     """The mean over all processes of values that each has, without gradient. The device may wait for the others, the host does not."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not several_ranks():
         return values
     total = values.detach().clone(memory_format=torch.contiguous_format)
     dist.all_reduce(total)
@@ -51,7 +64,7 @@ def over_all_ranks(counts: Tensor) -> tuple[Tensor, int]:
     A sum over a rank's own symbols, times the ranks, divided by the count of all, is its part of the mean over all symbols, as
     DistributedDataParallel averages the gradients of the ranks.
     """
-    ranks = dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    ranks = dist.get_world_size() if several_ranks() else 1
     if ranks > 1:
         counts = counts.clone()
         dist.all_reduce(counts)

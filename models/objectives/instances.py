@@ -29,10 +29,10 @@ def windows_of(frames: Tensor, windows: int) -> Tensor:
     return F.adaptive_avg_pool1d(frames.transpose(1, 2), windows).transpose(1, 2)
 
 
-def memory_of_one(recognizer: Recognizer) -> Tensor:
-    """The memory of one black image, (1, frames, width). Asked of a copy: no mode or statistic changes."""
+def memory_of_one(recognizer: Recognizer, *, visual: bool = False) -> Tensor:
+    """The memory of one black image, (1, frames, width), or its visual features. Asked of a copy: no mode or statistic changes."""
     probe = copy.deepcopy(recognizer).eval()
     parameter = next(probe.parameters())
     image = torch.zeros(1, 3, recognizer.height, recognizer.width, device=parameter.device, dtype=parameter.dtype)
     with torch.no_grad():
-        return probe.encode(image)
+        return probe.visual(image) if visual else probe.encode(image)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch, Losses
 from models.decoders.abinet import ABINetDecoder
-from models.objectives.checks import check_weights
+from models.objectives.checks import check_positive, check_weights
 from models.objectives.contrast import contrast
 from models.objectives.distributed import over_all_ranks
 from models.objectives.heads import Head
@@ -68,8 +68,7 @@ class SemiMTRVision(nn.Module):
         if getattr(recognizer.decoder, "iterations", 0) and recognition_weight:
             warnings.warn("semimtr_vision trains ABINet's vision model alone; with the recognizer's option iterations: 0 it is what reads, so that "
                           "validation sees it", stacklevel=2)
-        if not temperature > 0:
-            raise ValueError(f"semimtr_vision expects a temperature above 0, found {temperature}: give a positive number")
+        check_positive("semimtr_vision", {"temperature": temperature})
         memory = memory_of_one(recognizer)
         cells, width = row_by_row(recognizer, memory).shape[1:]
         if not 0 < windows <= cells:

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import Batch, Losses
+from models.objectives.checks import check_positive
 from models.objectives.contrast import contrast
 from models.objectives.heads import head as projection_head
 from models.objectives.instances import columns_of, memory_of_one, windows_of
@@ -58,10 +59,7 @@ class SeqCLR(nn.Module):
         temperature: float = 0.1,
     ) -> None:
         super().__init__()
-        positive = {"windows": windows, "projection_width": projection_width, "temperature": temperature}
-        for name, value in positive.items():
-            if not value > 0:
-                raise ValueError(f"seqclr expects {name} above 0, found {value}: give a positive number")
+        check_positive("seqclr", {"windows": windows, "projection_width": projection_width, "temperature": temperature})
         frames, width = columns_of(recognizer, memory_of_one(recognizer)).shape[1:]
         self.instances = {"all": 1, "window": windows, "frame": frames}[mapping]
         if self.instances > frames:

@@ -1,0 +1,216 @@
+"""What every objective that learns from images alone keeps, whatever paper it comes from."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing
+from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from models.batch import Batch, Part
+from models.charset import Charset
+from models.objectives import OBJECTIVES
+from models.recognizers import build
+
+SMALL = {"seqclr": {"projection_width": 32}, "simclr": {"projection_width": 32}, "moco": {"projection_width": 32, "queue": 24},
+         "byol": {"projection_width": 16, "hidden_width": 32, "ramp_steps": 10}, "simsiam": {"projection_width": 32}, "rotnet": {}}
+EACH = pytest.mark.parametrize("kind", SMALL)
+
+
+def images(n: int, seed: int = 0) -> Tensor:
+    """(n, 3, 32, 100) float64 of smooth noise in [-1, 1]."""
+    coarse = torch.rand(n, 3, 8, 25, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.nn.functional.interpolate(coarse, (32, 100), mode="bilinear") * 2 - 1
+
+
+def objective(kind: str, name: str = "crnn_tiny", **constants) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return OBJECTIVES[kind](build(name, Charset.named("36")), **(SMALL[kind] | constants)).double()
+
+
+def batch_of(model: torch.nn.Module, n: int = 6, seed: int = 0) -> Batch:
+    """A different image for each view, but near the others."""
+    whole = images(n, seed)
+    views = tuple(0.8 * whole + 0.2 * images(n, seed + 100 + place) for place, _ in enumerate(model.views["unlabeled"]))
+    return Batch(unlabeled=Part(torch.empty(0), [str(number) for number in range(n)], views=views))
+
+
+def optimizer_of(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam([parameter for parameter in model.parameters() if parameter.requires_grad], lr=1e-3)
+
+
+def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, number: int, batch: Batch | None = None) -> Tensor:
+    torch.manual_seed(number)
+    optimizer.zero_grad()
+    losses = model(batch or batch_of(model, seed=number))
+    losses.total.backward()
+    optimizer.step()
+    model.after_step(number)
+    return losses.total.detach()
+
+
+def test_all_of_them_are_tested_here():
+    assert set(SMALL) == {name for name, kind in OBJECTIVES.items() if "labeled" not in getattr(kind, "views", {"labeled": ()})}
+
+
+@EACH
+def test_the_decoder_takes_no_part(kind):
+    model = objective(kind).train()
+    losses = model(batch_of(model))
+    losses.total.backward()
+    assert all(value.ndim == 0 and not value.requires_grad and value.isfinite() for value in losses.named.values())
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == parameter.requires_grad, name
+        assert not (parameter.requires_grad and ".decoder." in name), name
+    assert model.recognizer.encoder.training and any(parameter.requires_grad for parameter in model.recognizer.encoder.parameters())
+
+
+@EACH
+@pytest.mark.parametrize(("name", "options"), [("moran", {"height": 32, "width": 100}), ("vitstr", {"size": "tiny"}), ("abinet", {"hidden": 32}), ("svtr", {}),
+                                               ("hga", {"height": 32, "width": 64})])
+def test_every_encoder_can_serve(kind, name, options):
+    """In float32 and training mode; a map's cells are averaged, a class token left out."""
+    torch.manual_seed(0)
+    recognizer = build(name, Charset.named("36"), **options)
+    model = OBJECTIVES[kind](recognizer, **SMALL[kind]).train()
+    view = torch.rand(2, 3, recognizer.height, recognizer.width, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    losses = model(Batch(unlabeled=Part(torch.empty(0), ["a", "b"], views=(view,) * len(model.views["unlabeled"]))))
+    losses.total.backward()
+    assert losses.total.isfinite()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SMALL if kind != "moco"])
+def test_it_lowers_its_own_loss(kind):
+    """From 8 images, always the same; cosines fall towards -1, cross-entropies towards 0."""
+    batch = batch_of(objective(kind), 8)
+    losses = learned(kind, lambda number: batch, 60)
+    least = -1 if kind in ("byol", "simsiam") else 0
+    assert losses[-1] - least < (losses[0] - least) / 2
+
+
+def test_moco_lowers_its_loss_on_images_that_are_always_new():
+    """Its queue is full of them after three steps; the same images again would be negatives of themselves."""
+    losses = learned("moco", lambda number: batch_of(objective("moco"), 8, seed=number), 60)
+    assert sum(losses[-10:]) < 0.9 * sum(losses[4:14])
+
+
+def learned(kind: str, batch_at: Callable[[int], Batch], steps: int) -> list[float]:
+    model = objective(kind).float().train()
+    optimizer = optimizer_of(model)
+    optimizer.param_groups[0]["lr"] = 3e-3
+    losses = []
+    for number in range(1, steps + 1):
+        batch = batch_at(number)
+        batch.unlabeled.views = tuple(view.float() for view in batch.unlabeled.views)
+        losses.append(step(model, optimizer, number, batch).item())
+    return losses
+
+
+@EACH
+def test_a_continued_run_is_the_run_that_was_not_stopped(kind):
+    """Bit for bit: averages, queues and their places are part of the state."""
+    model = objective(kind).train()
+    optimizer = optimizer_of(model)
+    for number in (1, 2):
+        step(model, optimizer, number)
+    kept = copy.deepcopy([model.state_dict(), optimizer.state_dict()])
+    continued = objective(kind).train()
+    with torch.no_grad():
+        for parameter in continued.parameters():
+            parameter.add_(1)  # nothing but the state may matter
+    other = optimizer_of(continued)
+    continued.load_state_dict(kept[0])
+    other.load_state_dict(kept[1])
+    assert step(model, optimizer, 3) == step(continued, other, 3)
+    for (key, value), again in zip(model.state_dict().items(), continued.state_dict().values(), strict=True):
+        assert torch.equal(value, again), key
+
+
+class _NoWaiting(TorchDispatchMode):
+    """Fails where a value or a data-dependent shape would have to come back from the device."""
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        assert not any(name in str(function) for name in ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "unique")), function
+        return function(*arguments, **(keywords or {}))
+
+
+@EACH
+def test_a_step_never_waits_for_the_device(kind):
+    model = objective(kind).train()
+    batch = batch_of(model)
+    with _NoWaiting():
+        losses = model(batch)
+        losses.total.backward()
+        model.after_step(1)
+    assert losses.total.isfinite()
+
+
+def half(batch: Batch, rank: int) -> Batch:
+    mine = slice(len(batch.unlabeled.keys) // 2 * rank, len(batch.unlabeled.keys) // 2 * (rank + 1))
+    return Batch(unlabeled=Part(torch.empty(0), batch.unlabeled.keys[mine], views=tuple(view[mine] for view in batch.unlabeled.views)))
+
+
+def _one_of_two_ranks(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    for kind in SMALL:
+        model = _without_batch_statistics(objective(kind))
+        parallel, found = DistributedDataParallel(model), {}
+        for number in (1, 2):  # the second sees what the first left behind
+            model.zero_grad()
+            losses = parallel(half(batch_of(model, seed=number), rank))
+            losses.total.backward()
+            model.after_step(number)
+            found[number] = losses.total.detach(), {key: p.grad.clone() for key, p in model.named_parameters() if p.requires_grad}
+        torch.save({"steps": found, "state": model.state_dict()}, f"{folder}/{kind}{rank}.pt")
+    dist.destroy_process_group()
+
+
+def _without_batch_statistics(model: torch.nn.Module) -> torch.nn.Module:
+    """In training mode, but for what depends on the others of a batch."""
+    for module in model.train().modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm | torch.nn.Dropout):
+            module.eval()
+    return model
+
+
+@pytest.fixture(scope="module")
+def two_ranks(tmp_path_factory):
+    """The folder in which two processes, with half the images each, left what they found for every objective."""
+    folder = tmp_path_factory.mktemp("ranks")
+    torch.multiprocessing.spawn(_one_of_two_ranks, (str(folder),), nprocs=2)
+    return folder
+
+
+@EACH
+def test_two_ranks_with_half_the_images_each_are_one_with_all(kind, two_ranks):
+    ranks = [torch.load(two_ranks / f"{kind}{rank}.pt") for rank in range(2)]
+    model = _without_batch_statistics(objective(kind))
+    for number in (1, 2):
+        model.zero_grad()
+        losses = model(batch_of(model, seed=number))
+        losses.total.backward()
+        model.after_step(number)
+        assert sum(rank["steps"][number][0].item() for rank in ranks) / 2 == pytest.approx(losses.total.item(), abs=1e-6)
+        for key, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                for rank in ranks:
+                    torch.testing.assert_close(rank["steps"][number][1][key], parameter.grad, rtol=1e-5, atol=1e-10)
+    for key, value in model.state_dict().items():
+        for rank in ranks:
+            torch.testing.assert_close(rank["state"][key], value, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "constants", "message"), [
+    ("simclr", {"temperature": 0.0}, "temperature above 0, found 0.0"), ("simsiam", {"bottleneck": 0}, "bottleneck above 0, found 0"),
+    ("moco", {"queue": 0}, "queue above 0, found 0"), ("moco", {"momentum": 1.5}, "momentum from 0 to 1, found 1.5"),
+    ("byol", {"ramp_steps": 0}, "ramp_steps of 1 or more, found 0"),
+])
+def test_refuses_constants_that_make_no_sense(kind, constants, message):
+    with pytest.raises(ValueError, match=message):
+        objective(kind, **constants)
