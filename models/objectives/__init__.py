@@ -14,6 +14,7 @@ from models.objectives.flexmatch import FlexMatch
 from models.objectives.freematch import FreeMatch
 from models.objectives.mean_teacher import MeanTeacher
 from models.objectives.moco import MoCo
+from models.objectives.persec import PerSec
 from models.objectives.pseudo_label import PseudoLabel
 from models.objectives.rotnet import RotNet
 from models.objectives.semimtr import SemiMTR
@@ -31,8 +32,8 @@ OBJECTIVES = {
     "supervised": Supervised, "ccr": CCR, "visu": ViSu, "fixmatch": FixMatch, "uda": UDA, "mean_teacher": MeanTeacher, "pseudo_label": PseudoLabel,
     "flexmatch": FlexMatch, "freematch": FreeMatch, "softmatch": SoftMatch, "semimtr": SemiMTR, "semimtr_vision": SemiMTRVision,
     # from images alone
-    "seqclr": SeqCLR, "simclr": SimCLR, "moco": MoCo, "byol": BYOL, "simsiam": SimSiam, "rotnet": RotNet,
+    "seqclr": SeqCLR, "simclr": SimCLR, "persec": PerSec, "moco": MoCo, "byol": BYOL, "simsiam": SimSiam, "rotnet": RotNet,
 }
 
-__all__ = ["BYOL", "CCR", "OBJECTIVES", "UDA", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "MoCo", "PseudoLabel", "RotNet", "SemiMTR",
+__all__ = ["BYOL", "CCR", "OBJECTIVES", "UDA", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "MoCo", "PerSec", "PseudoLabel", "RotNet", "SemiMTR",
            "SemiMTRVision", "SeqCLR", "SimCLR", "SimSiam", "SoftMatch", "Supervised", "ViSu"]
