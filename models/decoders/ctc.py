@@ -1,7 +1,6 @@
 """Connectionist temporal classification (Graves et al., ICML 2006): one linear layer per frame, best-path reading."""
 
 from itertools import groupby
-from math import prod
 from operator import itemgetter
 
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.charset import Charset, ctc_tokens
-from models.decoders.ctc_loss import ctc_loss
+from models.decoders.ctc_loss import ctc_loss, string_losses
 from models.decoders.decoded import Decoded, Reading
 from models.precision import at_least_float32
 
@@ -64,16 +63,19 @@ class CTCDecoder(nn.Module):
     def read(self, decoded: Decoded) -> Reading:
         """The best path: the likeliest class of each frame, repeats collapsed, blanks dropped.
 
-        A character's probability is the largest of its run of frames; the confidence is their product. A path of
-        blanks alone reads as the empty string with the product of the blanks' probabilities.
+        The confidence is the probability of the string, over all its alignments to the frames. A character's probability is the largest of its run of
+        frames; their product would say nothing of the frames that were read as blanks and might have been characters.
         """
-        largest, best = at_least_float32(decoded.logits.detach()).softmax(-1).max(-1)
-        texts, characters, confidences = [], [], []
-        for frame_probabilities, frame_ids in zip(largest.tolist(), best.tolist(), strict=True):
+        log_probabilities = at_least_float32(decoded.logits.detach()).log_softmax(-1)  # (n, frames, classes)
+        largest, best = log_probabilities.exp().max(-1)
+        texts, characters, strings = [], [], torch.full_like(best, self.tokens.blank)
+        for row, (frame_probabilities, frame_ids) in enumerate(zip(largest.tolist(), best.tolist(), strict=True)):
             runs = [(token, max(probability for _, probability in run))
                     for token, run in groupby(zip(frame_ids, frame_probabilities, strict=True), key=itemgetter(0))]
             written = [(token, probability) for token, probability in runs if token != self.tokens.blank]
             texts.append("".join(self.tokens.character(token) for token, _ in written))
             characters.append([probability for token, probability in written if self.tokens.is_character(token)])
-            confidences.append(prod(probability for _, probability in written) if written else prod(frame_probabilities))
-        return Reading(texts, torch.tensor(confidences, dtype=torch.float32), characters)
+            strings[row, :len(written)] = torch.tensor([token for token, _ in written], dtype=torch.int64)
+        losses = string_losses(log_probabilities.transpose(0, 1), strings, self.tokens.blank)
+        confidences = (-losses * (strings != self.tokens.blank).sum(1).clamp(min=1)).exp().clamp(max=1)
+        return Reading(texts, confidences.float().cpu(), characters)

@@ -16,6 +16,16 @@ def ctc_loss(log_probabilities: Tensor, targets: Tensor, blank: int = 0) -> Tens
     return ctc_losses(log_probabilities, targets, blank).mean()
 
 
+def string_losses(log_probabilities: Tensor, targets: Tensor, blank: int = 0) -> Tensor:
+    """`ctc_losses`, by PyTorch's own where no host has to wait for a device: on a CPU it is faster."""
+    if log_probabilities.is_cuda:
+        return ctc_losses(log_probabilities, targets, blank)
+    lengths = (targets != blank).sum(1)
+    frames = torch.full_like(lengths, len(log_probabilities))
+    losses = F.ctc_loss(log_probabilities, targets, frames, lengths, blank=blank, reduction="none", zero_infinity=True)
+    return losses / lengths.clamp(min=1)
+
+
 def ctc_losses(log_probabilities: Tensor, targets: Tensor, blank: int = 0) -> Tensor:
     """(n,): each sample's negative log likelihood divided by its length; 0 for what cannot be written.
 

@@ -21,7 +21,8 @@ class Reading:
     """The strings that n images hold, on the host."""
 
     texts: list[str]
-    confidences: Tensor  # (n,) float32 in [0, 1]: the product of the probabilities of the symbols that make the string
+    # (n,) float32 in [0, 1]: the probability of the string: the product of the probabilities of its symbols, of CTC the sum over its alignments
+    confidences: Tensor
     characters: list[list[float]]  # for each image the probability of each character of its text, in order
     upside_down: list[bool] | None = None  # which images were read so; None where they were read as they stand
 

@@ -36,9 +36,11 @@ frames are not those of the weak view: the branches are compared by what they re
   repeats collapsed and blanks dropped, and p sums over all their alignments to the online frames (Graves et al. 2006): the CTC loss of a
   pseudo-label. y is hard; `consistency` and `sharpening_temperature` say nothing here.
 - `alignment="frames"`: frame by frame (T = all frames, blanks too), for views that do not move the image.
-- The glimpses are the memory's frames, and the characters are the frames whose likeliest class is not the blank. A run of one class counts
-  once in s, with its most certain frame; `score="string"` is p(y | weak), over all alignments. An image that reads as nothing scores 0, where an
-  empty product would score 1 and teach the blank, and is never kept. SCR does not exist there, since no decoder runs on predictions.
+- s is p(y | weak), over all alignments of y to the frames (`score="string"`, the default). By `score="product"` a run of one class counts once, with its
+  most certain frame: it says nothing of frames that were read as blanks and might have been characters, and of what it is surest more is wrong
+  (docs/results.md). An image that reads as nothing scores 0, where an empty product would score 1 and teach the blank, and is never kept.
+- The glimpses are the memory's frames, and the characters are the frames whose likeliest class is not the blank. SCR does not exist there, since no
+  decoder runs on predictions.
 
 A decoder that writes all symbols at once (ABINet, ViTSTR) is fed nothing: the branches are compared position by position, up to and including the
 end symbol of the target.
@@ -57,11 +59,11 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import Batch, Losses
-from models.objectives.checks import check_decay, check_temperature, check_thresholds, check_weights
+from models.objectives.checks import check_decay, check_score, check_temperature, check_thresholds, check_weights
 from models.objectives.coral import coral
-from models.objectives.distances import cross_entropies, kl_divergences, masked_mean, string_distances, string_scores
+from models.objectives.distances import cross_entropies, kl_divergences, masked_mean, string_distances
 from models.objectives.moving_average import follow, follower
-from models.objectives.readings import GreedyReading, confident_characters, read
+from models.objectives.readings import GreedyReading, Score, confident_characters, read
 from models.objectives.signals import by_position, signals
 from models.recognizer import Recognizer
 
@@ -71,7 +73,7 @@ class CCR(nn.Module):
 
     ema: without it the target is the current online model (as decay 0), still without gradient.
     ema_decay: alpha. consistency_weight: lambda_cons. domain_adaptation_weight: lambda_da.
-    confidence_threshold: beta_U, which a score must reach. labeled_confidence_threshold: its counterpart for L_da.
+    score: null is the probability of the word, `product`, of CTC `string`. confidence_threshold: beta_U, which a score must reach. labeled_confidence_threshold: its counterpart for L_da.
     sharpening_temperature: of the target's distribution in `kl`; `cross_entropy` takes the target's symbols instead.
     consistency_level: `character` feeds the online decoder the target's symbols, `sequence` (SCR) its own.
     alignment: of a CTC decoder's branches; others are aligned by what they are fed.
@@ -94,7 +96,7 @@ class CCR(nn.Module):
         consistency_level: Literal["character", "sequence"] = "character",
         consistency_weight: float = 1.0,
         confidence_threshold: float = 0.5,
-        score: Literal["product", "geometric_mean", "minimum", "string"] = "product",
+        score: Score | None = None,
         sharpening_temperature: float = 0.4,
         domain_adaptation: bool = True,
         domain_adaptation_weight: float = 0.01,
@@ -109,9 +111,7 @@ class CCR(nn.Module):
         if recognizer.decoder.kind == "ctc" and consistency_level == "sequence":
             raise ValueError("consistency_level=sequence expects a decoder that is fed its own symbols, found a CTC "
                              "decoder: use consistency_level=character, or a recognizer with an attention decoder")
-        if recognizer.decoder.kind != "ctc" and score == "string":
-            raise ValueError(f"score=string expects a CTC decoder, whose strings have many alignments, found one of the kind {recognizer.decoder.kind}: "
-                             "use score=product, which is the probability of the string there")
+        check_score("ccr", recognizer, score)
         if recognizer.decoder.kind == "ctc" and alignment == "frames":
             warnings.warn("ccr compares frame by frame, but its strong view moves the image, so that frames of the two views show other places; "
                           "alignment=string compares what is read", stacklevel=2)
@@ -147,9 +147,7 @@ class CCR(nn.Module):
 
         with torch.no_grad():
             target_logits = self.target(weak).logits  # (n, steps, classes)
-        reading = read(target_logits, decoder.tokens, "product" if self.score == "string" else self.score)
-        if self.score == "string":
-            reading.scores = string_scores(reading, target_logits, decoder.tokens.blank)
+        reading = read(target_logits, decoder.tokens, self.score)
         kept = (reading.scores >= self.confidence_threshold) & reading.is_read  # (n,)
         kept_fraction = kept.to(reading.scores.dtype).mean()
 

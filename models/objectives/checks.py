@@ -1,5 +1,7 @@
 """Constants of objectives that make no sense are refused, each with a sentence. All raise ValueError."""
 
+from models.recognizer import Recognizer
+
 
 def check_weights(objective: str, weights: dict[str, float]) -> None:
     """Factors of losses are 0 or more."""
@@ -33,6 +35,13 @@ def check_positive(objective: str, values: dict[str, float]) -> None:
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{objective} expects {name} above 0, found {value}: give a positive number")
+
+
+def check_score(objective: str, recognizer: Recognizer, score: str) -> None:
+    """The probability of a string over its alignments is a score of CTC."""
+    if score == "string" and recognizer.decoder.kind != "ctc":
+        raise ValueError(f"{objective}: score=string expects a CTC decoder, whose strings have many alignments, found one of the kind "
+                         f"{recognizer.decoder.kind}: use score=product, which is the probability of the string there")
 
 
 def check_steps(objective: str, name: str, steps: int | None, needed: bool) -> None:

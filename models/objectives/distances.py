@@ -1,31 +1,16 @@
 """How far what one branch says is from what another says, step by step, word by word, or string by string."""
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.charset import AttentionTokens, CTCTokens
-from models.decoders.ctc_loss import ctc_losses
+from models.decoders.ctc_loss import string_losses
 from models.objectives.readings import GreedyReading, collapsed
 from models.precision import at_least_float32
 
 
 def string_distances(symbols: Tensor, logits: Tensor, blank: int) -> Tensor:
     """(n,): how far logits (n, frames, classes) are from writing what the frames' symbols (n, steps) say: -log p(string) / its length."""
-    strings = collapsed(symbols, blank)  # (n, steps)
-    log_probabilities = at_least_float32(logits).log_softmax(-1).transpose(0, 1)  # (frames, n, classes)
-    if log_probabilities.is_cuda:
-        return ctc_losses(log_probabilities, strings, blank)
-    lengths = (strings != blank).sum(1)
-    frames = torch.full_like(lengths, logits.shape[1])
-    losses = F.ctc_loss(log_probabilities, strings, frames, lengths, blank=blank, reduction="none", zero_infinity=True)
-    return losses / lengths.clamp(min=1)
-
-
-def string_scores(reading: GreedyReading, logits: Tensor, blank: int) -> Tensor:
-    """(n,): the probability of the strings that were read from CTC logits (n, frames, classes), over all their alignments; 0 for the empty one."""
-    lengths = (collapsed(reading.symbols, blank) != blank).sum(1)
-    return (-string_distances(reading.symbols, logits, blank) * lengths).exp() * reading.is_read
+    return string_losses(at_least_float32(logits).log_softmax(-1).transpose(0, 1), collapsed(symbols, blank), blank)
 
 
 def cross_entropies(symbols: Tensor, logits: Tensor) -> Tensor:

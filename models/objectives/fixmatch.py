@@ -28,9 +28,9 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import Batch, Losses
-from models.objectives.checks import check_temperature, check_thresholds, check_weights
+from models.objectives.checks import check_score, check_temperature, check_thresholds, check_weights
 from models.objectives.distances import cross_entropies, hard_distances, means_of_words, soft_cross_entropies
-from models.objectives.readings import GreedyReading
+from models.objectives.readings import GreedyReading, Score
 from models.objectives.signals import signals
 from models.objectives.weak_strong import VIEWS, Branches, branches, check_use_cat
 from models.precision import at_least_float32
@@ -53,7 +53,7 @@ class FixMatch(nn.Module):
         recognizer: Recognizer,
         *,
         confidence_threshold: float = 0.95,
-        score: Literal["product", "geometric_mean", "minimum"] = "geometric_mean",
+        score: Score = "geometric_mean",
         consistency_weight: float = 1.0,
         mask_unit: Literal["word", "character"] = "word",
         labels: Literal["hard", "soft"] = "hard",
@@ -65,6 +65,7 @@ class FixMatch(nn.Module):
         check_thresholds("fixmatch", {"confidence_threshold": confidence_threshold})
         check_temperature("fixmatch", sharpening_temperature, "labels=hard")
         check_use_cat("fixmatch", recognizer, use_cat)
+        check_score("fixmatch", recognizer, score)
         if labels == "soft" and recognizer.decoder.kind == "ctc":
             raise ValueError("fixmatch expects a decoder that writes symbol by symbol for labels=soft, found a CTC decoder, whose strings are hard "
                              "labels: use labels=hard")

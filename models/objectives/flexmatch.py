@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from models.batch import Batch, Losses
-from models.objectives.checks import check_decay, check_thresholds, check_weights
+from models.objectives.checks import check_decay, check_score, check_thresholds, check_weights
 from models.objectives.distances import means_of_words
 from models.objectives.distributed import mean_over_ranks
 from models.objectives.moving_average import move
-from models.objectives.readings import strings
+from models.objectives.readings import Score, strings
 from models.objectives.signals import occurrences, signals
 from models.objectives.weak_strong import VIEWS, branches, check_use_cat, word_consistency
 from models.recognizer import Recognizer
@@ -49,7 +49,7 @@ class FlexMatch(nn.Module):
         recognizer: Recognizer,
         *,
         confidence_threshold: float = 0.95,
-        score: Literal["product", "geometric_mean", "minimum"] = "geometric_mean",
+        score: Score = "geometric_mean",
         consistency_weight: float = 1.0,
         warm_up: bool = True,
         ema_decay: float = 0.999,
@@ -61,6 +61,7 @@ class FlexMatch(nn.Module):
         check_thresholds("flexmatch", {"confidence_threshold": confidence_threshold})
         check_decay("flexmatch", "ema_decay", ema_decay, 0.999)
         check_use_cat("flexmatch", recognizer, use_cat)
+        check_score("flexmatch", recognizer, score)
         self.recognizer = recognizer
         self.confidence_threshold, self.score, self.consistency_weight = confidence_threshold, score, consistency_weight
         self.warm_up, self.ema_decay, self.word_threshold, self.use_cat = warm_up, ema_decay, word_threshold, use_cat

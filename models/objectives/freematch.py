@@ -21,18 +21,17 @@ What a word needs beyond the paper's single class (ours):
 - Scores, readings, CTC and `use_cat` as in `fixmatch`. In distributed training all statistics are of all ranks' words, L_f's with gradient.
 """
 
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from models.batch import Batch, Losses
-from models.objectives.checks import check_decay, check_weights
+from models.objectives.checks import check_decay, check_score, check_weights
 from models.objectives.distributed import gather, mean_over_ranks
 from models.objectives.flexmatch import thresholds_of_words
 from models.objectives.moving_average import move
 from models.objectives.posteriors import counted_steps, mean_posterior, posteriors
-from models.objectives.readings import strings
+from models.objectives.readings import Score, strings
 from models.objectives.signals import occurrences, signals
 from models.objectives.weak_strong import VIEWS, branches, check_use_cat, word_consistency
 from models.recognizer import Recognizer
@@ -53,7 +52,7 @@ class FreeMatch(nn.Module):
         self,
         recognizer: Recognizer,
         *,
-        score: Literal["product", "geometric_mean", "minimum"] = "geometric_mean",
+        score: Score = "geometric_mean",
         ema_decay: float = 0.999,
         consistency_weight: float = 1.0,
         fairness_weight: float = 0.01,
@@ -65,6 +64,7 @@ class FreeMatch(nn.Module):
         check_weights("freematch", {"consistency_weight": consistency_weight, "fairness_weight": fairness_weight})
         check_decay("freematch", "ema_decay", ema_decay, 0.999)
         check_use_cat("freematch", recognizer, use_cat)
+        check_score("freematch", recognizer, score)
         self.recognizer = recognizer
         self.score, self.consistency_weight, self.fairness_weight, self.use_cat = score, consistency_weight, fairness_weight, use_cat
         self.adaptive = Adaptive(recognizer.decoder.tokens.classes, ema_decay, use_quantile, clip_threshold)

@@ -10,7 +10,7 @@ Lee, "Pseudo-Label", ICML 2013 workshops, as Baek et al. use it for words, "What
 
 A word passes unless one of its steps, also behind the end symbol, is a symbol of the decoder's own other than the end (or the blank of CTC):
 padding, start, unknown. It is cut at the first end symbol; without one its last symbol is lost to it. An empty word stays, and teaches to write
-nothing. There is no threshold in the authors' code; `confidence_threshold`, of the product of the probabilities, is ours, and so is `labeler_view`.
+nothing. There is no threshold in the authors' code; `confidence_threshold`, of the probability of the word, is ours, and so is `labeler_view`.
 Their space is an ordinary character. Our tables that have their space write no such character, so that a word with one is dropped here.
 
 L_pl is the mean over the symbols that are not padding (CTC: over words, of each one's loss divided by its length), over the words that pass on all

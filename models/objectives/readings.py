@@ -5,13 +5,17 @@ CTC it is what the frames write, repeats collapsed and blanks dropped.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from models.charset import AttentionTokens, CTCTokens
+from models.decoders.ctc_loss import string_losses
 from models.precision import at_least_float32
+
+Score = Literal["product", "geometric_mean", "minimum", "string"]  # of a word, see `scores_of`
 
 
 @dataclass
@@ -27,9 +31,11 @@ class GreedyReading:
 
 
 @torch.no_grad()
-def read(logits: Tensor, tokens: AttentionTokens | CTCTokens, score: str = "product") -> GreedyReading:
-    """The reading of logits (n, steps, classes), scored as `scores_of` says."""
-    log_largest, likeliest = at_least_float32(logits).log_softmax(-1).max(-1)  # (n, steps) each
+def read(logits: Tensor, tokens: AttentionTokens | CTCTokens, score: Score | None = None) -> GreedyReading:
+    """The reading of logits (n, steps, classes), scored as `scores_of` says; by default with the probability of the word, which is `product`, of CTC
+    `string`."""
+    log_probabilities = at_least_float32(logits).log_softmax(-1)  # (n, steps, classes)
+    log_largest, likeliest = log_probabilities.max(-1)  # (n, steps) each
     if isinstance(tokens, CTCTokens):
         characters = likeliest != tokens.blank  # (n, steps)
         reading = GreedyReading(likeliest, None, torch.ones_like(characters), characters, log_largest, characters.any(1))
@@ -38,17 +44,24 @@ def read(logits: Tensor, tokens: AttentionTokens | CTCTokens, score: str = "prod
         step = torch.arange(logits.shape[1], device=logits.device)
         reading = GreedyReading(sequences[:, 1:], sequences[:, :-1], step < lengths.unsqueeze(1), step < lengths.unsqueeze(1) - 1, log_largest,
                                 torch.ones_like(lengths, dtype=torch.bool))
-    reading.scores = scores_of(log_largest, reading, score)
+    score = score or ("string" if isinstance(tokens, CTCTokens) else "product")
+    reading.scores = scores_of(log_probabilities, reading, score, tokens)
     return reading
 
 
-def scores_of(log_probabilities: Tensor, reading: GreedyReading, score: str = "product") -> Tensor:
-    """(n,): how certain the words of a reading are, given the log probability (n, steps) of each step's symbol.
+def scores_of(log_posteriors: Tensor, reading: GreedyReading, score: Score, tokens: AttentionTokens | CTCTokens) -> Tensor:
+    """(n,): how certain the words of a reading are, given the log probabilities (n, steps, classes) of each step, of which the largest counts.
 
     `product` of the probabilities, their `geometric_mean` (the product to the power of 1 / how many they are), which does not ask more of longer
     words, or their `minimum`. The end symbol counts. Of CTC a run of one class counts once, with its most certain frame, and a word without
-    characters scores 0.
+    characters scores 0. `string`, of CTC alone, is the probability of the string over all its alignments: where a frame may write another character or
+    none, runs do not say so, as only their most certain frames count.
     """
+    if score == "string":
+        strings = collapsed(reading.symbols, tokens.blank)
+        losses = string_losses(log_posteriors.transpose(0, 1), strings, tokens.blank)
+        return (-losses * (strings != tokens.blank).sum(1)).exp() * reading.characters.any(1)
+    log_probabilities = log_posteriors.amax(-1)  # (n, steps)
     if reading.inputs is None:
         counted = _log_largest_of_runs(reading.symbols, log_probabilities.where(reading.characters, 0))  # (n, steps)
         count = runs_of(reading).sum(1)  # (n,)
@@ -115,6 +128,6 @@ def target_rows(symbols: Tensor, written: Tensor, tokens: AttentionTokens) -> tu
 
 
 def confident_characters(logits: Tensor, tokens: AttentionTokens | CTCTokens, threshold: float) -> Tensor:
-    """(n, steps) bool: the characters of the images whose product score reaches the threshold."""
+    """(n, steps) bool: the characters of the images whose word's probability reaches the threshold."""
     reading = read(logits, tokens)
     return reading.characters & (reading.scores >= threshold).unsqueeze(1)

@@ -19,17 +19,16 @@ What a word needs beyond the paper's single class (ours):
   mean weight.
 """
 
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from models.batch import Batch, Losses
-from models.objectives.checks import check_decay, check_weights
+from models.objectives.checks import check_decay, check_score, check_weights
 from models.objectives.distributed import gather
 from models.objectives.moving_average import move
 from models.objectives.posteriors import counted_steps, mean_posterior, posteriors, writable
-from models.objectives.readings import scores_of
+from models.objectives.readings import Score, scores_of
 from models.objectives.signals import signals
 from models.objectives.weak_strong import VIEWS, branches, check_use_cat, word_consistency
 from models.precision import at_least_float32
@@ -50,7 +49,7 @@ class SoftMatch(nn.Module):
         self,
         recognizer: Recognizer,
         *,
-        score: Literal["product", "geometric_mean", "minimum"] = "geometric_mean",
+        score: Score = "geometric_mean",
         ema_decay: float = 0.999,
         deviations: float = 2.0,
         consistency_weight: float = 1.0,
@@ -61,6 +60,7 @@ class SoftMatch(nn.Module):
         check_weights("softmatch", {"consistency_weight": consistency_weight})
         check_decay("softmatch", "ema_decay", ema_decay, 0.999)
         check_use_cat("softmatch", recognizer, use_cat)
+        check_score("softmatch", recognizer, score)
         if not deviations > 0:
             raise ValueError(f"softmatch expects deviations above 0, found {deviations}: the paper's is 2")
         self.recognizer = recognizer
@@ -77,7 +77,7 @@ class SoftMatch(nn.Module):
         if self.distribution_alignment:
             self.truncated.update_posterior(mean_posterior(posteriors(both.weak_logits, decoder.tokens), counted_steps(reading)))
             aligned = self.truncated.aligned(at_least_float32(both.weak_logits).softmax(-1))  # (n, steps, classes)
-            scores = scores_of(aligned.amax(-1).log(), reading, self.score)
+            scores = scores_of(aligned.log(), reading, self.score, self.recognizer.decoder.tokens)
         self.truncated.update_scores(scores, reading.is_read)
         weights = self.truncated.weights(scores) * reading.is_read  # (n,)
         consistency = word_consistency(reading, both.online.logits, weights, decoder.tokens)

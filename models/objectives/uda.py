@@ -33,9 +33,9 @@ from torch import Tensor, nn
 
 from models.batch import Batch, Losses
 from models.decoders.decoded import Decoded
-from models.objectives.checks import check_steps, check_temperature, check_thresholds, check_weights
+from models.objectives.checks import check_score, check_steps, check_temperature, check_thresholds, check_weights
 from models.objectives.distances import kl_divergences, means_of_words, soft_cross_entropies
-from models.objectives.readings import GreedyReading, read
+from models.objectives.readings import GreedyReading, Score, read
 from models.objectives.signals import signals
 from models.objectives.weak_strong import VIEWS, branches, check_use_cat, word_consistency
 from models.recognizer import Recognizer
@@ -59,7 +59,7 @@ class UDA(nn.Module):
         consistency: Literal["kl", "cross_entropy"] = "kl",
         sharpening_temperature: float = 0.4,
         confidence_threshold: float = 0.8,
-        score: Literal["product", "geometric_mean", "minimum"] = "geometric_mean",
+        score: Score = "geometric_mean",
         consistency_weight: float = 1.0,
         annealing: Literal["none", "linear", "exp", "log"] = "none",
         annealing_steps: int | None = None,
@@ -72,6 +72,7 @@ class UDA(nn.Module):
         check_temperature("uda", sharpening_temperature, "the objective fixmatch")
         check_steps("uda", "annealing_steps", annealing_steps, needed=annealing != "none")
         check_use_cat("uda", recognizer, use_cat)
+        check_score("uda", recognizer, score)
         if recognizer.decoder.kind == "ctc" and alignment == "frames":
             warnings.warn("uda compares frame by frame, but its strong view moves the image, so that frames of the two views show other places; "
                           "alignment=string compares what is read", stacklevel=2)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from models.objectives.readings import read
+from models.objectives.readings import Score, read
 from models.recognizer import Recognizer
 from pipelines.augmentation.views import augment
 from pipelines.evaluation.label_free import SEED
@@ -33,11 +33,11 @@ class PseudoLabel:
     right: bool | None
 
 
-def pseudo_labels(labeler: Recognizer, images: Tensor, labels: Sequence[str | None], rule: Rule, *, score: str = "product",
+def pseudo_labels(labeler: Recognizer, images: Tensor, labels: Sequence[str | None], rule: Rule, *, score: Score | None = None,
                   threshold: float = 0.0, batch_size: int = 256) -> list[PseudoLabel]:
     """Read images (n, 3, height, width) uint8, on the labeler's device; its modes are restored.
 
-    score: of words, as `scores_of` says. threshold: which a score must reach to be kept; a reading that cannot teach never is.
+    score: of words, as `read` says. threshold: which a score must reach to be kept; a reading that cannot teach never is.
     """
     device, generator = next(labeler.parameters()).device, torch.Generator().manual_seed(SEED)
     texts: list[str] = []

@@ -23,7 +23,7 @@ class Read(NamedTuple):
     """What was read from one image."""
 
     text: str
-    confidence: float  # in [0, 1]: the product of the probabilities of the symbols that make the text
+    confidence: float  # in [0, 1]: the probability of the text: the product of its symbols', of CTC the sum over its alignments
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,23 @@ def _probabilities(logits: np.ndarray) -> np.ndarray:
 
 
 def read_ctc(outputs: Outputs, symbols: Symbols) -> list[Read]:
-    """The likeliest class of each frame, repeats collapsed, blanks dropped. A run counts with its largest probability."""
-    probabilities = _probabilities(outputs["logits"])
+    """The likeliest class of each frame, repeats collapsed, blanks dropped; the confidence sums over all alignments of that text."""
     reads = []
-    for ids, largest in zip(probabilities.argmax(-1).tolist(), probabilities.max(-1).tolist(), strict=True):
-        runs = [(token, max(probability for _, probability in run))
-                for token, run in groupby(zip(ids, largest, strict=True), key=lambda frame: frame[0])]
-        written = [(token, probability) for token, probability in runs if token != symbols.blank]
-        confidence = prod(probability for _, probability in written) if written else prod(largest)
-        reads.append(Read(symbols.text([token for token, _ in written]), confidence))
+    for frames in _probabilities(outputs["logits"].astype(np.float64)):  # (frames, classes)
+        written = [token for token, _ in groupby(frames.argmax(-1).tolist()) if token != symbols.blank]
+        reads.append(Read(symbols.text(written), _probability_of(written, frames, symbols.blank)))
     return reads
+
+
+def _probability_of(written: list[int], frames: np.ndarray, blank: int) -> float:
+    """The sum over all paths of classes through frames (frames, classes) that write these (Graves et al., ICML 2006, equations 5 to 8)."""
+    path = np.array([blank, *(each for token in written for each in (token, blank))])  # a blank before, between and behind the characters
+    may_skip = np.append([False, False], (path[2:] != blank) & (path[2:] != path[:-2]))  # the blank before it may be left out
+    alpha = np.where(np.arange(len(path)) < 2, frames[0, path], 0)
+    for probabilities in frames[1:]:
+        before, skipped = np.append([0], alpha[:-1]), np.append([0, 0], alpha[:-2])[:len(path)]
+        alpha = (alpha + before + skipped * may_skip[:len(path)]) * probabilities[path]
+    return float(alpha[-2:].sum())
 
 
 def read_symbols(outputs: Outputs, symbols: Symbols, name: str = "logits") -> list[Read]:

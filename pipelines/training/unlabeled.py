@@ -76,7 +76,7 @@ def numbers_on(sample: Sample, recognizer: Recognizer) -> dict[str, float]:
 def labels_on(sample: Sample, objective: nn.Module, rule: str) -> list[PseudoLabel]:
     """The pseudo-labels that the objective would teach. Where it has no threshold of words, all of them are kept that can teach."""
     labeler, teaching = labeler_of(objective), _teaching(objective)
-    return pseudo_labels(labeler, sample.images, sample.labels, rule_of(rule, labeler.charset), score=getattr(teaching, "score", "product"),
+    return pseudo_labels(labeler, sample.images, sample.labels, rule_of(rule, labeler.charset), score=getattr(teaching, "score", None),
                          threshold=getattr(teaching, "confidence_threshold", None) or 0.0)
 
 

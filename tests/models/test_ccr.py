@@ -31,15 +31,8 @@ def plain_attention_reading(logits: Tensor) -> tuple[list[int], float, list[int]
 def plain_ctc_reading(logits: Tensor) -> tuple[list[int], float, list[int]]:
     """Classes of the frames, score, and the frames that are not blank, of (frames, classes)."""
     best = [int(values.argmax()) for values in logits]
-    largest = [values.max().item() for values in logits.softmax(1)]
-    runs: list[list[int]] = []
-    for frame, symbol in enumerate(best):
-        if frame and best[frame - 1] == symbol:
-            runs[-1].append(frame)
-        else:
-            runs.append([frame])
-    written = [run for run in runs if best[run[0]] != 0]
-    score = math.prod(max(largest[frame] for frame in run) for run in written) if written else 0.0
+    string = plain_string(best)
+    score = math.exp(-plain_string_distance(string, logits) * len(string)) if string else 0.0
     return best, score, [frame for frame, symbol in enumerate(best) if symbol != 0]
 
 

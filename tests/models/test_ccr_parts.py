@@ -46,7 +46,7 @@ def test_an_attention_reading_scores_up_to_its_end_symbol():
 
 def test_a_ctc_reading_counts_a_run_once_with_its_most_certain_frame():
     frames = [(0, 0.6), (2, 0.8), (2, 0.9), (0, 0.5), (2, 0.7), (3, 0.95)]
-    reading = read(logits_of(frames), CTCTokens(Charset("abcd")))
+    reading = read(logits_of(frames), CTCTokens(Charset("abcd")), "product")
     assert reading.inputs is None
     assert reading.symbols.tolist() == [[0, 2, 2, 0, 2, 3]]
     assert reading.steps.tolist() == [[True] * 6]

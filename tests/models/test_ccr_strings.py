@@ -6,10 +6,10 @@ from math import prod
 import pytest
 import torch
 
-from ccr_models import BOTH, HALF, ccr, different_views, plain_string
+from ccr_models import BOTH, HALF, ccr, different_views, full_batch, objective, plain_string
 from models.charset import Charset, CTCTokens
 from models.decoders.ctc_loss import ctc_losses
-from models.objectives.distances import string_distances, string_scores
+from models.objectives.distances import string_distances
 from models.objectives.readings import collapsed, read
 
 
@@ -61,21 +61,29 @@ def test_the_score_of_a_string_is_the_sum_over_its_alignments():
     """Of three classes in four frames all 81 paths are few enough to be listed."""
     logits = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     logits[4, :, 0] = 9  # reads as nothing
-    reading = read(logits, CTCTokens(Charset("ab")))
-    for words, row, score in zip(logits.softmax(-1), reading.symbols.tolist(), string_scores(reading, logits, 0).tolist(), strict=True):
+    reading = read(logits, CTCTokens(Charset("ab")), "string")
+    for words, row, score in zip(logits.softmax(-1), reading.symbols.tolist(), reading.scores.tolist(), strict=True):
         paths = [path for path in product(range(3), repeat=4) if plain_string(path) == plain_string(row)]
         wanted = sum(prod(words[frame, symbol].item() for frame, symbol in enumerate(path)) for path in paths)
         assert score == pytest.approx(wanted if plain_string(row) else 0.0, rel=1e-12)
-    assert string_scores(reading, logits, 0)[4] == 0 < string_scores(reading, logits, 0)[:4].min()
+    assert reading.scores[4] == 0 < reading.scores[:4].min()
 
 
 def test_ccr_keeps_by_the_score_of_the_string():
     model = ccr("crnn_tiny", score="string")
     batch = different_views(model)
     tokens, logits = model.recognizer.decoder.tokens, model.target(batch.unlabeled.views[0]).logits
-    assert model(batch).named["mean_score"].item() == pytest.approx(string_scores(read(logits, tokens), logits, tokens.blank).mean().item(), rel=1e-9)
+    assert model(batch).named["mean_score"].item() == pytest.approx(read(logits, tokens, "string").scores.mean().item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["ccr", "fixmatch", "uda", "flexmatch", "freematch", "softmatch"])
+def test_every_method_can_keep_by_it_for_ctc_alone(kind):
+    model = objective(kind, "crnn_tiny", score="string")
+    batch = full_batch(model)
+    product = objective(kind, "crnn_tiny", score="product")
+    assert model(batch).named["mean_score"] < product(batch).named["mean_score"]  # of all alignments a string has only some
     with pytest.raises(ValueError, match="score=string expects a CTC decoder, whose strings have many alignments, found one of the kind attention"):
-        ccr("trba_tiny", score="string")
+        objective(kind, "trba_tiny", score="string")
 
 
 def test_frames_of_a_view_that_moves_the_image_are_compared_with_a_warning():

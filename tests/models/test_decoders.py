@@ -1,6 +1,7 @@
 """The CTC and attention decoders against their definitions."""
 
 from itertools import groupby, product
+from math import prod
 
 import pytest
 import torch
@@ -144,7 +145,15 @@ def test_ctc_collapses_repeats_and_drops_blanks():
     reading = decoder.read(Decoded(certain([{1: 0.6}, {1: 0.9}, {0: 0.8}, {1: 0.7}, {2: 0.5}], classes=3), None))
     assert reading.texts == ["aab"]
     assert reading.characters == [pytest.approx([0.9, 0.7, 0.5])]
-    assert reading.confidences.tolist() == pytest.approx([0.9 * 0.7 * 0.5])
+    frames = [{1: 0.6}, {1: 0.9}, {0: 0.8}, {1: 0.7}, {2: 0.5}]
+    paths = [path for path in product(range(3), repeat=5) if written(path) == [1, 1, 2]]
+    rest = [(1 - sum(frame.values())) / 2 for frame in frames]  # of the two other classes each
+    expected = sum(prod(frame.get(symbol, other) for frame, other, symbol in zip(frames, rest, path, strict=True)) for path in paths)
+    assert reading.confidences.tolist() == pytest.approx([expected]) and expected > 0.6 * 0.9 * 0.8 * 0.7 * 0.5  # the best of them alone
+
+
+def written(path: tuple[int, ...]) -> list[int]:
+    return [symbol for symbol, _ in groupby(path) if symbol]
 
 
 def test_ctc_reads_blanks_alone_as_nothing_with_their_probability():

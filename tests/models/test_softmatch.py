@@ -20,7 +20,7 @@ def test_reproduces_usb_for_single_labels(parity_data):
         strong = step["strong"].double().requires_grad_(True)
         reading, weak = single_labels(step["weak"].double())
         truncated.update_posterior(mean_posterior(weak.softmax(-1), reading.steps))
-        scores = scores_of(truncated.aligned(weak.softmax(-1)).amax(-1).log(), reading)
+        scores = scores_of(truncated.aligned(weak.softmax(-1)).log(), reading, "product", SIX)
         truncated.update_scores(scores, reading.is_read)
         weights = truncated.weights(scores)
         loss = word_consistency(reading, strong.unsqueeze(1), weights, SIX)

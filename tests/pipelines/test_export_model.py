@@ -82,6 +82,7 @@ def read_alike(recognizer: Recognizer, reader: OnnxReader, pictures: list[np.nda
                 changed = perturbed(exact, generator).read(images.double()).confidences
         reads = reader.read(batch)
         assert [read.text for read in reads] == expected.texts
+        assert true.min() > 0
         limit = (changed / true - 1).abs().max().item() + 1e-6
         assert [read.confidence for read in reads] == pytest.approx(true.tolist(), rel=limit) and limit < 0.01
         texts += expected.texts
@@ -139,6 +140,7 @@ def test_every_recognizer_is_read_alike(without_collection, name, real_data, tmp
 def test_images_that_keep_their_aspect_ratio_are_read_alike_at_every_width(real_data, tmp_path):
     torch.manual_seed(0)
     recognizer = build("crnn_tiny", CHARSET, width=256, aspect="keep").eval()
+    recognizer.temperature = 0.02  # as sure as a trained one: what an untrained one reads in 64 frames is less likely than float32 can say
     words = pictures_of([str(real_data / "words" / "test" / "SVT")], shape_of(recognizer))[:24]
     assert {word.shape[1] for word in words} > {64, 128}
     graphs.export_model(recognizer, tmp_path / "model.onnx", pictures=words)

@@ -32,10 +32,10 @@ from pipelines.reading.batches import Read
 from pipelines.reading.weights import load_recognizer, read_description, save_recognizer, save_temperature
 
 BROKEN = b"\x89PNG\r\n\x1a\n no more"
-LEAST = 0.3  # a confidence that about half of the pictures reach
-# The model's weights below are 100 times those of a fresh one, so that it is sure of something; what float32 rounds at a logit of 30 (4e-6)
-# moves a product of ten probabilities by less than this, whatever the processor and the batch.
-NEAR = 1e-4
+LEAST = 0.425  # a confidence that about half of the pictures reach
+# The model's weights below are 1000 times those of a fresh one, so that it is sure of something; what float32 rounds at a logit of 300 (3e-5)
+# moves the probability of 25 frames by less than this, whatever the processor and the batch.
+NEAR = 1e-3
 
 
 def picture(seed: int) -> bytes:
@@ -52,7 +52,7 @@ def model(tmp_path_factory) -> Path:
     recognizer = build("crnn_tiny", Charset.named("36"))
     with torch.no_grad():
         for parameter in recognizer.decoder.classifier.parameters():
-            parameter.mul_(100)
+            parameter.mul_(1000)
     return save_recognizer(tmp_path_factory.mktemp("model"), recognizer, {"run": "sure"})
 
 
@@ -191,7 +191,7 @@ def test_a_corpus_becomes_pseudo_labels(ray_session, model, expected, corpus, tm
     signs = found.manifest.sources["signs"]
     kept = sum(seed < 20 for seed in sure)
     assert (signs.rows_in, signs.kept, signs.labeled, signs.quarantined, signs.filtered) == (20, kept, kept, 1, 19 - kept)
-    assert signs.reasons == {"confidence below 0.3": 19 - kept, "truncated image": 1}
+    assert signs.reasons == {"confidence below 0.425": 19 - kept, "truncated image": 1}
     rejected = [row for table in found.quarantine_iter() for row in table.to_pylist()]
     assert len(rejected) == 26 - len(sure) and all(row["image"] is None for row in rejected)
     assert {(row["key"], row["kind"], row["text"]) for row in rejected} >= {("signs/7", "quarantined", None)}
@@ -201,7 +201,7 @@ def test_a_corpus_becomes_pseudo_labels(ray_session, model, expected, corpus, tm
     assert (made_by["labeler"], made_by["min_confidence"], made_by["readings"]["images"]) == (labeler(model), LEAST, 26)
     assert verify_corpus(str(tmp_path / "new")).damaged == [] and [path.name for path in tmp_path.iterdir()] == ["new"]
     shown = capsys.readouterr()
-    assert f"{len(sure)} of 26 images kept ({25 - len(sure)} confidence below 0.3, 1 truncated image), by {labeler(model)}" in shown.out
+    assert f"{len(sure)} of 26 images kept ({25 - len(sure)} confidence below 0.425, 1 truncated image), by {labeler(model)}" in shown.out
     assert shown.out.splitlines()[1].split() == [">=", "0.00", "25", "96.2", "9", "0.00"]  # nine of these have a label, which none says
     assert "predict: 26 of 26 images (100 %)" in shown.err
 
@@ -328,7 +328,7 @@ def test_a_picture_that_was_read_upside_down_is_turned_in_the_corpus(ray_session
             image = cv2.imdecode(np.frombuffer(row["image"], np.uint8), cv2.IMREAD_COLOR)
             np.testing.assert_array_equal(image, pixels[seed][::-1, ::-1] if upside_down else pixels[seed])
             flipped += upside_down
-    assert 5 < flipped < len(rows) - 5
+    assert 3 < flipped < len(rows) - 3
     assert verify_corpus(str(tmp_path / "new")).damaged == []
 
 

@@ -32,7 +32,8 @@ def images(n: int) -> torch.Tensor:
 def test_one_that_always_reads_the_same_agrees_with_itself():
     found = label_free(always("b"), images(5), Counter("abc"))
     assert (found.weak_agreement, found.strong_agreement, found.strong_similarity) == (1, 1, 1)
-    assert found.mean_confidence == found.confident_agreement == pytest.approx(0.9)
+    runs = sum((26 - frames) * 0.9 ** frames * (0.1 / 3) ** (25 - frames) for frames in range(1, 26))  # of b, blanks around it
+    assert found.mean_confidence == found.confident_agreement == pytest.approx(runs)
     assert found.character_divergence == pytest.approx(math.log(1 / (2 / 6)))  # all b, where each of three characters has 2 of 6 shares
 
 
