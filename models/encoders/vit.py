@@ -114,13 +114,28 @@ class ViT(nn.Module):
         left = patches.unflatten(1, (self.rows, self.columns))[:, :, :columns]  # (1, rows, columns, width)
         return torch.cat([before, left.flatten(1, 2)], 1)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(n, channels, height, W) -> (n, tokens, width). ValueError if W is no multiple of the patch's width, or above the built one."""
+    def forward(self, images: Tensor, kept: Tensor | None = None) -> Tensor:
+        """(n, channels, height, W) -> (n, tokens, width): `features`, normed."""
+        return self.norm(self.features(images, kept))
+
+    def features(self, images: Tensor, kept: Tensor | None = None, hidden: Tensor | None = None, stand_in: Tensor | None = None) -> Tensor:
+        """(n, channels, height, W) -> (n, tokens, width). ValueError if W is no multiple of the patch's width, or above the built one.
+
+        kept: (n, m) int64, the patches that are seen; the others are left out, so that there are as many tokens fewer.
+        hidden: (n, patches) bool, the patches in whose place `stand_in`, (width,), is seen.
+        """
         height, width = images.shape[2:]
         if height != self.rows * self.patch[0] or width % self.patch[1] or not 0 < width <= self.columns * self.patch[1]:
             raise ValueError(f"expected images of height {self.rows * self.patch[0]} and a width in steps of {self.patch[1]} up to "
                              f"{self.columns * self.patch[1]}, found {height}x{width}: resize them, or build the recognizer for that size")
         tokens = self.patch_embed(images)  # (n, patches, width)
+        positions = self._positions(width // self.patch[1])
+        first = positions.shape[1] - tokens.shape[1]  # 1 with a class token, else 0
+        if hidden is not None:
+            tokens = torch.where(hidden.unsqueeze(2), stand_in.to(tokens.dtype), tokens)
+        tokens = tokens + positions[:, first:]
+        if kept is not None:
+            tokens = tokens.take_along_dim(kept.unsqueeze(2), 1)
         if self.cls_token is not None:
-            tokens = torch.cat([self.cls_token.expand(tokens.shape[0], -1, -1), tokens], 1)  # (n, 1 + patches, width)
-        return self.norm(self.blocks(tokens + self._positions(width // self.patch[1])))
+            tokens = torch.cat([(self.cls_token + positions[:, :1]).expand(tokens.shape[0], -1, -1), tokens], 1)  # (n, 1 + patches, width)
+        return self.blocks(tokens)

@@ -9,9 +9,11 @@ that requires a gradient gets one, if only a zero, in every step.
 
 from models.objectives.byol import BYOL
 from models.objectives.ccr import CCR
+from models.objectives.dig import DiG
 from models.objectives.fixmatch import FixMatch
 from models.objectives.flexmatch import FlexMatch
 from models.objectives.freematch import FreeMatch
+from models.objectives.mae import MAE
 from models.objectives.mean_teacher import MeanTeacher
 from models.objectives.moco import MoCo
 from models.objectives.persec import PerSec
@@ -32,8 +34,9 @@ OBJECTIVES = {
     "supervised": Supervised, "ccr": CCR, "visu": ViSu, "fixmatch": FixMatch, "uda": UDA, "mean_teacher": MeanTeacher, "pseudo_label": PseudoLabel,
     "flexmatch": FlexMatch, "freematch": FreeMatch, "softmatch": SoftMatch, "semimtr": SemiMTR, "semimtr_vision": SemiMTRVision,
     # from images alone
-    "seqclr": SeqCLR, "simclr": SimCLR, "persec": PerSec, "moco": MoCo, "byol": BYOL, "simsiam": SimSiam, "rotnet": RotNet,
+    "seqclr": SeqCLR, "simclr": SimCLR, "persec": PerSec, "moco": MoCo, "byol": BYOL, "simsiam": SimSiam, "rotnet": RotNet, "mae": MAE,
+    "dig": DiG,
 }
 
-__all__ = ["BYOL", "CCR", "OBJECTIVES", "UDA", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "MoCo", "PerSec", "PseudoLabel", "RotNet", "SemiMTR",
+__all__ = ["BYOL", "CCR", "MAE", "OBJECTIVES", "UDA", "DiG", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "MoCo", "PerSec", "PseudoLabel", "RotNet", "SemiMTR",
            "SemiMTRVision", "SeqCLR", "SimCLR", "SimSiam", "SoftMatch", "Supervised", "ViSu"]

@@ -10,6 +10,11 @@ def several_ranks() -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
+def rank_of() -> int:
+    """Of this process; 0 where it is alone."""
+    return dist.get_rank() if several_ranks() else 0
+
+
 class _Gather(torch.autograd.Function):
     """Concatenates the rows of all ranks; backward adds up what all ranks' losses say of this rank's rows."""
 
