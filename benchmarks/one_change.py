@@ -50,6 +50,7 @@ from torch import Tensor
 
 from models.batch import Batch, Part
 from models.decoding.ngram import trained_on
+from models.objectives import objective_named
 from models.recognizer import Recognizer
 from models.recognizers import build
 from pipelines.corpus.images import decode_into
@@ -253,12 +254,11 @@ class Experiment:
         return objective.recognizer, numbers
 
     def _objective(self, recipe: Recipe, start: dict[str, Tensor] | None) -> torch.nn.Module:
-        from models.objectives import OBJECTIVES
         if start is None:
             return build_objective(recipe)
         recognizer = self.started(start)
         options = {name: value for name, value in recipe.objective.items() if name != "name"}
-        return OBJECTIVES[recipe.objective["name"]](recognizer, **options)
+        return objective_named(recipe.objective["name"])(recognizer, **options)
 
     def _streams(self, views: dict[str, tuple], more: Words | None, unlabeled: Words) -> dict[str, list[tuple[Words, int]]]:
         count, further = self.tree["labeled"]["batch_size"], self.tree["unlabeled"]["batch_size"]

@@ -3,7 +3,8 @@
     python benchmarks/pseudo_label_precision.py benchmarks/experiments/scene_small.yaml --ngram words.txt --lexicon words.txt [--seed 0]
     python benchmarks/pseudo_label_precision.py benchmarks/experiments/wires_small.yaml --both-ways-up
 
-Each row reads all unlabeled images, sorts them by confidence, and says what share of the surest tenths is right, and how sure the last of them is:
+The first rows are the start's greedy readings as the methods may score them (`models/objectives/readings.py`); of CTC the confidence is the
+probability of the string. Each row reads all unlabeled images, sorts them by confidence, and says what share of the surest tenths is right, and how sure the last of them is:
 "0.96 at 40 %" is the threshold that keeps so many. The labels are asked for nothing else.
 """
 
@@ -15,11 +16,15 @@ from typing import Any
 
 import torch
 import yaml
-from one_change import Experiment, readings
+from one_change import Experiment, Words, readings
 
+from models.objectives.readings import read
+from models.recognizer import Recognizer
 from pipelines.evaluation.protocols import rule_of
+from pipelines.reading.batches import evaluating
 
-SHARES = (0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
+SCORES = ("product", "geometric_mean", "minimum")  # of the surest frames of the runs of CTC, or of the steps of others
 
 
 def ways(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], float | None]]:
@@ -31,9 +36,26 @@ def ways(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], flo
     yield "beam", {"beam": 10, **both}, None
     if options.ngram:
         yield f"beam, n-gram of {Path(options.ngram).name}", {"beam": 10, "ngram": options.ngram, **both}, None
-    yield "beam, own n-gram", {"beam": 10, **both}, 0.5
+    yield "beam, own n-gram", {"beam": 10, **both}, 0.3
     if options.lexicon:
         yield f"lexicon {Path(options.lexicon).name}", {"lexicon": options.lexicon, **both}, None
+
+
+def scores(recognizer: Recognizer, words: Words, score: str, batch_size: int = 256) -> list[float]:
+    """How sure the greedy readings are, by a score of the methods."""
+    found = []
+    with evaluating(recognizer), torch.inference_mode():
+        for images in words.images.split(batch_size):
+            found += read(recognizer(images.float() / 127.5 - 1).logits, recognizer.decoder.tokens, score).scores.tolist()
+    return found
+
+
+def row(name: str, right: list[bool], confidences: list[float]) -> str:
+    """A line of the table."""
+    order = sorted(range(len(right)), key=lambda place: -confidences[place])  # what reads as nothing is no label: it comes last
+    kept = [order[:round(share * len(order))] for share in SHARES]
+    cells = [f"{100 * mean(right[place] for place in places):.0f} (≥ {confidences[places[-1]]:.2f})" for places in kept]
+    return f"| {name} | {100 * mean(right):.1f} | " + " | ".join(cells) + " |"
 
 
 def main() -> None:
@@ -51,13 +73,14 @@ def main() -> None:
     start, rule = experiment.started(experiment.base(options.seed)), rule_of(experiment.rule, experiment.recognizer().charset)
     labels = [rule.compared(text) for text in experiment.unlabeled.texts]
     print("| read | all, % right | " + " | ".join(f"surest {share:.0%}" for share in SHARES) + " |\n|" + "---|" * (2 + len(SHARES)))
+    def compared(texts: list[str]) -> list[bool]:
+        return [rule.compared(text) == label != "" for text, label in zip(texts, labels, strict=True)]
+    texts, _, _ = readings(start, experiment.unlabeled)
+    for score in SCORES:
+        print(row(f"greedily, scored by the {score.replace('_', ' ')}", compared(texts), scores(start, experiment.unlabeled, score)), flush=True)
     for name, search, own in ways(options):
         texts, confidences, _ = readings(start, experiment.unlabeled, **experiment.guided(start, search, own))
-        right = [rule.compared(text) == label != "" for text, label in zip(texts, labels, strict=True)]
-        order = sorted(range(len(right)), key=lambda row: -confidences[row])
-        kept = [order[:round(share * len(order))] for share in SHARES]
-        cells = [f"{100 * mean(right[row] for row in rows):.0f} (≥ {confidences[rows[-1]]:.2f})" for rows in kept]
-        print(f"| {name} | {100 * mean(right):.1f} | " + " | ".join(cells) + " |", flush=True)
+        print(row(name, compared(texts), [sure if text else 0.0 for text, sure in zip(texts, confidences, strict=True)]), flush=True)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from models.families.hub_crnn import hub_crnn
 from models.families.moran import moran
 from models.families.svtr import svtr
 from models.families.vit import parseq, vitstr
+from models.own import names_of, own
 from models.recognizer import ASPECTS, Recognizer
 
 LARGEST = 100_000  # of a size or a count: what is larger is a slip, and would end in a process without memory
@@ -69,10 +70,11 @@ def build(name: str, charset: Charset, **overrides: object) -> Recognizer:
 
     ValueError for an unknown name or override; the message names the nearest.
     """
-    if name not in RECOGNIZERS:
-        raise ValueError(f"expected a recognizer, found {name!r}: {_nearest(name, RECOGNIZERS)}")
+    try:
+        builder = builder_named(name)
+    except ValueError as problem:
+        raise ValueError(f"expected a recognizer, found {name!r}: {problem}") from None
     check_options(name, overrides)
-    builder = RECOGNIZERS[name]
     recognizer = builder(charset, **{field: value for field, value in overrides.items() if field != "aspect"})
     recognizer.aspect = overrides.get("aspect", "stretch")
     if recognizer.aspect == "keep":
@@ -81,12 +83,27 @@ def build(name: str, charset: Charset, **overrides: object) -> Recognizer:
     return recognizer
 
 
+def builder_named(name: str) -> Callable[..., Recognizer]:
+    """The function that builds a recognizer: one of RECOGNIZERS, `FILE.py:FUNCTION`, or an installed package's.
+
+    ValueError for another name, with the nearest.
+    """
+    if name in RECOGNIZERS:
+        return RECOGNIZERS[name]
+    found = own("recognizers", name)
+    if found is None:
+        raise ValueError(_nearest(name, [*RECOGNIZERS, *names_of("recognizers")]))
+    if not callable(found):
+        raise ValueError(f"{name}: expected a function from a charset to a recognizer, found {found!r}; see docs/own.md")
+    return found
+
+
 def check_options(name: str, options: Mapping[str, object]) -> None:
     """ValueError for an option that the recognizer `name` does not have, or of another type or range than its builder's annotation says.
 
     Whole numbers are sizes and counts, 1 or more (0 refinements or iterations are none); other numbers are finite and not negative.
     """
-    known = {field: parameter.annotation for field, parameter in inspect.signature(RECOGNIZERS[name]).parameters.items() if field != "charset"}
+    known = {field: parameter.annotation for field, parameter in inspect.signature(builder_named(name)).parameters.items() if field != "charset"}
     known["aspect"] = Literal[ASPECTS]
     for field, value in options.items():
         if field not in known:

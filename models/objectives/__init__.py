@@ -7,6 +7,10 @@ its recipe. Built on an untrained or a loaded recognizer, it is wrapped whole fo
 that requires a gradient gets one, if only a zero, in every step.
 """
 
+import difflib
+
+from torch import nn
+
 from models.objectives.byol import BYOL
 from models.objectives.ccr import CCR
 from models.objectives.dig import DiG
@@ -28,6 +32,7 @@ from models.objectives.softmatch import SoftMatch
 from models.objectives.supervised import Supervised
 from models.objectives.uda import UDA
 from models.objectives.visu import ViSu
+from models.own import names_of, own
 
 OBJECTIVES = {
     # from labels, or from labels and unlabeled images
@@ -38,5 +43,22 @@ OBJECTIVES = {
     "dig": DiG,
 }
 
+
+def objective_named(name: str) -> type[nn.Module]:
+    """The class of an objective: one of OBJECTIVES, `FILE.py:CLASS`, or an installed package's.
+
+    ValueError for another name, with the nearest, and for a class that is no objective.
+    """
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    found = own("objectives", name)
+    if found is None:
+        near = difflib.get_close_matches(name, [*OBJECTIVES, *names_of("objectives")], n=1, cutoff=0.5)
+        raise ValueError(f"did you mean {near[0]!r}?" if near else "known: " + ", ".join([*OBJECTIVES, *names_of("objectives"), "FILE.py:CLASS"]))
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and callable(getattr(found, "after_step", None))):
+        raise ValueError(f"{name}: expected a torch.nn.Module with views, forward(batch) and after_step(step), found {found!r}; see docs/own.md")
+    return found
+
+
 __all__ = ["BYOL", "CCR", "MAE", "OBJECTIVES", "UDA", "DiG", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "MoCo", "PerSec", "PseudoLabel", "RotNet", "SemiMTR",
-           "SemiMTRVision", "SeqCLR", "SimCLR", "SimSiam", "SoftMatch", "Supervised", "ViSu"]
+           "SemiMTRVision", "SeqCLR", "SimCLR", "SimSiam", "SoftMatch", "Supervised", "ViSu", "objective_named"]

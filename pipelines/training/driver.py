@@ -21,6 +21,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from models import own
 from models.costs import frames
 from models.recognizer import Recognizer
 from pipelines import tracking
@@ -183,7 +184,8 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
         record.begin(where, state, lambda token: _start_tracking(recipe, streams, parent, state.start, token), parent and parent.uri)
         state.status, state.corpora, state.lanes = "running", corpora, next(iter(streams.values())).lanes
         where.write(state)
-        job = Job(with_absolute_corpora(recipe).model_dump(mode="json"), streams, where.place, readers, done, files and ray.put(files))
+        job = Job(with_absolute_corpora(recipe).model_dump(mode="json"), streams, where.place, readers, done,
+                  own.texts_of(recipe.objective["name"], recipe.recognizer.name), files and ray.put(files))
         try:
             metrics = _fit(recipe, job, where, state.handle, list(callbacks), quiet, said)
         except BaseException as problem:

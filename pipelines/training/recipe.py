@@ -16,8 +16,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, ValidationInfo, create_model, field_validator
 
 from models.charset import Charset
-from models.objectives import OBJECTIVES
-from models.recognizers import RECOGNIZERS, check_options
+from models.objectives import objective_named
+from models.own import names_of
+from models.recognizers import RECOGNIZERS, builder_named, check_options
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.evaluation.protocols import RULE_NAMES
@@ -59,8 +60,11 @@ class RecognizerRecipe(Section):
     @field_validator("name")
     @classmethod
     def _known(cls, value: str) -> str:
-        if value not in RECOGNIZERS:
-            raise ValueError(f"no recognizer is called {value!r}; {nearest(value, RECOGNIZERS)}")
+        try:
+            builder_named(value)
+        except ValueError as problem:
+            hint = problem if ".py:" in value else nearest(value, [*RECOGNIZERS, *names_of("recognizers")])
+            raise ValueError(f"no recognizer is called {value!r}; {hint}") from None
         return value
 
     @field_validator("options")
@@ -139,6 +143,8 @@ class TrainingRecipe(Section):
     threads_per_worker: int | None = Field(None, gt=0, description="none: the machine's cores divided among its workers, less one that reads")
     gpu: bool | None = Field(None, description="none: a GPU per worker if the cluster has them")
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it, else float32")
+    sync_batchnorm: bool = Field(False, description="take batch normalization's statistics over the batches of all workers, not of each; of several "
+                                 "workers on GPUs")
     compile: bool = Field(False, description="torch.compile the objective; the first step then takes a minute or more")
     max_failures: int = Field(2, ge=0, description="how many times lost workers are replaced")
 
@@ -160,12 +166,14 @@ class Recipe(Section):
     @classmethod
     def _objective(cls, value: dict[str, Any]) -> dict[str, Any]:
         name = value.get("name")
-        if name not in OBJECTIVES:
-            raise ValueError(f"objective.name is {name!r}; {nearest(str(name), OBJECTIVES)}")
         try:
-            options = options_of(OBJECTIVES[name])(**{key: entry for key, entry in value.items() if key != "name"})
+            kind = objective_named(str(name))
+        except ValueError as problem:
+            raise ValueError(f"objective.name is {name!r}; {problem}") from None
+        try:
+            options = options_of(kind)(**{key: entry for key, entry in value.items() if key != "name"})
         except ValidationError as problem:
-            keys = ["name", *options_of(OBJECTIVES[name]).model_fields]
+            keys = ["name", *options_of(kind).model_fields]
             raise ValueError("; ".join(_sentence(error, ("objective",), keys) for error in problem.errors())) from None
         return {"name": name, **options.model_dump()}
 

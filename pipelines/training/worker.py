@@ -21,7 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
 from models.batch import Batch
-from models.objectives import OBJECTIVES
+from models import own
+from models.objectives import objective_named
 from models.recognizer import Recognizer
 from models.recognizers import build
 from pipelines.augmentation.drawn import check_drawable
@@ -53,6 +54,7 @@ class Job:
     folder: str  # of the run, a path or URI
     readers: Readers
     done: int = 0  # steps of the checkpoint that the driver found whole; 0: the run begins
+    own_files: dict[str, str] = field(default_factory=dict)  # text of the files of the user's own that the recipe names, by name
     start: ray.ObjectRef | None = None  # of the files of the model to start from, by name: it may lie on the driver's machine alone
 
 
@@ -68,7 +70,7 @@ def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always", UserWarning)
         try:
-            objective = OBJECTIVES[recipe.objective["name"]](recognizer, **options)
+            objective = objective_named(recipe.objective["name"])(recognizer, **options)
         except ValueError as problem:
             raise BadInput(f"objective: {problem}") from None
     for notice in noticed:
@@ -128,6 +130,7 @@ def trained_parts(objective: nn.Module) -> list[str]:
 def work(config: dict[str, Any]) -> None:
     """The function that Ray Train runs in every worker."""
     job: Job = config["job"]
+    own.remember(job.own_files)
     failure = RunFolder(job.folder).failure
     if storage.kind(failure) is not None:
         raise RuntimeError("training has failed for good; another try would end the same way")
@@ -159,7 +162,7 @@ class _Worker:
         torch.manual_seed(recipe.seed)  # the same weights on every rank
         state = self._newest_checkpoint()
         objective = build_objective(recipe) if state else self._first_objective()
-        self.objective = objective.to(device, memory_format=torch.channels_last)  # a fifth faster, and what bf16 wants
+        self.objective = self._synchronised(objective.to(device, memory_format=torch.channels_last))  # a fifth faster, and what bf16 wants
         parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         options = recipe.optimizer
         self.optimizer = build_optimizer(parameters, name=options.name, learning_rate=options.learning_rate, weight_decay=options.weight_decay,
@@ -169,6 +172,15 @@ class _Worker:
         del state  # as large as the model and its optimizer
         with RunFolder(self.job.folder).training() if self.rank == 0 else nullcontext():
             self._train(device, done)
+
+    def _synchronised(self, objective: nn.Module) -> nn.Module:
+        """With the batch normalization of all workers together, where the recipe says so."""
+        if not self.recipe.training.sync_batchnorm or self.world == 1:
+            return objective
+        if self.device.type == "cpu":
+            raise BadInput("training.sync_batchnorm: expected workers on GPUs, found CPUs, on which PyTorch has no synchronised batch normalization: "
+                           "leave it out, or train on GPUs")
+        return nn.SyncBatchNorm.convert_sync_batchnorm(objective)
 
     def _train(self, device: torch.device, done: int) -> None:
         recipe, training, options = self.recipe, self.recipe.training, self.recipe.optimizer

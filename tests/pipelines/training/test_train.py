@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -197,6 +198,19 @@ def test_sources_are_mixed_and_aspect_ratios_kept_from_training_to_reading(corpo
     alone = [mistake for word in words for mistake in evaluate_recognizer(reader, iter([word]), keep_worst=1).worst]
     assert {(mistake.word.key, mistake.word.prediction) for mistake in together} == {(mistake.word.key, mistake.word.prediction) for mistake in alone}
     assert len(together) == len(alone) > 0
+
+
+def test_a_file_of_the_user_s_own_trains_on_all_workers(corpora, place, ray_session):
+    """The objective and the recognizer of docs/own.md, named from the working folder; the workers' folder is another."""
+    code = re.findall(r"```python\n(.*?)```", (Path(__file__).parents[3] / "docs" / "own.md").read_text(encoding="utf-8"), re.DOTALL)
+    for file, text in zip(("sure.py", "thin.py"), code, strict=True):
+        Path(file).write_text(text, encoding="utf-8")
+    tree = recipe(corpora, place, "own", {"name": "sure.py:Sure", "entropy_weight": 0.5}, steps=2, workers=2)
+    tree["recognizer"] = {"name": "thin.py:thin", "options": {"width": 64}}
+    outcome = train(parse_recipe(tree), quiet=True)
+    last = [line for line in logged(outcome.folder) if "loss" in line][-1]
+    assert last["loss"] == pytest.approx(last["recognition_loss"] + 0.5 * last["entropy"], rel=1e-5)
+    assert load_recognizer(outcome.folder).width == 64
 
 
 def test_fine_tuning_starts_from_the_pretrained_encoder_with_a_fresh_decoder(corpora, place, shrunk):

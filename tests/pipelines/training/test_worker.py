@@ -62,3 +62,17 @@ def test_what_an_objective_warns_of_is_one_line_on_stderr(capsys):
     build_objective(recipe)
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 1 and lines[0].startswith("textray: warning: objective: ccr compares frame by frame, but its strong view moves the image")
+
+
+def test_synchronised_batch_normalization_on_cpus_is_one_sentence():
+    from pipelines.training.worker import Job, _Worker
+    wanted = recipe(training={"steps": 10, "workers": 2, "sync_batchnorm": True})
+    worker = _Worker(Job({}, {}, "runs/try", None), wanted)
+    worker.device, worker.world = torch.device("cpu"), 2
+    objective = build_objective(wanted)
+    with pytest.raises(BadInput, match="training.sync_batchnorm: expected workers on GPUs, found CPUs"):
+        worker._synchronised(objective)
+    worker.world = 1
+    assert worker._synchronised(objective) is objective  # one process has all statistics
+    worker.device, worker.world = torch.device("cuda"), 2
+    assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in worker._synchronised(objective).modules())
