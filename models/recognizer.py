@@ -33,6 +33,7 @@ class Recognizer(nn.Module):
 
     name: str = ""
     aspect: str = "stretch"  # how images become height x width: one of ASPECTS
+    frozen: bool = False  # whether all but the decoder rests, see `freeze`
     temperature: float = 1.0  # what `read` divides logits by, so that confidences are calibrated; the strings stay
     overrides: dict[str, object]
 
@@ -49,6 +50,23 @@ class Recognizer(nn.Module):
         self.sequence = sequence
         self.decoder = decoder
         self.luma = Table(_luma)
+
+    def freeze(self) -> None:
+        """Let all but the decoder rest: without gradient, and in eval mode whatever mode is set, so that no batch statistic changes."""
+        self.frozen = True
+        for part in self._before_the_decoder():
+            part.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> "Recognizer":
+        """Sets the mode of everything that is not frozen."""
+        super().train(mode)
+        for part in self._before_the_decoder() if self.frozen else ():
+            part.eval()
+        return self
+
+    def _before_the_decoder(self) -> list[nn.Module]:
+        return [part for part in (self.rectifier, self.encoder, self.sequence) if part is not None]
 
     def _as_channels(self, images: Tensor) -> Tensor:
         """The images with this recognizer's number of channels: luma or a repeated gray channel."""

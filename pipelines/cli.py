@@ -24,6 +24,7 @@ COMMANDS = {
     "pretrain": ("pipelines.pretrain", "train an encoder on unlabeled images (self-supervised)"),
     "finetune": ("pipelines.finetune", "train a recognizer on labels, alone or with unlabeled images (semi-supervised)"),
     "evaluate": ("pipelines.evaluate", "measure a model on benchmarks"),
+    "probe": ("pipelines.probe", "what a pretrained model is worth, by fractions of the labels"),
     "self-train": ("pipelines.self_train", "rounds of pseudo-labels: a model labels, a student learns (Pseudo-Label, Noisy Student)"),
     "predict": ("pipelines.predict", "read images: lines, a file, or a corpus of pseudo-labels"),
     "calibrate": ("pipelines.calibrate", "make a model's confidences honest: one temperature, fitted on labels"),

@@ -1,7 +1,6 @@
 """`textray evaluate`: measure a recognizer on labeled images, by the rules of the benchmarks."""
 
 import argparse
-import re
 import sys
 
 import torch
@@ -15,7 +14,7 @@ from pipelines.evaluation.options import add_reading_arguments, device_named
 from pipelines.evaluation.table import as_text, rows
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.reading.searches import add_options, searches
-from pipelines.reading.weights import find_model, load_recognizer, read_description
+from pipelines.reading.weights import file_safe, find_model, load_recognizer, read_description
 from pipelines.reports.evaluation import check_place, write_results
 
 
@@ -64,11 +63,6 @@ def main(argv: list[str] | None = None) -> int:
     for sentence in missed:
         print(f"textray: {sentence}", file=sys.stderr)
     return 1 if missed else 0
-
-
-def file_safe(model: str) -> str:
-    """A model's name as a file name: `models:/words@champion` becomes `models-words-champion`."""
-    return re.sub(r"[^A-Za-z0-9._]+", "-", model).strip("-.") or "model"
 
 
 if __name__ == "__main__":

@@ -256,3 +256,8 @@ def _check_fit(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Ten
     if differences:
         more = f" and {len(differences) - 5} more" if len(differences) > 5 else ""
         raise ValueError(f"the weights do not fit: {'; '.join(differences[:5])}{more}")
+
+
+def file_safe(model: str) -> str:
+    """A model's name as a file name: `models:/words@champion` becomes `models-words-champion`."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", model).strip("-.") or "model"

@@ -143,6 +143,8 @@ class TrainingRecipe(Section):
     threads_per_worker: int | None = Field(None, gt=0, description="none: the machine's cores divided among its workers, less one that reads")
     gpu: bool | None = Field(None, description="none: a GPU per worker if the cluster has them")
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it, else float32")
+    freeze: Literal["encoder"] | None = Field(None, description="encoder: all but the decoder rests, batch normalization too, as it was when the run began: "
+                                              "the decoder evaluation of SeqCLR and PerSec")
     sync_batchnorm: bool = Field(False, description="take batch normalization's statistics over the batches of all workers, not of each; of several "
                                  "workers on GPUs")
     compile: bool = Field(False, description="torch.compile the objective; the first step then takes a minute or more")

@@ -66,6 +66,8 @@ def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:
         raise BadInput(f"recognizer: {problem}") from None
     if start is not None:
         start_from(start, recognizer, recipe.initialize_from)
+    if recipe.training.freeze:
+        recognizer.freeze()
     options = {name: value for name, value in recipe.objective.items() if name != "name"}
     with warnings.catch_warnings(record=True) as noticed:
         warnings.simplefilter("always", UserWarning)
@@ -75,6 +77,9 @@ def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:
             raise BadInput(f"objective: {problem}") from None
     for notice in noticed:
         print(f"textray: warning: objective: {notice.message}", file=sys.stderr)
+    if not any(parameter.requires_grad for parameter in recognizer.parameters()):
+        raise BadInput(f"training.freeze: expected an objective that trains the decoder, found {recipe.objective['name']}, which leaves nothing to train: "
+                       "take supervised, or leave freeze out")
     check_drawable(objective.views, recipe.charset)
     return objective
 
@@ -123,8 +128,9 @@ def mean_over_ranks(numbers: dict[str, float], world: int, device: torch.device)
 
 
 def trained_parts(objective: nn.Module) -> list[str]:
-    """The parts of the recognizer that the objective trains; pretraining leaves the decoder out."""
-    return [name for name, part in objective.recognizer.named_children() if any(p.requires_grad for p in part.parameters())]
+    """The parts of the recognizer that mean something after training: pretraining leaves the decoder out; what is frozen was trained before."""
+    recognizer = objective.recognizer
+    return [name for name, part in recognizer.named_children() if any(recognizer.frozen or p.requires_grad for p in part.parameters())]
 
 
 def work(config: dict[str, Any]) -> None:

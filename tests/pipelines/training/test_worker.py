@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from models.batch import Batch, Part
 from pipelines.errors import BadInput
 from pipelines.training.loop import build_optimizer
 from pipelines.training.recipe import parse_recipe
-from pipelines.training.worker import build_objective, build_rates, mean_over_ranks
+from pipelines.training.worker import build_objective, build_rates, mean_over_ranks, trained_parts
 
 
 def recipe(**changes):
@@ -76,3 +77,25 @@ def test_synchronised_batch_normalization_on_cpus_is_one_sentence():
     assert worker._synchronised(objective) is objective  # one process has all statistics
     worker.device, worker.world = torch.device("cuda"), 2
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in worker._synchronised(objective).modules())
+
+
+@pytest.mark.parametrize("name", ["crnn_tiny", "trba_tiny"])
+def test_a_frozen_encoder_rests_in_training_too(name):
+    """No gradient, no other statistic; the decoder learns."""
+    torch.manual_seed(0)
+    objective = build_objective(recipe(recognizer={"name": name}, training={"steps": 10, "freeze": "encoder"})).train()
+    recognizer = objective.recognizer
+    before = {key: value.clone() for key, value in recognizer.state_dict().items()}
+    optimizer = torch.optim.SGD([parameter for parameter in objective.parameters() if parameter.requires_grad], lr=0.1)
+    view = torch.rand(4, 3, 32, 100) * 2 - 1
+    targets = recognizer.decoder.encode(["on", "off", "in", "out"])
+    objective(Batch(Part(view, list("abcd"), ["on", "off", "in", "out"], targets, (view,)))).total.backward()
+    optimizer.step()
+    changed = {key.partition(".")[0] for key, value in recognizer.state_dict().items() if not torch.equal(value, before[key])}
+    assert changed == {"decoder"} and recognizer.decoder.training
+    assert trained_parts(objective) == ["encoder", "sequence", "decoder"]  # what rests was trained before
+
+
+def test_nothing_left_to_train_is_one_sentence():
+    with pytest.raises(BadInput, match="training.freeze: expected an objective that trains the decoder, found simclr, which leaves nothing to train"):
+        build_objective(recipe(objective={"name": "simclr"}, training={"steps": 10, "freeze": "encoder"}))
