@@ -1,8 +1,11 @@
 """What the loop hands to an objective, and what it gets back."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
+
+View = Literal["none", "weak", "strong", "seqclr", "semimtr"]  # augmentations that objectives ask for by name: pipelines/augmentation/views.py
 
 
 @dataclass

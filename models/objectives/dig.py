@@ -16,13 +16,12 @@ holds parameters alone, its batch statistics are those of what it sees. Their wi
 Otherwise than theirs the average moves behind the optimizer's step and not before the next keys, which gives the same keys.
 """
 
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.batch import Batch, Losses
+from models.batch import Batch, Losses, View
 from models.objectives.byol import cosine_decay
 from models.objectives.checks import check_decay, check_positive, check_steps, check_thresholds, check_weights
 from models.objectives.distributed import everyones, rank_of
@@ -47,7 +46,7 @@ class DiG(nn.Module):
     def __init__(self, recognizer: Recognizer, *, mask_ratio: float = 0.7, windows: int = 4, temperature: float = 0.2, pixel_weight: float = 1.0,
                  contrastive_weight: float = 0.1, ema_decay: float = 0.99, ramp_steps: int | None = None, projection_width: int = 256,
                  hidden_width: int = 4096, pixel_width: int = 192, final_norm: bool = False,
-                 view: Literal["none", "weak", "strong", "seqclr"] = "seqclr") -> None:
+                 view: View = "seqclr") -> None:
         super().__init__()
         encoder = vision_transformer("dig", recognizer)
         check_positive("dig", {"windows": windows, "temperature": temperature, "projection_width": projection_width, "hidden_width": hidden_width,

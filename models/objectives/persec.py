@@ -32,7 +32,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.batch import Batch, Losses
+from models.batch import Batch, Losses, View
 from models.objectives.checks import check_positive, check_thresholds, check_weights
 from models.objectives.instances import memory_of_one
 from models.objectives.masking import check_positions, generator_of, hidden_positions, others_of
@@ -100,7 +100,7 @@ class PerSec(nn.Module):
         feature_weight: float = 0.1,
         stroke_gradient: float = 0.2,
         stroke: str | None = None,
-        view: Literal["none", "weak", "strong", "seqclr"] = "none",
+        view: View = "none",
     ) -> None:
         super().__init__()
         check_positive("persec", {"context_width": context_width, "heads": heads, "layers": layers, "semantic_window": semantic_window, "span": span,

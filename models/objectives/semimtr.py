@@ -34,7 +34,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.batch import Batch, Losses
+from models.batch import Batch, Losses, View
 from models.decoders.abinet import ABINetDecoder
 from models.decoders.decoded import Decoded
 from models.objectives.checks import check_decay, check_thresholds, check_weights
@@ -110,8 +110,8 @@ class SemiMTR(nn.Module):
         vision_recognition_weight: float = 1.0,
         language_recognition_weight: float = 1.0,
         fusion_recognition_weight: float = 1.0,
-        weak_view: Literal["none", "weak", "strong", "seqclr"] = "weak",
-        strong_view: Literal["none", "weak", "strong", "seqclr"] = "strong",
+        weak_view: View = "weak",
+        strong_view: View = "semimtr",
     ) -> None:
         super().__init__()
         if not isinstance(recognizer.decoder, ABINetDecoder):

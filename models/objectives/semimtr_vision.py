@@ -26,7 +26,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from models.batch import Batch, Losses
+from models.batch import Batch, Losses, View
 from models.decoders.abinet import ABINetDecoder
 from models.objectives.checks import check_positive, check_weights
 from models.objectives.contrast import contrast
@@ -59,7 +59,7 @@ class SemiMTRVision(nn.Module):
         head: Head = "none",
         projection_width: int | None = None,
         temperature: float = 0.1,
-        view: Literal["none", "weak", "strong", "seqclr"] = "strong",
+        view: View = "semimtr",
     ) -> None:
         super().__init__()
         check_weights("semimtr_vision", {"contrastive_weight": contrastive_weight, "recognition_weight": recognition_weight})

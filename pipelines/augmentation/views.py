@@ -8,14 +8,18 @@ weak     CCR's weak view (Zheng et al. 2022): colour jitter with brightness 0.2,
          in random order, in Pillow's 8-bit arithmetic; hue moves in floating point, not in Pillow's 256 steps.
 strong   CCR's strong view: two operations on space, then two on colour, see `strong`.
 seqclr   SeqCLR's view (Aberdam et al. 2021): one to all of seven operations in random order, see `seqclr`.
+semimtr  SemiMTR's view (Aberdam et al. 2022): inverted or not, then one operation on colours, one filter, one kind of noise, see `semimtr`.
 """
 
 import difflib
+import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
 
+from pipelines.augmentation import deterioration as spoil
 from pipelines.augmentation import photometric, warps
 from pipelines.errors import BadInput
 
@@ -170,6 +174,72 @@ def _random_perspective(drawn: Tensor, uniform: Tensor, normal: Tensor) -> Tenso
     return warps.perspective(square + inwards * (1 - 2 * square))
 
 
+def semimtr(images: Tensor, generator: Generator) -> Tensor:
+    """SemiMTR's view, which moves nothing: inverted with probability 0.5, then in this order
+
+    colours, one of: channels shuffled with probability 0.35; gray by (0, 1); 2 to 16 colours by k-means; the luma's histogram made even; up to 20 % of the pixels
+        dropped, by channel with probability 0.5; gamma (0.5, 2); brightness times (0.5, 1.5); hue turned by up to 50 / 510 of the circle and up to 50
+        levels of saturation; colour temperature 1,100 to 10,000 K.
+    filters, one of: sharpen alpha (0, 0.5) lightness (0, 0.5); a blur, one of: Gaussian sigma (0.5, 1.5), box of 2 to 6, median of 3, 5 or 7, motion over 5 pixels.
+    noise, one of: emboss alpha (0, 1) strength (0.5, 1.5); normal noise of deviation up to 51; a tenth of each channel black or white; each pixel
+        times (0.5, 1.5).
+
+    Ranges are uniform, all as imgaug defines them. Deviations: k-means clusters in RGB, in four rounds, where imgaug does in Lab; medians are of rows, then of columns; the histogram is the luma's, not
+    Lab's lightness'; brightness is HSV's value, where imgaug draws one of several colour spaces; motion turns its line of taps without rounding to pixels.
+    """
+    n, _, height, width = images.shape
+    uniform = torch.rand(n, 24, generator=generator)
+    order = torch.rand(n, 3, generator=generator).argsort(1)
+    places = (torch.rand(n, 16, generator=generator) * height * width).long()
+    strip = _send(torch.rand(NOISE + 3 * height * width, generator=generator), images)
+    normal = _send(torch.randn(NOISE + height * width, generator=generator), images)
+    starts = _send((uniform[:, :2] * NOISE).long(), images)
+    inverted = (uniform[:, 2:3] < 0.5).long() - 1  # 0: inverted
+    color, blur = (uniform[:, 3:4] * 9).long(), torch.where(uniform[:, 4:5] < 0.5, 0, 1 + (uniform[:, 5:6] * 4).long())
+    blur = torch.where(blur == 3, 3 + (uniform[:, 6:7] * 3).long(), torch.where(blur > 3, 6, blur))  # 3, 4, 5: a median of 3, 5, 7; 6: motion
+    noise = (uniform[:, 7:8] * 4).long()
+    color = torch.where((color == 0) & (uniform[:, 8:9] >= 0.35), -1, color)  # channels stay
+
+    def between(column: int, low: float, high: float) -> Tensor:
+        return _send((low + (high - low) * uniform[:, column]).view(n, 1, 1, 1), images)
+
+    def whole(column: int, low: int, high: int) -> Tensor:
+        return _send((low + uniform[:, column] * (high - low + 1)).long(), images)
+    images = _in_order(images, inverted, [(spoil.invert,)])
+    images = _in_order(images, color, [
+        (spoil.shuffle_channels, _send(order, images)), (spoil.grayscale, between(9, 0, 1)), (spoil.quantize_colors, whole(10, 2, 16), _send(places, images)),
+        (spoil.equalize_luma,), (partial(_dropped, strip), between(11, 0, 0.2), between(12, -0.5, 0.5), starts[:, :1]), (spoil.gamma, between(13, 0.5, 2)),
+        (spoil.multiply, between(14, 0.5, 1.5)), (spoil.shift_hue_and_saturation, between(15, -50 / 510, 50 / 510), between(16, -50, 50)),
+        (spoil.color_temperature, between(17, 1100, 10000))])
+    images = _in_order(images, blur, [
+        (photometric.sharpen, between(18, 0, 0.5), between(19, 0, 0.5)), (photometric.gaussian_blur, between(18, 0.5, 1.5)),
+        (spoil.filtered, spoil.average_kernels(whole(18, 2, 6), 7)), (partial(spoil.median, side=3),), (partial(spoil.median, side=5),),
+        (partial(spoil.median, side=7),), (spoil.filtered, spoil.motion_kernels(2 * math.pi * _flat(between(18, 0, 1)), _flat(between(19, -1, 1))))])
+    return _in_order(images, noise, [
+        (spoil.filtered, spoil.emboss_kernels(_flat(between(20, 0, 1)), _flat(between(21, 0.5, 1.5)))),
+        (partial(_noisy, normal), between(20, 0, 51), starts[:, 1:]), (partial(_struck, strip), starts[:, 1:]), (partial(_scaled, strip), starts[:, 1:])])
+
+
+def _flat(strengths: Tensor) -> Tensor:
+    return strengths.flatten()
+
+
+def _dropped(strip: Tensor, images: Tensor, share: Tensor, by_channel: Tensor, starts: Tensor) -> Tensor:
+    return spoil.drop_pixels(images, share, by_channel, strip, starts.flatten())
+
+
+def _noisy(normal: Tensor, images: Tensor, scale: Tensor, starts: Tensor) -> Tensor:
+    return spoil.add_noise(images, scale, normal, starts.flatten())
+
+
+def _struck(strip: Tensor, images: Tensor, starts: Tensor) -> Tensor:
+    return spoil.impulses(images, 0.1, strip, starts.flatten())
+
+
+def _scaled(strip: Tensor, images: Tensor, starts: Tensor) -> Tensor:
+    return spoil.multiply_pixels(images, strip, starts.flatten())
+
+
 def _send(drawn: Tensor, images: Tensor) -> Tensor:
     """What was drawn on the CPU, on the images' device, without waiting for it."""
     return drawn.to(images.device, non_blocking=True)
@@ -194,4 +264,4 @@ def _in_order(images: Tensor, drawn: Tensor, operations: Sequence[tuple]) -> Ten
     return images
 
 
-VIEWS = {"none": none, "weak": weak, "strong": strong, "seqclr": seqclr}
+VIEWS = {"none": none, "weak": weak, "strong": strong, "seqclr": seqclr, "semimtr": semimtr}

@@ -20,8 +20,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
 
-from models.batch import Batch
 from models import own
+from models.batch import Batch
 from models.objectives import objective_named
 from models.recognizer import Recognizer
 from models.recognizers import build

@@ -331,7 +331,7 @@ def test_learns_labeled_words_and_to_read_both_views_of_all_words_alike():
 
 def test_is_registered_and_its_views_are_the_recipes():
     assert OBJECTIVES["semimtr"] is SemiMTR
-    assert semimtr().views == {"labeled": ("weak", "strong"), "unlabeled": ("weak", "strong")}
+    assert semimtr().views == {"labeled": ("weak", "semimtr"), "unlabeled": ("weak", "semimtr")}
     assert semimtr(weak_view="none", strong_view="seqclr").views == {"labeled": ("none", "seqclr"), "unlabeled": ("none", "seqclr")}
 
 

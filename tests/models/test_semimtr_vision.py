@@ -138,7 +138,7 @@ def test_of_abinet_the_vision_model_alone_is_trained():
 
 def test_the_two_stages_ask_for_one_part_of_the_batch_each():
     first, second = objective(recognition_weight=0.0), objective(contrastive_weight=0.0)
-    assert first.views == {"unlabeled": ("strong", "strong")} and second.views == {"labeled": ("strong", "strong")}
+    assert first.views == {"unlabeled": ("semimtr", "semimtr")} and second.views == {"labeled": ("semimtr", "semimtr")}
     losses = first(batch_of(first))
     losses.total.backward()
     assert losses.named.keys() == {"contrastive_loss", "matched_fraction"}

@@ -27,7 +27,7 @@ def test_shape_range_and_untouched_input(name, n, height, width):
     assert not n or (view.amin() >= -1 and view.amax() <= 1 and view.std() > 0.01)
 
 
-@pytest.mark.parametrize("name", ["weak", "strong", "seqclr"])
+@pytest.mark.parametrize("name", ["weak", "strong", "seqclr", "semimtr"])
 def test_the_generator_is_the_only_source_of_randomness(name):
     images = word_images(16)
     torch.manual_seed(1)
@@ -40,14 +40,14 @@ def test_the_generator_is_the_only_source_of_randomness(name):
     assert not torch.equal(augment(images, name, generator), first), "the generator moves on"
 
 
-@pytest.mark.parametrize("name", ["weak", "strong", "seqclr"])
+@pytest.mark.parametrize("name", ["weak", "strong", "seqclr", "semimtr"])
 def test_images_of_a_batch_are_augmented_independently(name):
     same = word_images(1).expand(64, -1, -1, -1)
     view = augment(same, name, seeded(8))
-    assert len(torch.unique(view.flatten(1), dim=0)) >= {"weak": 64, "strong": 45, "seqclr": 64}[name]
+    assert len(torch.unique(view.flatten(1), dim=0)) >= {"weak": 64, "strong": 45, "seqclr": 64, "semimtr": 60}[name]
 
 
-@pytest.mark.parametrize("name", ["weak", "strong", "seqclr"])
+@pytest.mark.parametrize("name", ["weak", "strong", "seqclr", "semimtr"])
 def test_an_image_does_not_depend_on_its_neighbours(name):
     images = word_images(12)
     others = images.clone()
