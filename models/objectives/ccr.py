@@ -73,7 +73,8 @@ class CCR(nn.Module):
 
     ema: without it the target is the current online model (as decay 0), still without gradient.
     ema_decay: alpha. consistency_weight: lambda_cons. domain_adaptation_weight: lambda_da.
-    score: null is the probability of the word, `product`, of CTC `string`. confidence_threshold: beta_U, which a score must reach. labeled_confidence_threshold: its counterpart for L_da.
+    score: null is the probability of the word, `product`, of CTC `string`. confidence_threshold: beta_U, which a score must reach.
+    labeled_confidence_threshold: its counterpart for L_da.
     sharpening_temperature: of the target's distribution in `kl`; `cross_entropy` takes the target's symbols instead.
     consistency_level: `character` feeds the online decoder the target's symbols, `sequence` (SCR) its own.
     alignment: of a CTC decoder's branches; others are aligned by what they are fed.

@@ -37,11 +37,11 @@ def check_positive(objective: str, values: dict[str, float]) -> None:
             raise ValueError(f"{objective} expects {name} above 0, found {value}: give a positive number")
 
 
-def check_score(objective: str, recognizer: Recognizer, score: str) -> None:
+def check_score(objective: str, recognizer: Recognizer, score: str | None) -> None:
     """The probability of a string over its alignments is a score of CTC."""
-    if score == "string" and recognizer.decoder.kind != "ctc":
-        raise ValueError(f"{objective}: score=string expects a CTC decoder, whose strings have many alignments, found one of the kind "
-                         f"{recognizer.decoder.kind}: use score=product, which is the probability of the string there")
+    if score in ("string", "string_mean") and recognizer.decoder.kind != "ctc":
+        raise ValueError(f"{objective}: score={score} expects a CTC decoder, whose strings have many alignments, found one of the kind "
+                         f"{recognizer.decoder.kind}: use score={'product' if score == 'string' else 'geometric_mean'}, which is the same there")
 
 
 def check_steps(objective: str, name: str, steps: int | None, needed: bool) -> None:

@@ -10,8 +10,10 @@ Sohn et al., "FixMatch: Simplifying Semi-Supervised Learning with Consistency an
 What a word needs beyond the paper's single class (ours):
 - H of a word is the mean over its characters and end symbol of their cross-entropy, the decoder being fed y; for CTC it is the CTC loss of the
   string that was read, divided by its length. A CTC word that reads as nothing is never kept.
-- s is the geometric mean of the symbols' probabilities: at tau = 0.95 their product would keep little but short words, since ten letters then
-  need 0.995 each. `product` is CCR's score, `minimum` the least certain symbol.
+- s is the geometric mean of the symbols' probabilities, of CTC the string's probability to the power of 1 / its length: at tau = 0.95 their product
+  would keep little but short words, since ten letters then need 0.995 each. `product` is CCR's score, `minimum` the least certain symbol. Of CTC these
+  two and `geometric_mean` are of the surest frame of each run: with them the method falls apart where labels are drawn and images are not
+  (docs/results.md).
 - `labels="soft"` is TorchSSL's other form: H is the cross-entropy with softmax(logits of the weak view / sharpening_temperature), theirs 0.5. Not
   for CTC.
 - `mask_unit="character"` keeps single characters whose own probability reaches tau, as SemiMTR does (Aberdam et al. 2022); the others stay in
@@ -30,7 +32,7 @@ from torch import Tensor, nn
 from models.batch import Batch, Losses
 from models.objectives.checks import check_score, check_temperature, check_thresholds, check_weights
 from models.objectives.distances import cross_entropies, hard_distances, means_of_words, soft_cross_entropies
-from models.objectives.readings import GreedyReading, Score
+from models.objectives.readings import GreedyReading, Score, score_of_symbols
 from models.objectives.signals import signals
 from models.objectives.weak_strong import VIEWS, Branches, branches, check_use_cat
 from models.precision import at_least_float32
@@ -41,7 +43,8 @@ class FixMatch(nn.Module):
     """Learns from labeled words, and from its own certain readings of unlabeled ones.
 
     confidence_threshold: tau, which a score must reach. consistency_weight: lambda_u.
-    score: of a word, see `scores_of`. mask_unit: what is kept or not, whole words or single characters (not for CTC).
+    score: of a word, see `scores_of`; null: `geometric_mean`, of CTC `string_mean`.
+    mask_unit: what is kept or not, whole words or single characters (not for CTC).
     labels: the likeliest symbols (hard) or the distributions (soft), which sharpening_temperature sharpens.
     use_cat: one batch of labeled, weak and strong images through the encoder, in training mode.
     """
@@ -53,7 +56,7 @@ class FixMatch(nn.Module):
         recognizer: Recognizer,
         *,
         confidence_threshold: float = 0.95,
-        score: Score = "geometric_mean",
+        score: Score | None = None,
         consistency_weight: float = 1.0,
         mask_unit: Literal["word", "character"] = "word",
         labels: Literal["hard", "soft"] = "hard",
@@ -66,6 +69,7 @@ class FixMatch(nn.Module):
         check_temperature("fixmatch", sharpening_temperature, "labels=hard")
         check_use_cat("fixmatch", recognizer, use_cat)
         check_score("fixmatch", recognizer, score)
+        score = score or score_of_symbols(recognizer.decoder.tokens)
         if labels == "soft" and recognizer.decoder.kind == "ctc":
             raise ValueError("fixmatch expects a decoder that writes symbol by symbol for labels=soft, found a CTC decoder, whose strings are hard "
                              "labels: use labels=hard")

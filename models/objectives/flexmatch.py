@@ -28,7 +28,7 @@ from models.objectives.checks import check_decay, check_score, check_thresholds,
 from models.objectives.distances import means_of_words
 from models.objectives.distributed import mean_over_ranks
 from models.objectives.moving_average import move
-from models.objectives.readings import Score, strings
+from models.objectives.readings import Score, score_of_symbols, strings
 from models.objectives.signals import occurrences, signals
 from models.objectives.weak_strong import VIEWS, branches, check_use_cat, word_consistency
 from models.recognizer import Recognizer
@@ -38,7 +38,8 @@ class FlexMatch(nn.Module):
     """Learns from labeled words, and from its own readings of unlabeled ones that are certain enough for their characters.
 
     confidence_threshold: tau. consistency_weight: lambda. warm_up: see the status. ema_decay: of the counts.
-    word_threshold: of its symbols' thresholds. score: of a word, see `scores_of`.
+    word_threshold: of its symbols' thresholds.
+    score: of a word, see `scores_of`; null: `geometric_mean`, of CTC `string_mean`.
     use_cat: one batch of labeled, weak and strong images through the encoder, in training mode.
     """
 
@@ -49,7 +50,7 @@ class FlexMatch(nn.Module):
         recognizer: Recognizer,
         *,
         confidence_threshold: float = 0.95,
-        score: Score = "geometric_mean",
+        score: Score | None = None,
         consistency_weight: float = 1.0,
         warm_up: bool = True,
         ema_decay: float = 0.999,
@@ -62,6 +63,7 @@ class FlexMatch(nn.Module):
         check_decay("flexmatch", "ema_decay", ema_decay, 0.999)
         check_use_cat("flexmatch", recognizer, use_cat)
         check_score("flexmatch", recognizer, score)
+        score = score or score_of_symbols(recognizer.decoder.tokens)
         self.recognizer = recognizer
         self.confidence_threshold, self.score, self.consistency_weight = confidence_threshold, score, consistency_weight
         self.warm_up, self.ema_decay, self.word_threshold, self.use_cat = warm_up, ema_decay, word_threshold, use_cat

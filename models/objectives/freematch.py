@@ -31,7 +31,7 @@ from models.objectives.distributed import gather, mean_over_ranks
 from models.objectives.flexmatch import thresholds_of_words
 from models.objectives.moving_average import move
 from models.objectives.posteriors import counted_steps, mean_posterior, posteriors
-from models.objectives.readings import Score, strings
+from models.objectives.readings import Score, score_of_symbols, strings
 from models.objectives.signals import occurrences, signals
 from models.objectives.weak_strong import VIEWS, branches, check_use_cat, word_consistency
 from models.recognizer import Recognizer
@@ -43,7 +43,9 @@ class FreeMatch(nn.Module):
     """Learns from labeled words, and from its own readings of unlabeled ones that are certain by its own standards.
 
     ema_decay: m. consistency_weight: w_u. fairness_weight: w_f. use_quantile, clip_threshold: of tau.
-    score: of a word, see `scores_of`. use_cat: one batch of labeled, weak and strong images through the encoder, in training mode.
+   
+    score: of a word, see `scores_of`; null: `geometric_mean`, of CTC `string_mean`.
+    use_cat: one batch of labeled, weak and strong images through the encoder, in training mode.
     """
 
     views = VIEWS
@@ -52,7 +54,7 @@ class FreeMatch(nn.Module):
         self,
         recognizer: Recognizer,
         *,
-        score: Score = "geometric_mean",
+        score: Score | None = None,
         ema_decay: float = 0.999,
         consistency_weight: float = 1.0,
         fairness_weight: float = 0.01,
@@ -65,6 +67,7 @@ class FreeMatch(nn.Module):
         check_decay("freematch", "ema_decay", ema_decay, 0.999)
         check_use_cat("freematch", recognizer, use_cat)
         check_score("freematch", recognizer, score)
+        score = score or score_of_symbols(recognizer.decoder.tokens)
         self.recognizer = recognizer
         self.score, self.consistency_weight, self.fairness_weight, self.use_cat = score, consistency_weight, fairness_weight, use_cat
         self.adaptive = Adaptive(recognizer.decoder.tokens.classes, ema_decay, use_quantile, clip_threshold)

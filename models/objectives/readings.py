@@ -15,7 +15,7 @@ from models.charset import AttentionTokens, CTCTokens
 from models.decoders.ctc_loss import string_losses
 from models.precision import at_least_float32
 
-Score = Literal["product", "geometric_mean", "minimum", "string"]  # of a word, see `scores_of`
+Score = Literal["product", "geometric_mean", "minimum", "string", "string_mean"]  # of a word, see `scores_of`
 
 
 @dataclass
@@ -54,19 +54,24 @@ def scores_of(log_posteriors: Tensor, reading: GreedyReading, score: Score, toke
 
     `product` of the probabilities, their `geometric_mean` (the product to the power of 1 / how many they are), which does not ask more of longer
     words, or their `minimum`. The end symbol counts. Of CTC a run of one class counts once, with its most certain frame, and a word without
-    characters scores 0. `string`, of CTC alone, is the probability of the string over all its alignments: where a frame may write another character or
-    none, runs do not say so, as only their most certain frames count.
+    characters scores 0. Of CTC alone: `string` is the probability of the string over all its alignments, `string_mean` that to the power of 1 / its
+    length. Runs do not say where a frame may write another character or none, as only their most certain frames count.
     """
-    if score == "string":
+    if score in ("string", "string_mean"):
         strings = collapsed(reading.symbols, tokens.blank)
-        losses = string_losses(log_posteriors.transpose(0, 1), strings, tokens.blank)
-        return (-losses * (strings != tokens.blank).sum(1)).exp() * reading.characters.any(1)
+        losses = string_losses(log_posteriors.transpose(0, 1), strings, tokens.blank)  # (n,) for each character
+        return (-losses if score == "string_mean" else -losses * (strings != tokens.blank).sum(1)).exp() * reading.characters.any(1)
     log_probabilities = log_posteriors.amax(-1)  # (n, steps)
     if reading.inputs is None:
         counted = _log_largest_of_runs(reading.symbols, log_probabilities.where(reading.characters, 0))  # (n, steps)
         count = runs_of(reading).sum(1)  # (n,)
         return _score(counted, count, score) * reading.characters.any(1)
     return _score(log_probabilities.where(reading.steps, 0), reading.steps.sum(1), score)
+
+
+def score_of_symbols(tokens: AttentionTokens | CTCTokens) -> Score:
+    """Of words of all lengths alike: `geometric_mean`, of CTC `string_mean`."""
+    return "string_mean" if isinstance(tokens, CTCTokens) else "geometric_mean"
 
 
 def runs_of(reading: GreedyReading) -> Tensor:

@@ -28,7 +28,7 @@ from models.objectives.checks import check_decay, check_score, check_weights
 from models.objectives.distributed import gather
 from models.objectives.moving_average import move
 from models.objectives.posteriors import counted_steps, mean_posterior, posteriors, writable
-from models.objectives.readings import Score, scores_of
+from models.objectives.readings import Score, score_of_symbols, scores_of
 from models.objectives.signals import signals
 from models.objectives.weak_strong import VIEWS, branches, check_use_cat, word_consistency
 from models.precision import at_least_float32
@@ -39,7 +39,8 @@ class SoftMatch(nn.Module):
     """Learns from labeled words, and from its own readings of all unlabeled ones, the less the less certain they are.
 
     ema_decay: m. deviations: n_sigma, how many of the scores' standard deviations a weight falls in. consistency_weight: lambda.
-    distribution_alignment: without it scores are of p. score: of a word, see `scores_of`.
+    distribution_alignment: without it scores are of p.
+    score: of a word, see `scores_of`; null: `geometric_mean`, of CTC `string_mean`.
     use_cat: one batch of labeled, weak and strong images through the encoder, in training mode.
     """
 
@@ -49,7 +50,7 @@ class SoftMatch(nn.Module):
         self,
         recognizer: Recognizer,
         *,
-        score: Score = "geometric_mean",
+        score: Score | None = None,
         ema_decay: float = 0.999,
         deviations: float = 2.0,
         consistency_weight: float = 1.0,
@@ -61,6 +62,7 @@ class SoftMatch(nn.Module):
         check_decay("softmatch", "ema_decay", ema_decay, 0.999)
         check_use_cat("softmatch", recognizer, use_cat)
         check_score("softmatch", recognizer, score)
+        score = score or score_of_symbols(recognizer.decoder.tokens)
         if not deviations > 0:
             raise ValueError(f"softmatch expects deviations above 0, found {deviations}: the paper's is 2")
         self.recognizer = recognizer

@@ -35,7 +35,7 @@ from models.batch import Batch, Losses
 from models.decoders.decoded import Decoded
 from models.objectives.checks import check_score, check_steps, check_temperature, check_thresholds, check_weights
 from models.objectives.distances import kl_divergences, means_of_words, soft_cross_entropies
-from models.objectives.readings import GreedyReading, Score, read
+from models.objectives.readings import GreedyReading, Score, read, score_of_symbols
 from models.objectives.signals import signals
 from models.objectives.weak_strong import VIEWS, branches, check_use_cat, word_consistency
 from models.recognizer import Recognizer
@@ -44,7 +44,8 @@ from models.recognizer import Recognizer
 class UDA(nn.Module):
     """Learns from labeled words, and to say of a strong view what it says, sharpened, of the weak one.
 
-    confidence_threshold: beta, which a score must reach. consistency_weight: lambda. score: of a word, see `scores_of`.
+    confidence_threshold: beta, which a score must reach. consistency_weight: lambda.
+    score: of a word, see `scores_of`; null: `geometric_mean`, of CTC `string_mean`.
     annealing_steps: T, the steps of the run, without which there is no schedule.
     alignment: of a CTC decoder's branches; others are aligned by what they are fed.
     use_cat: one batch of labeled, weak and strong images through the encoder, in training mode.
@@ -59,7 +60,7 @@ class UDA(nn.Module):
         consistency: Literal["kl", "cross_entropy"] = "kl",
         sharpening_temperature: float = 0.4,
         confidence_threshold: float = 0.8,
-        score: Score = "geometric_mean",
+        score: Score | None = None,
         consistency_weight: float = 1.0,
         annealing: Literal["none", "linear", "exp", "log"] = "none",
         annealing_steps: int | None = None,
@@ -73,6 +74,7 @@ class UDA(nn.Module):
         check_steps("uda", "annealing_steps", annealing_steps, needed=annealing != "none")
         check_use_cat("uda", recognizer, use_cat)
         check_score("uda", recognizer, score)
+        score = score or score_of_symbols(recognizer.decoder.tokens)
         if recognizer.decoder.kind == "ctc" and alignment == "frames":
             warnings.warn("uda compares frame by frame, but its strong view moves the image, so that frames of the two views show other places; "
                           "alignment=string compares what is read", stacklevel=2)

@@ -82,8 +82,22 @@ def test_every_method_can_keep_by_it_for_ctc_alone(kind):
     batch = full_batch(model)
     product = objective(kind, "crnn_tiny", score="product")
     assert model(batch).named["mean_score"] < product(batch).named["mean_score"]  # of all alignments a string has only some
-    with pytest.raises(ValueError, match="score=string expects a CTC decoder, whose strings have many alignments, found one of the kind attention"):
-        objective(kind, "trba_tiny", score="string")
+    with pytest.raises(ValueError, match="score=string_mean expects a CTC decoder, whose strings have many alignments, found one of the kind attention"):
+        objective(kind, "trba_tiny", score="string_mean")
+
+
+@pytest.mark.parametrize("kind", ["fixmatch", "uda", "flexmatch", "freematch", "softmatch"])
+def test_the_methods_of_single_images_score_a_string_by_the_mean_of_its_characters(kind):
+    assert objective(kind, "crnn_tiny").score == "string_mean" and objective(kind, "trba_tiny").score == "geometric_mean"
+
+
+def test_the_mean_of_a_string_is_the_root_of_its_probability():
+    logits = torch.randn(5, 4, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens = CTCTokens(Charset("ab"))
+    whole, mean = (read(logits, tokens, score).scores for score in ("string", "string_mean"))
+    for symbols, probability, root in zip(read(logits, tokens).symbols.tolist(), whole.tolist(), mean.tolist(), strict=True):
+        length = len(plain_string(symbols))
+        assert root == pytest.approx(probability ** (1 / length) if length else 0.0, rel=1e-12)
 
 
 def test_frames_of_a_view_that_moves_the_image_are_compared_with_a_warning():
