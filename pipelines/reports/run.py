@@ -29,6 +29,12 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, bool], ...]], ...] = (
     ("Does it collapse?", (
         ("character_entropy", "of the characters that are read, nats", False),
         ("length_entropy", "of the lengths that are read, nats", False))),
+    ("Does it learn text?", (
+        ("unlabeled_neighbour_similarity", "of labels, withheld from training, of nearest neighbours; 0: no more than of any two images", False),
+        ("unlabeled_background", "R squared of predicting the border's colour from the features", False),
+        ("unlabeled_effective_rank", "of the frames; 1: all on a line", False),
+        ("unlabeled_alignment", "squared distance of two views of an image", False),
+        ("unlabeled_uniformity", "of images on the sphere, log; 0: all alike", False))),
     ("Losses", (
         ("loss", "what is minimised", False), ("recognition_loss", "on labels", False), ("consistency_loss", "on unlabeled images", False),
         ("domain_adaptation_loss", "the CORAL distance of labeled and unlabeled characters", False))),

@@ -14,6 +14,7 @@ from models.recognizer import Recognizer
 from pipelines.corpus import storage
 from pipelines.corpus.images import Shape, decode_into
 from pipelines.corpus.reader import Corpus
+from pipelines.evaluation.features import features
 from pipelines.evaluation.label_free import CRITERION, label_free
 from pipelines.evaluation.protocols import rule_of
 from pipelines.evaluation.pseudo_labels import Example, Examples, PseudoLabel, accuracies, chosen, pseudo_labels
@@ -65,6 +66,13 @@ def labeler_of(objective: nn.Module) -> Recognizer:
 def _teaching(objective: nn.Module) -> nn.Module:
     """The part that holds target, score and threshold: ViSu has a CCR inside."""
     return getattr(objective, "ccr", objective)
+
+
+def features_on(sample: Sample, recognizer: Recognizer) -> dict[str, float]:
+    """What an encoder knows of the sample, by the names under which it is logged. None of fewer than 4 images."""
+    if len(sample.keys) < 4:
+        return {}
+    return {PREFIX + name: value for name, value in features(recognizer, sample.images, sample.labels).numbers().items()} | {COUNT: len(sample.keys)}
 
 
 def numbers_on(sample: Sample, recognizer: Recognizer) -> dict[str, float]:

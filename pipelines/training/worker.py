@@ -197,13 +197,20 @@ class _Worker:
         self.journal = Journal(RunFolder(self.job.folder).progress) if self.rank == 0 else None
         try:
             fit(self.objective, trained, self.optimizer, self.rates, self._batches(done),
-                schedule=Schedule(training.steps, training.log_every, training.validate_every, training.checkpoint_every),
+                schedule=Schedule(training.steps, training.log_every, self._validate_every(), training.checkpoint_every),
                 numerics=Numerics(device, bf16, options.gradient_clip, training.accumulate, options.non_finite == "skip"),
                 hooks=Hooks(self._log, self._validate, self._keep),
                 seed=recipe.seed, rank=self.rank, done=done, skipped=self.skipped)
         finally:
             if self.journal is not None:
                 self.journal.flush()
+
+    def _validate_every(self) -> int | None:
+        """As the recipe says; where nothing but the encoder is trained, ten times a run unless it says otherwise: that takes seconds."""
+        training = self.recipe.training
+        if training.validate_every is None and "decoder" not in trained_parts(self.objective):
+            return max(1, training.steps // 10)
+        return training.validate_every
 
     def _batches(self, done: int) -> Iterator[Batch]:
         recognizer = self.objective.recognizer
@@ -247,7 +254,7 @@ class _Worker:
     def _on_words(self) -> dict[str, float]:
         """How many of the validation words are read."""
         validation = self.recipe.data.validation
-        if validation is None:
+        if validation is None or "decoder" not in trained_parts(self.objective):
             return {}
         if self.words is None:
             self.words = spread_rows(Corpus.open(validation.corpus), validation.words, ("key", "image", "text"))
@@ -257,11 +264,13 @@ class _Worker:
         return metrics | ({"incomparable_words": score.incomparable} if score.incomparable else {})
 
     def _on_unlabeled(self, step: int) -> dict[str, float]:
-        """What can be told from unlabeled images, of objectives that learn to read with them."""
-        if "unlabeled" not in self.job.streams or "decoder" not in trained_parts(self.objective):
+        """What can be told from unlabeled images: how they are read, or, where the decoder takes no part, what the encoder knows of them."""
+        if "unlabeled" not in self.job.streams:
             return {}
         if self.sample is None:
             self.sample = unlabeled.open_sample(self.recipe, self.objective.recognizer)
+        if "decoder" not in trained_parts(self.objective):
+            return unlabeled.features_on(self.sample, self.objective.recognizer)
         return unlabeled.measure(self.sample, self.objective, self.recipe, step, RunFolder(self.job.folder).pseudo_labels)
 
     def _keep(self, step: int, checkpoint: bool) -> None:
