@@ -24,7 +24,9 @@ from pipelines.evaluation.protocols import rule_of
 from pipelines.reading.batches import evaluating
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7)
-SCORES = ("product", "geometric_mean", "minimum")  # of the surest frames of the runs of CTC, or of the steps of others
+# Of the surest frames of the runs of CTC, or of the steps of others; and what is of CTC alone.
+SCORES = ("product", "geometric_mean", "minimum")
+OF_STRINGS = ("string_mean",)
 
 
 def ways(options: argparse.Namespace) -> Iterator[tuple[str, dict[str, Any], float | None]]:
@@ -76,7 +78,7 @@ def main() -> None:
     def compared(texts: list[str]) -> list[bool]:
         return [rule.compared(text) == label != "" for text, label in zip(texts, labels, strict=True)]
     texts, _, _ = readings(start, experiment.unlabeled)
-    for score in SCORES:
+    for score in SCORES + (OF_STRINGS if start.decoder.kind == "ctc" else ()):
         print(row(f"greedily, scored by the {score.replace('_', ' ')}", compared(texts), scores(start, experiment.unlabeled, score)), flush=True)
     for name, search, own in ways(options):
         texts, confidences, _ = readings(start, experiment.unlabeled, **experiment.guided(start, search, own))

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("recipe", help="a recipe file (YAML) with objective supervised, data.labeled and data.unlabeled")
     arguments.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to change, such as training.steps=100")
     arguments.add_argument("--rounds", type=int, default=1, metavar="N", help="of pseudo-labels (default: 1)")
-    arguments.add_argument("--min-confidence", type=finite, default=0.9, metavar="P", help="of a pseudo-label (default: 0.9)")
+    arguments.add_argument("--min-confidence", type=finite, default=0.5, metavar="P", help="of a pseudo-label (default: 0.5; 0.9 for a beam with an n-gram)")
     arguments.add_argument("--teacher", metavar="MODEL", help="a run, a model folder or NAME@champion in place of round 0")
     arguments.add_argument("--student", metavar="NAME", help="another recognizer from round 1 on, with its defaults; it begins anew")
     arguments.add_argument("--from-scratch", action="store_true", help="each student begins anew, or from the recipe's initialize_from")
