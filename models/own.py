@@ -9,9 +9,11 @@ import sys
 import zlib
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-_TEXTS: dict[str, str] = {}  # of files that another process has read, by the names that recipes give them
+_TEXTS: dict[str, str] = {}  # of files that this process or another has read for a run, by the names that recipes give them
+_MODULES: dict[str, ModuleType] = {}  # not among sys.modules: what is not found there is pickled by value, so that other processes need no file
 
 
 def remember(texts: dict[str, str]) -> None:
@@ -59,18 +61,18 @@ def _from_file(name: str) -> Any:
     file, _, wanted = name.rpartition(":")
     text = _text(file)
     module_name = f"textray_own_{zlib.crc32(f'{file}{text}'.encode()):08x}"  # another text is another module
-    if module_name not in sys.modules:
+    if module_name not in _MODULES:
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(module_name, loader=None))
+        module.__file__ = file
         sys.modules[module_name] = module  # dataclasses look their module up while it is executed
         try:
             exec(compile(text, file, "exec"), module.__dict__)  # noqa: S102
         except SyntaxError as problem:
-            del sys.modules[module_name]
             raise ValueError(f"{file}: expected Python, found a mistake in line {problem.lineno}: {problem.msg}") from None
-        except BaseException:
+        finally:
             del sys.modules[module_name]
-            raise
-    module = sys.modules[module_name]
+        _MODULES[module_name] = module
+    module = _MODULES[module_name]
     if not hasattr(module, wanted):
         there = [each for each, value in vars(module).items() if getattr(value, "__module__", None) == module_name]
         raise ValueError(f"{file}: expected {wanted or 'a name behind the colon'}, found {', '.join(there) or 'nothing'} there")

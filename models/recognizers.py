@@ -103,11 +103,13 @@ def check_options(name: str, options: Mapping[str, object]) -> None:
 
     Whole numbers are sizes and counts, 1 or more (0 refinements or iterations are none); other numbers are finite and not negative.
     """
-    known = {field: parameter.annotation for field, parameter in inspect.signature(builder_named(name)).parameters.items() if field != "charset"}
+    known = {field: parameter.annotation for field, parameter in inspect.signature(builder_named(name), eval_str=True).parameters.items() if field != "charset"}
     known["aspect"] = Literal[ASPECTS]
     for field, value in options.items():
         if field not in known:
             raise ValueError(f"expected a setting of the recognizer {name}, found {field!r}: {_nearest(field, known)}")
+        if known[field] is inspect.Parameter.empty:
+            continue  # of the user's own, without an annotation
         kinds = get_args(known[field]) if isinstance(known[field], UnionType) else (known[field],)
         if not any(_fits(value, kind, 0 if field in ("refinements", "iterations") else 1) for kind in kinds):
             raise ValueError(f"{field}: expected {' or '.join(map(_wanted, kinds))}, found {value!r}")
@@ -130,6 +132,8 @@ def _wanted(kind: object) -> str:
         return ", ".join(map(str, get_args(kind)))
     if get_origin(kind) is Sequence:
         return f"a list of which each is {_wanted(get_args(kind)[0])}"
+    if kind not in (int, float, bool, NoneType):
+        return getattr(kind, "__name__", str(kind))
     return {int: f"a whole number from 1 to {LARGEST:,}", float: "a finite number, 0 or more", bool: "true or false", NoneType: "null"}[kind]
 
 

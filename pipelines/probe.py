@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("seeds", "steps"):
         if getattr(options, name) < 1:
             raise BadInput(f"--{name}: expected at least 1, found {getattr(options, name)}")
-    plan = Probe(options.model, options.labels, open_sets(options.data), options.name or f"{file_safe(options.model.rstrip('/').split('/')[-1])}-probe",
+    plan = Probe(options.model, options.labels, open_sets(options.data), options.name or f"{file_safe(options.model)}-probe",
                  options.recognizer, options.freeze, options.steps, options.learning_rate, options.precision, options.runs)
     done = []
     for probed in probe(plan, options.fractions, list(range(options.seeds)), options.baseline):

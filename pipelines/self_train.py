@@ -18,8 +18,8 @@ Stopped or killed, the same command goes on.
   Noisy Student (Xie et al. 2020)             each student begins anew: --from-scratch, or a larger one: --student NAME"""
 EXAMPLE = """examples:
   textray self-train recipes/supervised_crnn_tiny.yaml 'data.unlabeled={corpus: corpora/real, batch_size: 64}' --rounds 3
-  textray self-train recipe.yaml --rounds 2 --teacher words@champion --student trba --min-confidence 0.8
-  textray self-train recipe.yaml --rounds 3 --both-ways-up --beam 10 --own-ngram 0.5"""
+  textray self-train recipe.yaml --rounds 2 --teacher words@champion --student trba --min-confidence 0.6
+  textray self-train recipe.yaml --rounds 3 --both-ways-up --beam 10 --own-ngram 0.3"""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -34,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--from-scratch", action="store_true", help="each student begins anew, or from the recipe's initialize_from")
     arguments.add_argument("--share", type=finite, metavar="P", help="share of pseudo-labels in each batch (default: every row counts the same)")
     arguments.add_argument("--own-ngram", type=finite, metavar="P", help="with --beam: an n-gram of what the model itself reads in these images "
-                           "with a confidence of P or more guides it; reads twice (0.5 is a good start for codes and names)")
+                           "with a confidence of P or more guides it; reads twice (0.3 is a good start for codes and names)")
     arguments.add_argument("--batch-size", type=int, default=256, metavar="N", help="images that are read at a time (default: 256)")
     arguments.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="of reading (default: float32)")
     add_options(arguments)

@@ -28,6 +28,7 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
+from models import own
 from pipelines import tracking
 from pipelines.arguments import Parser
 from pipelines.cluster import start_ray
@@ -46,8 +47,10 @@ DRIVER_CPUS = 0.1  # a trial's driver only waits
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a checkpoint before the first validation reports none yet
 
 
-def run_trial(config: dict[str, float], *, recipe: dict[str, Any], folder: str, parent: dict[str, str], reserved_cpus: float) -> None:
+def run_trial(config: dict[str, float], *, recipe: dict[str, Any], folder: str, parent: dict[str, str], reserved_cpus: float,
+              own_files: dict[str, str]) -> None:
     """The function that Tune runs for each trial, in a process of its own."""
+    own.remember(own_files)
     base = parse_recipe(recipe)
     name = trial_name(config)
     train(with_values(base, values_at(config, base), name), resume=True, folder=storage.join(folder, "trials", name), parent=tracking.RunHandle(**parent),
@@ -98,7 +101,7 @@ def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, whe
     cpus, metric = ray.cluster_resources()["CPU"], metric_of(recipe)
     trainable = tune.with_resources(tune.with_parameters(
         run_trial, recipe=_absolute(recipe, state).model_dump(mode="json"), folder=where.place, parent=asdict(state.handle),
-        reserved_cpus=cpus * (count - 1) / count + DRIVER_CPUS), {"cpu": DRIVER_CPUS})
+        own_files=own.texts_of(recipe.objective["name"], recipe.recognizer.name), reserved_cpus=cpus * (count - 1) / count + DRIVER_CPUS), {"cpu": DRIVER_CPUS})
     system, inside = storage.locate(where.place)
     if restorable(where.file("tune")):
         tuner = tune.Tuner.restore(storage.join(inside, "tune"), storage_filesystem=system, trainable=trainable, resume_unfinished=True,

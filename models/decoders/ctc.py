@@ -68,7 +68,9 @@ class CTCDecoder(nn.Module):
         """
         log_probabilities = at_least_float32(decoded.logits.detach()).log_softmax(-1)  # (n, frames, classes)
         largest, best = log_probabilities.exp().max(-1)
-        texts, characters, strings = [], [], torch.full_like(best, self.tokens.blank)
+        texts, characters, strings = [], [], torch.full(best.shape, self.tokens.blank)
+        if not len(best):
+            return Reading([], torch.empty(0), [])
         for row, (frame_probabilities, frame_ids) in enumerate(zip(largest.tolist(), best.tolist(), strict=True)):
             runs = [(token, max(probability for _, probability in run))
                     for token, run in groupby(zip(frame_ids, frame_probabilities, strict=True), key=itemgetter(0))]
@@ -76,6 +78,7 @@ class CTCDecoder(nn.Module):
             texts.append("".join(self.tokens.character(token) for token, _ in written))
             characters.append([probability for token, probability in written if self.tokens.is_character(token)])
             strings[row, :len(written)] = torch.tensor([token for token, _ in written], dtype=torch.int64)
+        strings = strings.to(best.device)
         losses = string_losses(log_probabilities.transpose(0, 1), strings, self.tokens.blank)
         confidences = (-losses * (strings != self.tokens.blank).sum(1).clamp(min=1)).exp().clamp(max=1)
         return Reading(texts, confidences.float().cpu(), characters)

@@ -16,7 +16,7 @@ class Decoder(Protocol):
         every symbol, all at once; it ignores the tokens that it is given).
     tokens: the table of ids; its `classes` are the width of the logits.
     max_length: characters; "attention" and "parallel" decoders write max_length + 1 symbols, the end included.
-    classifier: the last linear layer, hidden -> classes.
+    classifier: the last linear layer, hidden -> classes (of an ABINet without iterations the one that rests).
     stops_early: whether greedy decoding in eval mode ends with the longest sequence. An exported graph has no such stop.
     """
 

@@ -4,7 +4,7 @@ Grill et al., "Bootstrap Your Own Latent", NeurIPS 2020, arXiv 2006.07733:
 
     online:  z = projection(h),  p = predictor(z)          target:  z' = projection'(h') of the averaged model, no gradient
     L = 1/2 (D(p_1, z'_2) + D(p_2, z'_1)),   D = -cosine                          (equation 2; the paper's 2 - 2 cosine has another offset and factor)
-    xi <- tau xi + (1 - tau) theta,   tau = 1 - (1 - tau_0) (cos(pi k / K) + 1) / 2     (section 3.3; k steps of K are done)
+    xi <- tau xi + (1 - tau) theta,   tau = 1 - (1 - tau_0) (cos(pi k / (K - 1)) + 1) / 2     (section 3.3; k steps of K are done)
 
 h is an image's vector (see image_vectors.py); projection and predictor are linear, BatchNorm, ReLU, linear. Each view is a pass of its own in both
 models. The target is in the mode of the online model, with batch statistics when training, and keeps running statistics of its own.

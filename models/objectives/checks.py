@@ -44,6 +44,12 @@ def check_score(objective: str, recognizer: Recognizer, score: str | None) -> No
                          f"{recognizer.decoder.kind}: use score={'product' if score == 'string' else 'geometric_mean'}, which is the same there")
 
 
+def check_one_width(objective: str, recognizer: Recognizer, why: str) -> None:
+    """Images that keep their aspect ratio come in several widths."""
+    if recognizer.aspect == "keep":
+        raise ValueError(f"{objective} expects images of one width, {why}, found a recognizer with aspect keep: use aspect pad or stretch")
+
+
 def check_steps(objective: str, name: str, steps: int | None, needed: bool) -> None:
     """A number of training steps, where one is needed or given."""
     if (steps is None and needed) or (steps is not None and not steps >= 1):

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.objectives.instances import memory_of_one
+from models.precision import at_least_float32
 from models.recognizer import Recognizer
 
 Features = Literal["visual", "contextual"]  # behind the encoder, or behind the sequence stage too
@@ -41,7 +42,7 @@ def normalised_mlp(widths: list[int], last: Literal["linear", "norm"]) -> nn.Seq
 
 def negative_cosine(predicted: Tensor, target: Tensor) -> Tensor:
     """The mean over rows of -cos(predicted, target), (n, width) each; no gradient flows into the target."""
-    return -F.cosine_similarity(predicted, target.detach(), dim=1).mean()
+    return -F.cosine_similarity(at_least_float32(predicted), at_least_float32(target.detach()), dim=1).mean()
 
 
 def spread(of: Tensor) -> Tensor:

@@ -69,7 +69,7 @@ class MAE(nn.Module):
         were hidden, (n, patches) bool."""
         encoder = self.recognizer.encoder
         seen = encoder(self.recognizer._as_channels(images), kept=order[:, :self.visible])  # (n, class token + visible, width)
-        embedded = self.embed(seen)
+        embedded = at_least_float32(self.embed(seen))  # so that what the blocks add up stays exact under mixed precision
         before, cells = embedded.split([embedded.shape[1] - self.visible, self.visible], 1)
         everywhere = self.missing.to(cells.dtype).expand(len(images), order.shape[1], -1)
         places = everywhere.scatter(1, order[:, :self.visible, None].expand(-1, -1, cells.shape[2]), cells)

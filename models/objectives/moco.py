@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from models.batch import Batch, Losses
-from models.objectives.checks import check_decay, check_positive
+from models.objectives.checks import check_decay, check_one_width, check_positive
 from models.objectives.distributed import everyones, several_ranks
 from models.objectives.heads import head
 from models.objectives.image_vectors import Features, spread, train_for_vectors, vectors, width_of
@@ -52,6 +52,7 @@ class MoCo(nn.Module):
         temperature = {"v1": 0.07, "v2": 0.2}[version] if temperature is None else temperature
         check_positive("moco", {"projection_width": projection_width, "queue": queue, "temperature": temperature})
         check_decay("moco", "momentum", momentum, 0.999)
+        check_one_width("moco", recognizer, "which the ranks exchange")
         self.recognizer, self.features = recognizer, features
         self.head = _head(version, width_of(recognizer, features), projection_width)
         train_for_vectors(recognizer, features)

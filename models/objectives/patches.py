@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from models.encoders.vit import ViT
+from models.objectives.checks import check_one_width
 from models.recognizer import Recognizer
 
 
@@ -12,6 +13,7 @@ def vision_transformer(objective: str, recognizer: Recognizer) -> ViT:
     if not isinstance(recognizer.encoder, ViT) or recognizer.rectifier is not None:
         raise ValueError(f"{objective} expects a recognizer whose encoder is a vision transformer, found {recognizer.name or type(recognizer.encoder).__name__}: "
                          "use vitstr or parseq")
+    check_one_width(objective, recognizer, "whose patches are counted")
     recognizer.decoder.requires_grad_(False)
     recognizer.sequence.requires_grad_(False)
     return recognizer.encoder

@@ -110,8 +110,13 @@ class PerSec(nn.Module):
         check_weights("persec", {"diversity_weight": diversity_weight, "feature_weight": feature_weight, "stroke_gradient": stroke_gradient})
         self.recognizer, self.stroke_module = recognizer, early_module(recognizer, stroke)
         recognizer.decoder.requires_grad_(False)
-        with tapped(recognizer, self.stroke_module) as maps:
-            memory = memory_of_one(recognizer)  # a copy has the hooks of its original
+        try:
+            with tapped(recognizer, self.stroke_module) as maps:
+                memory = memory_of_one(recognizer)  # a copy has the hooks of its original
+        except (RuntimeError, AttributeError) as problem:
+            raise ValueError(f"persec expects a module with one map as stroke, found {self.stroke_module} ({problem}): name another") from None
+        if len(maps) != 1:
+            raise ValueError(f"persec expects a module that is run once as stroke, found {self.stroke_module}, run {len(maps)} times: name another")
         shared = Perceiving(context_width, heads, layers, codebooks, entries, temperature_factor, kappa, distractors, diversity)
         low, high = maps[0], recognizer.cells(memory)  # (1, rows, columns, width) each
         half = max(1, low.shape[1] // 2)

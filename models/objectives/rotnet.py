@@ -27,6 +27,9 @@ class RotNet(nn.Module):
 
     def __init__(self, recognizer: Recognizer) -> None:
         super().__init__()
+        if recognizer.aspect != "stretch":
+            raise ValueError(f"rotnet expects images that fill their width, found a recognizer with aspect {recognizer.aspect}: what fills the rest would tell which "
+                             "way up an image is; use aspect stretch")
         self.recognizer = recognizer
         self.classifier = nn.Linear(width_of(recognizer, "visual"), 4)
         train_for_vectors(recognizer, "visual")

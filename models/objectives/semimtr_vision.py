@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from models.batch import Batch, Losses, View
 from models.decoders.abinet import ABINetDecoder
-from models.objectives.checks import check_positive, check_weights
+from models.objectives.checks import check_one_width, check_positive, check_weights
 from models.objectives.contrast import contrast
 from models.objectives.distributed import over_all_ranks
 from models.objectives.heads import Head
@@ -69,6 +69,8 @@ class SemiMTRVision(nn.Module):
             warnings.warn("semimtr_vision trains ABINet's vision model alone; with the recognizer's option iterations: 0 it is what reads, so that "
                           "validation sees it", stacklevel=2)
         check_positive("semimtr_vision", {"temperature": temperature})
+        if contrastive_weight and recognition_weight:
+            check_one_width("semimtr_vision", recognizer, "labeled and unlabeled in one batch")
         memory = memory_of_one(recognizer)
         cells, width = row_by_row(recognizer, memory).shape[1:]
         if not 0 < windows <= cells:
@@ -101,7 +103,7 @@ class SemiMTRVision(nn.Module):
             loss, named["matched_fraction"] = contrast(instances, self.temperature)
             total, named["contrastive_loss"] = self.contrastive_weight * loss, loss
         if self.recognition_weight:
-            loss = sum(self._recognition(memory[:len(batch.labeled.targets)], batch.labeled.targets) for memory in memories)
+            loss = sum(self._recognition(memory, batch.labeled.targets) for memory in memories)
             total, named["recognition_loss"] = total + self.recognition_weight * loss, loss
         return Losses(total, {name: value.detach() for name, value in named.items()})
 
@@ -112,11 +114,11 @@ class SemiMTRVision(nn.Module):
         return projected if self.mapping == "frame" else windows_of(projected, self.windows)
 
     def _recognition(self, memory: Tensor, targets: Tensor) -> Tensor:
-        """The loss of m labeled words: memories (m, frames, width), targets (m, steps)."""
-        decoder = self.recognizer.decoder
+        """The loss of the first m of n words: memories (n, frames, width), targets (m, steps). ABINet's vision head, which has batch statistics, sees all."""
+        decoder, labeled = self.recognizer.decoder, len(targets)
         if not isinstance(decoder, ABINetDecoder):
-            return decoder.loss(decoder(memory, decoder.inputs(targets)), targets)
-        _, logits, _ = decoder.vision(memory)
+            return decoder.loss(decoder(memory[:labeled], decoder.inputs(targets)), targets)
+        logits = decoder.vision(memory)[1][:labeled]
         count = decoder.tokens.is_character(targets).sum() + len(targets)  # each word has one end symbol
         (everyones,), ranks = over_all_ranks(count.view(1))
         return decoder.branch_loss(logits, targets) * count * ranks / everyones

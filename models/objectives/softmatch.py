@@ -13,7 +13,7 @@ The variance is unbiased, p~ begins as the first batch's mean, and 1e-6 is added
 What a word needs beyond the paper's single class (ours):
 - p~ is over a word's characters and end symbol (CTC: over frames that are not blank, given that they are not), u uniform over the symbols that words
   hold. Other classes (padding, start, the blank) keep their probability before N.
-- s is the score of a word (see `fixmatch`) from the largest aligned probability at each of its steps. mu and v are of the words that read as
+- s is the score of a word (see `fixmatch`) by the aligned probabilities: of each step the largest, of CTC those of the string that was read. mu and v are of the words that read as
   something. A CTC word that reads as nothing has weight 0.
 - Readings, CTC and `use_cat` as in `fixmatch`. In distributed training all statistics are of all ranks' words. The logged kept_fraction is the
   mean weight.

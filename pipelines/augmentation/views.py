@@ -23,7 +23,7 @@ from pipelines.augmentation import deterioration as spoil
 from pipelines.augmentation import photometric, warps
 from pipelines.errors import BadInput
 
-SMALLEST_SIDE = 3  # the blur's reflected border needs two pixels beyond the edge
+SMALLEST_SIDE = 4  # the widest filter's reflected border needs three pixels beyond the edge
 CACHED = 32  # images at a time on a CPU: their intermediate results stay in its cache
 NOISE = 2 ** 16  # numbers in the strip that elastic displacements are cut from
 
@@ -178,14 +178,15 @@ def semimtr(images: Tensor, generator: Generator) -> Tensor:
     """SemiMTR's view, which moves nothing: inverted with probability 0.5, then in this order
 
     colours, one of: channels shuffled with probability 0.35; gray by (0, 1); 2 to 16 colours by k-means; the luma's histogram made even; up to 20 % of the pixels
-        dropped, by channel with probability 0.5; gamma (0.5, 2); brightness times (0.5, 1.5); hue turned by up to 50 / 510 of the circle and up to 50
+        dropped, by channel with probability 0.5; gamma (0.5, 2); brightness times (0.5, 1.5); hue turned by up to 50 / 255 of the circle and up to 50
         levels of saturation; colour temperature 1,100 to 10,000 K.
     filters, one of: sharpen alpha (0, 0.5) lightness (0, 0.5); a blur, one of: Gaussian sigma (0.5, 1.5), box of 2 to 6, median of 3, 5 or 7, motion over 5 pixels.
     noise, one of: emboss alpha (0, 1) strength (0.5, 1.5); normal noise of deviation up to 51; a tenth of each channel black or white; each pixel
         times (0.5, 1.5).
 
     Ranges are uniform, all as imgaug defines them. Deviations: k-means clusters in RGB, in four rounds, where imgaug does in Lab; medians are of rows, then of columns; the histogram is the luma's, not
-    Lab's lightness'; brightness is HSV's value, where imgaug draws one of several colour spaces; motion turns its line of taps without rounding to pixels.
+    Lab's lightness'; brightness is HSV's value, where imgaug draws one of several colour spaces; gray pixels get no saturation; motion turns its line of taps
+    without rounding to pixels; medians of 3, 5 and 7 are drawn as often, impulses are all black or white (imgaug: 1, 2, 2 of 5, and Beta(0.5, 0.5)).
     """
     n, _, height, width = images.shape
     uniform = torch.rand(n, 24, generator=generator)
@@ -209,7 +210,7 @@ def semimtr(images: Tensor, generator: Generator) -> Tensor:
     images = _in_order(images, color, [
         (spoil.shuffle_channels, _send(order, images)), (spoil.grayscale, between(9, 0, 1)), (spoil.quantize_colors, whole(10, 2, 16), _send(places, images)),
         (spoil.equalize_luma,), (partial(_dropped, strip), between(11, 0, 0.2), between(12, -0.5, 0.5), starts[:, :1]), (spoil.gamma, between(13, 0.5, 2)),
-        (spoil.multiply, between(14, 0.5, 1.5)), (spoil.shift_hue_and_saturation, between(15, -50 / 510, 50 / 510), between(16, -50, 50)),
+        (spoil.multiply, between(14, 0.5, 1.5)), (spoil.shift_hue_and_saturation, between(15, -50 / 255, 50 / 255), between(16, -50, 50)),
         (spoil.color_temperature, between(17, 1100, 10000))])
     images = _in_order(images, blur, [
         (photometric.sharpen, between(18, 0, 0.5), between(19, 0, 0.5)), (photometric.gaussian_blur, between(18, 0.5, 1.5)),

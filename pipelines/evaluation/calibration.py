@@ -1,8 +1,8 @@
 """One temperature for a model, so that words read with confidence 0.8 are right in 8 of 10 cases.
 
 Temperature scaling (Guo et al., ICML 2017) divides all logits by one number T. Guo et al. fit it to the negative log likelihood of the
-labels, class by class. We fit it to that of the words' correctness: the cross-entropy between the confidence of a word, the product over
-its symbols, and whether the word was read rightly. That number is what users decide by and what ECE measures; a product of symbols that
+labels, class by class. We fit it to that of the words' correctness: the cross-entropy between the confidence of a word, the probability of
+its string, and whether the word was read rightly. That number is what users decide by and what ECE measures; a product of symbols that
 are each calibrated need not be, because errors within a word come together. It also asks for no alignment of symbols to labels, which CTC
 does not have and which is lost behind the first wrong symbol of an attention decoder, and it works for every decoder alike.
 

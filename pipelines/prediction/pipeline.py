@@ -58,7 +58,7 @@ class Job:
         """All that readings depend on, as JSON."""
         fingerprints = [(source.name, source.count(), source.fingerprint) for source in self.sources]
         turned = {"upside_down": "turned"} if self.manner.search.both_ways_up else {}
-        return {"command": "predict", "sources": self.arguments, **turned, **self.labeler.described(), **self.manner.described(), **versions(),
+        return {"command": "predict", "sources": self.arguments, "confidence": "of the string", **turned, **self.labeler.described(), **self.manner.described(), **versions(),
                 "torch": torch.__version__, "fingerprints": fingerprints}
 
 

@@ -66,7 +66,7 @@ def _probability_of(written: list[int], frames: np.ndarray, blank: int) -> float
     for probabilities in frames[1:]:
         before, skipped = np.append([0], alpha[:-1]), np.append([0, 0], alpha[:-2])[:len(path)]
         alpha = (alpha + before + skipped * may_skip[:len(path)]) * probabilities[path]
-    return float(alpha[-2:].sum())
+    return min(1.0, float(alpha[-2:].sum()))  # rounding may reach beyond
 
 
 def read_symbols(outputs: Outputs, symbols: Symbols, name: str = "logits") -> list[Read]:

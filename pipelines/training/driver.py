@@ -159,6 +159,7 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
     Raises:
         BadInput: something in the recipe cannot be, or training met a loss that is not finite.
     """
+    own.remember(own.texts_of(recipe.objective["name"], recipe.recognizer.name))  # whatever becomes of the files while it trains
     where = RunFolder(folder or storage.join(recipe.runs, recipe.name))
     earlier = where.state()
     if earlier is not None and earlier.status == "finished":
@@ -179,6 +180,7 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
         if recipe.initialize_from and not done:  # behind a checkpoint nothing of it is needed, and it may be gone
             state.start, files = find_start(recipe, state.start)
         start_ray()
+        check_batch_normalization(recipe)
         readers = share_readers(recipe, streams, reserved_cpus)
         say_streams(streams, quiet)
         record.begin(where, state, lambda token: _start_tracking(recipe, streams, parent, state.start, token), parent and parent.uri)
@@ -295,10 +297,22 @@ def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: tracking
                               tags={"recipe": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest} | began)
 
 
+def uses_gpus(recipe: Recipe) -> bool:
+    """Whether each worker gets a GPU of the cluster that Ray is connected to."""
+    training = recipe.training
+    return ray.cluster_resources().get("GPU", 0) >= training.workers if training.gpu is None else training.gpu
+
+
+def check_batch_normalization(recipe: Recipe) -> None:
+    """BadInput for statistics over workers without GPUs, on which PyTorch has none."""
+    if recipe.training.sync_batchnorm and recipe.training.workers > 1 and not uses_gpus(recipe):
+        raise BadInput("training.sync_batchnorm: expected workers on GPUs, found CPUs, on which PyTorch has no synchronised batch normalization: "
+                       "leave it out, or train on GPUs")
+
+
 def _fit(recipe: Recipe, job: Job, where: RunFolder, handle: tracking.RunHandle, callbacks: list, quiet: bool,
          said: list[str]) -> dict[str, Any]:
-    training = recipe.training
-    gpu = ray.cluster_resources().get("GPU", 0) >= training.workers if training.gpu is None else training.gpu
+    training, gpu = recipe.training, uses_gpus(recipe)
     system, inside = storage.locate(where.place)
     trainer = TorchTrainer(
         work, train_loop_config={"job": job},

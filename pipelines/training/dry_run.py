@@ -5,7 +5,7 @@ Each section is a few lines of text, printed as soon as it is known; what cannot
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Mapping, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -62,7 +62,7 @@ def plan(recipe: Recipe, given: Given = Given(), *, resume: bool = False) -> Ite
         yield line("starts from", find_start(recipe, state and state.start)[0].model)
     streams = open_streams(recipe, state and state.lanes)
     yield from (_stream(recipe, objective, part, stream) for part, stream in streams.items())
-    yield from _validation(recipe)
+    yield from _validation(recipe, objective.views)
     yield from (line("warning", warning) for warning in warnings(recipe, streams))
     if state is not None:
         state.check_corpora(fingerprints(recipe))
@@ -209,8 +209,11 @@ def _ingredient(recipe: Recipe, one: Ingredient, images: float, share: float) ->
     return name, f"{one.plan.rows:,}", f"{share:.1%}", short(epoch), epochs, f"{len(shards):,}", f"{groups:,}", read
 
 
-def _validation(recipe: Recipe) -> Iterator[str]:
+def _validation(recipe: Recipe, views: Mapping[str, tuple]) -> Iterator[str]:
     validation = recipe.data.validation
+    if "labeled" not in views:
+        yield line("validation", "what the features know of unlabeled images, ten times unless training.validate_every says otherwise")
+        return
     if validation is None:
         yield line("validation", "none")
         return
@@ -241,3 +244,7 @@ def warnings(recipe: Recipe, streams: dict[str, Stream]) -> Iterator[str]:
     if planned is not None and recipe.objective["annealing"] != "none" and planned != recipe.training.steps:
         yield f"objective.annealing_steps is {planned:,}, but the run has {recipe.training.steps:,} steps: its threshold ends " + (
             "before it has risen" if planned > recipe.training.steps else "its rise early")
+    planned = recipe.objective.get("ramp_steps") if recipe.objective["name"] in ("byol", "dig") else None
+    if planned is not None and planned != recipe.training.steps:
+        yield f"objective.ramp_steps is {planned:,}, but the run has {recipe.training.steps:,} steps: its average " + (
+            "never comes to rest" if planned > recipe.training.steps else "rests long before the end")

@@ -9,14 +9,15 @@ Every probe is an ordinary run with a name of its own; whatever is finished is n
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.evaluation.measure import evaluate_set, rule_on
+from pipelines.evaluation.options import device_named
 from pipelines.ingestion.wordsets import WordSet
-from pipelines.reading.weights import find_model, load_recognizer, read_description
+from pipelines.reading.weights import find_model, load_recognizer, pinned, read_description
 from pipelines.training.driver import open_streams, train
 from pipelines.training.recipe import Recipe, parse_recipe
 
@@ -57,12 +58,13 @@ def probe(plan: Probe, fractions: list[float], seeds: list[int], baseline: bool,
     Raises:
         BadInput: what `train` refuses, and labels of which a fraction holds none.
     """
+    plan = replace(plan, model=pinned(plan.model))  # an alias may move while it goes on
     about = read_description(find_model(plan.model, plan.runs))
-    for fraction in fractions:
+    for fraction in dict.fromkeys(fractions):
         for seed in seeds:
             for start in ("pretrained", "none") if baseline else ("pretrained",):
                 recipe, labels = sized(recipe_of(plan, about, start, fraction, seed))
-                outcome = train(recipe, quiet=quiet)
+                outcome = train(recipe, resume=True, quiet=quiet)
                 yield Probed(start, fraction, seed, labels, measured(plan, outcome.model), outcome.place)
 
 
@@ -71,7 +73,8 @@ def recipe_of(plan: Probe, about: dict[str, Any], start: str, fraction: float, s
     own = plan.recognizer is None or plan.recognizer == about["name"]
     tree: dict[str, Any] = {
         "name": f"{plan.name}-{'frozen-' if plan.freeze else ''}{start}-{100 * fraction:g}pct-seed{seed}", "seed": seed, "runs": plan.runs,
-        "recognizer": {"name": plan.recognizer or about["name"], "charset": about["charset"], "options": about["overrides"] if own else {}},
+        "recognizer": {"name": plan.recognizer or about["name"], "charset": about["charset"], "rule": about.get("rule", "charset"),
+                       "options": about["overrides"] if own else {}},
         "objective": {"name": "supervised"},
         "data": {"labeled": {"corpus": plan.labels, "batch_size": 1, "fraction": fraction}},
         "optimizer": {"learning_rate": plan.learning_rate},
@@ -82,10 +85,10 @@ def recipe_of(plan: Probe, about: dict[str, Any], start: str, fraction: float, s
 
 def sized(recipe: Recipe) -> tuple[Recipe, int]:
     """The recipe with batches of 64 labels, or of all where there are fewer, and how many labels there are."""
-    labels = open_streams(recipe)["labeled"].rows
-    if labels < 1:
-        raise BadInput(f"--fractions: expected a fraction of {recipe.data.labeled.corpus} that holds labels, found {recipe.data.labeled.fraction:g} with none: "
-                       "raise it")
+    try:
+        labels = open_streams(recipe)["labeled"].rows
+    except BadInput as problem:
+        raise BadInput(f"--labels, of which {recipe.data.labeled.fraction:g}: {problem}") from None
     tree = recipe.model_dump(mode="json")
     tree["data"]["labeled"]["batch_size"] = min(BATCH, labels)
     return parse_recipe(tree, "the recipe of a probe"), labels
@@ -94,7 +97,7 @@ def sized(recipe: Recipe) -> tuple[Recipe, int]:
 def measured(plan: Probe, model: str) -> dict[str, float]:
     """Word accuracy of a model by set, and of all words together."""
     folder = find_model(storage.absolute(model))
-    recognizer, about = load_recognizer(folder), read_description(folder)
+    recognizer, about = load_recognizer(folder).to(device_named(None)), read_description(folder)
     found = {words.name: evaluate_set(recognizer, words, rule=rule_on(words, recognizer, about)).evaluation.score for words in plan.sets}
     accuracies = {name: score.accuracy for name, score in found.items()}
     if len(found) > 1:

@@ -143,8 +143,8 @@ class TrainingRecipe(Section):
     threads_per_worker: int | None = Field(None, gt=0, description="none: the machine's cores divided among its workers, less one that reads")
     gpu: bool | None = Field(None, description="none: a GPU per worker if the cluster has them")
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it, else float32")
-    freeze: Literal["encoder"] | None = Field(None, description="encoder: all but the decoder rests, batch normalization too, as it was when the run began: "
-                                              "the decoder evaluation of SeqCLR and PerSec")
+    freeze: Literal["encoder"] | None = Field(None, description="encoder: all but the decoder rests, batch normalization too, and the decoder begins "
+                                              "anew: the decoder evaluation of SeqCLR and PerSec")
     sync_batchnorm: bool = Field(False, description="take batch normalization's statistics over the batches of all workers, not of each; of several "
                                  "workers on GPUs")
     compile: bool = Field(False, description="torch.compile the objective; the first step then takes a minute or more")
@@ -201,13 +201,15 @@ def nearest(word: str, choices) -> str:
 
 
 def _parameters(function) -> dict[str, inspect.Parameter]:
-    return {name: parameter for name, parameter in inspect.signature(function).parameters.items()
+    return {name: parameter for name, parameter in inspect.signature(function, eval_str=True).parameters.items()
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY}
 
 
 def options_of(objective: type) -> type[BaseModel]:
     """A typed section from an objective's keyword-only arguments."""
-    fields = {name: (parameter.annotation, parameter.default) for name, parameter in _parameters(objective.__init__).items()}
+    empty = inspect.Parameter.empty  # the user's own may lack annotations, and fields without a default are asked for
+    fields = {name: (Any if parameter.annotation is empty else parameter.annotation, ... if parameter.default is empty else parameter.default)
+              for name, parameter in _parameters(objective.__init__).items()}
     return create_model(objective.__name__, __base__=Section, **fields)
 
 

@@ -8,6 +8,7 @@
               model/           the recognizer, once the run has finished
 """
 
+import hashlib
 import fcntl
 import json
 import os
@@ -27,7 +28,7 @@ from pipelines.errors import BadInput, disk_full
 from pipelines.state import parse_json, parse_yaml
 from pipelines.tracking import RunHandle, with_credentials
 from pipelines.training.lease import leased
-from pipelines.training.recipe import Recipe
+from pipelines.training.recipe import Recipe, parse_recipe
 
 # What may change when a run is resumed: on how many workers, and how they are placed.
 WHERE = {f"training.{key}" for key in ("workers", "cpus_per_worker", "threads_per_worker", "gpu", "max_failures")}
@@ -183,7 +184,7 @@ class RunFolder:
         return state
 
     def _check_recipe(self, state: RunState, recipe: Recipe, resume: bool) -> None:
-        if state.digest != recipe.digest and not (resume and self._elsewhere(recipe)):
+        if not self._same(state, recipe) and not (resume and self._elsewhere(recipe)):
             raise BadInput(f"the run {recipe.name!r} exists in {self.place} with another recipe ({self._differences(recipe)}); choose another "
                            "name=, or repeat that recipe to continue it")
         if state.status == "failed" and not resume:
@@ -226,6 +227,18 @@ class RunFolder:
             return storage.read_bytes(self.file("recipe.yaml"))
         except FileNotFoundError:
             return None
+
+    def _same(self, state: RunState, recipe: Recipe) -> bool:
+        """Whether a recipe is the run's; one of an earlier version of textray lacks fields that now have their defaults."""
+        if state.digest == recipe.digest:
+            return True
+        text = self._recipe_file()
+        if text is None or hashlib.sha256(text).hexdigest()[:16] != state.digest:
+            return False
+        try:
+            return parse_recipe(parse_yaml(text, self.file("recipe.yaml"), LOST)) == recipe
+        except BadInput:
+            return False
 
     def _elsewhere(self, recipe: Recipe) -> bool:
         """Whether only the machines differ on which the run goes on."""

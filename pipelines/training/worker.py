@@ -64,9 +64,13 @@ def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:
         recognizer = build(recipe.recognizer.name, recipe.charset, **recipe.recognizer.options)
     except (ValueError, TypeError) as problem:
         raise BadInput(f"recognizer: {problem}") from None
-    if start is not None:
-        start_from(start, recognizer, recipe.initialize_from)
-    if recipe.training.freeze:
+    frozen = recipe.training.freeze is not None
+    copied = start_from(start, recognizer, recipe.initialize_from, decoder=not frozen) if start is not None else []
+    missing = [name for name in ("rectifier", "encoder", "sequence") if _has_parameters(getattr(recognizer, name)) and name not in copied]
+    if frozen and start is not None and missing:
+        raise BadInput(f"training.freeze: expected a start whose {' and '.join(missing)} is trained, found {recipe.initialize_from}, which leaves it out: "
+                       "pretrain with features: contextual, or leave freeze out")
+    if frozen:
         recognizer.freeze()
     options = {name: value for name, value in recipe.objective.items() if name != "name"}
     with warnings.catch_warnings(record=True) as noticed:
@@ -77,7 +81,7 @@ def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:
             raise BadInput(f"objective: {problem}") from None
     for notice in noticed:
         print(f"textray: warning: objective: {notice.message}", file=sys.stderr)
-    if not any(parameter.requires_grad for parameter in recognizer.parameters()):
+    if frozen and not any(parameter.requires_grad for parameter in recognizer.parameters()):
         raise BadInput(f"training.freeze: expected an objective that trains the decoder, found {recipe.objective['name']}, which leaves nothing to train: "
                        "take supervised, or leave freeze out")
     check_drawable(objective.views, recipe.charset)
@@ -94,8 +98,14 @@ def build_rates(optimizer: torch.optim.Optimizer, options: OptimizerRecipe, step
                      initial_division=options.initial_division, final_division=options.final_division)
 
 
-def start_from(folder: Path, recognizer: Recognizer, source: str) -> list[str]:
+def _has_parameters(part: nn.Module | None) -> bool:
+    return part is not None and any(True for _ in part.parameters())
+
+
+def start_from(folder: Path, recognizer: Recognizer, source: str, *, decoder: bool = True) -> list[str]:
     """Copy the trained parts of the model in a folder, which the user calls `source`, into a recognizer; returns their names.
+
+    decoder: whether it moves on where it fits.
 
     A decoder moves on only between equal decoders with one charset; otherwise it starts anew, as the protocols of pretraining want.
 
@@ -107,7 +117,7 @@ def start_from(folder: Path, recognizer: Recognizer, source: str) -> list[str]:
     for name, part in recognizer.named_children():
         state = getattr(other, name).state_dict() if getattr(other, name, None) is not None else {}
         fits = {key: value.shape for key, value in state.items()} == {key: value.shape for key, value in part.state_dict().items()}
-        if parts is not None and name not in parts:
+        if (parts is not None and name not in parts) or (name == "decoder" and not decoder):
             continue
         if not fits and name != "decoder":
             raise BadInput(f"initialize_from: the {name} of {source} ({other.name}) does not fit that of {recognizer.name}; choose "
@@ -183,9 +193,6 @@ class _Worker:
         """With the batch normalization of all workers together, where the recipe says so."""
         if not self.recipe.training.sync_batchnorm or self.world == 1:
             return objective
-        if self.device.type == "cpu":
-            raise BadInput("training.sync_batchnorm: expected workers on GPUs, found CPUs, on which PyTorch has no synchronised batch normalization: "
-                           "leave it out, or train on GPUs")
         return nn.SyncBatchNorm.convert_sync_batchnorm(objective)
 
     def _train(self, device: torch.device, done: int) -> None:

@@ -1,11 +1,13 @@
 """Objectives and recognizers of the user's own: the examples of docs/own.md, and what is said of names that stand for nothing."""
 
 import re
+import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
+import ray.cloudpickle
 import torch
 
 from models import own
@@ -46,6 +48,17 @@ def test_a_process_without_the_file_is_told_its_text(here):
     Path("sure.py").unlink()
     own.remember(texts)
     assert objective_named("sure.py:Sure").__name__ == "Sure"
+
+
+def test_what_a_file_defines_goes_to_other_processes_by_value(here):
+    """As Ray sends it: with cloudpickle, to a process that has neither the file nor the module."""
+    Path("sized.py").write_text("from dataclasses import dataclass\nfrom torch import nn\n@dataclass\nclass Size:\n    width: int = 3\nclass Layer(nn.Module):\n"
+                                "    def forward(self, x):\n        return x + Size().width\n", encoding="utf-8")
+    layer = own.own("objectives", "sized.py:Layer")()
+    sent = ray.cloudpickle.dumps(layer)
+    found = subprocess.run([sys.executable, "-c", "import pickle, sys; print(pickle.load(sys.stdin.buffer)(1))"], input=sent, capture_output=True, check=True,
+                           cwd="/")
+    assert found.stdout.strip() == b"4"
 
 
 def test_another_text_is_another_class(here):

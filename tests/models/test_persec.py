@@ -254,3 +254,8 @@ def test_the_parts_of_words_are_told_apart_better():
 def test_refuses_constants_that_make_no_sense(constants, message):
     with pytest.raises(ValueError, match=message):
         objective(**constants)
+
+
+def test_a_module_without_a_map_is_refused():
+    with pytest.raises(ValueError, match="persec expects a module with one map as stroke, found patch_embed"):
+        PerSec(build("vitstr", Charset.named("36"), size="tiny"), stroke="patch_embed")

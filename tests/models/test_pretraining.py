@@ -244,3 +244,14 @@ def test_two_ranks_with_half_the_images_each_are_one_with_all(kind, two_ranks):
 def test_refuses_constants_that_make_no_sense(kind, constants, message):
     with pytest.raises(ValueError, match=message):
         objective(kind, **constants)
+
+
+@pytest.mark.parametrize(("kind", "aspect", "message"), [
+    ("mae", "keep", "mae expects images of one width"), ("dig", "keep", "dig expects images of one width"), ("moco", "keep", "moco expects images of one width"),
+    ("rotnet", "pad", "rotnet expects images that fill their width, found a recognizer with aspect pad"),
+])
+def test_images_that_a_method_cannot_have_are_refused(kind, aspect, message):
+    options = {**VISION, "patch": [8, 8], "max_length": 10} if kind in ("mae", "dig") else {"name": "crnn_tiny"}
+    recognizer = build(**options, charset=Charset.named("36"), aspect=aspect)
+    with pytest.raises(ValueError, match=message):
+        OBJECTIVES[kind](recognizer, **SMALL[kind])

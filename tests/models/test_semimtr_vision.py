@@ -170,6 +170,23 @@ def test_refuses_constants_that_make_no_sense(constants, message):
         objective(**constants)
 
 
+def test_the_vision_head_s_batch_statistics_are_of_all_words():
+    """ABINet's position attention has some; the authors' pass all words through it, and leave the cross-entropy of the unlabeled ones out."""
+    torch.manual_seed(0)
+    model = SemiMTRVision(build("abinet", CHARSET, **(ABINET | {"vision": "large"}))).double().train()
+    batch, seen = batch_of(model), []
+    model.recognizer.decoder.vision.register_forward_hook(lambda _module, inputs, _output: seen.append(len(inputs[0])))
+    model(batch)
+    assert seen == [5, 5]
+
+
+def test_images_of_several_widths_are_refused():
+    recognizer = build("crnn_tiny", Charset.named("36"), aspect="keep")
+    with pytest.raises(ValueError, match="semimtr_vision expects images of one width, labeled and unlabeled in one batch, found a recognizer with aspect keep"):
+        SemiMTRVision(recognizer)
+    SemiMTRVision(recognizer, recognition_weight=0.0)
+
+
 def test_the_whole_abinet_is_told_that_validation_will_not_see_what_is_learned():
     with pytest.warns(UserWarning, match="iterations: 0"):
         SemiMTRVision(build("abinet", CHARSET, **(ABINET | {"iterations": 1})))

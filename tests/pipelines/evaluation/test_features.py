@@ -28,6 +28,14 @@ def test_what_is_linear_is_predicted_and_noise_is_not():
     assert predictability(inputs, rows(400, 3, seed=2)) < 0.05
 
 
+def test_what_is_the_same_everywhere_is_not_predicted():
+    """White margins; or all but one that is off by a level."""
+    inputs, white = rows(64, 6), torch.full((64, 3), 255.0, dtype=torch.float64)
+    off = white.clone()
+    off[7] -= 1
+    assert predictability(inputs, white) == predictability(inputs, off) == 0
+
+
 def test_neighbours_with_the_same_label_are_alike():
     words = ["alpha", "beta", "gamma", "delta"] * 10
     places = {word: rows(8, 5, seed=number) for number, word in enumerate(sorted(set(words)))}

@@ -46,7 +46,7 @@ def test_from_a_run_to_the_row_of_the_table(ray_session, store, tmp_path, monkey
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.chdir(tmp_path)
     render_corpus("words", 120, Settings(style="plain", charset="36"))
-    Path("pretrain.yaml").write_text("name: simclr\nrecognizer: {name: crnn_tiny, options: {width: 64}}\nobjective: {name: simclr, projection_width: 16}\n"
+    Path("pretrain.yaml").write_text("name: simclr\nrecognizer: {name: crnn_tiny, options: {width: 64}}\nobjective: {name: simclr, features: contextual, projection_width: 16}\n"
                                      "data: {unlabeled: {corpus: words, batch_size: 16}}\ntraining: {steps: 2, cpus_per_worker: 0.5}\n", encoding="utf-8")
     assert run("pretrain", ["pretrain.yaml"]) == 0
     probe = ["simclr", "--labels", "words", "--data", "plain=words", "--fractions", "0.2", "--seeds", "1", "--steps", "2", "--freeze"]

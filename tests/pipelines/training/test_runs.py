@@ -1,8 +1,10 @@
 """A run's folder: one writer at a time, and nothing that exists is overwritten."""
 
+import hashlib
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -155,3 +157,19 @@ def test_a_run_keeps_no_credentials_of_its_store_and_finds_them_in_the_environme
     assert folder.state().handle == RunHandle(secret, "1", "abc")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere:5000")
     assert folder.state().handle.uri == "postgresql://***@host/mlflow"
+
+
+def test_a_recipe_of_an_earlier_version_is_the_same_recipe(tmp_path):
+    """It lacks fields that came later, and whose defaults are what it computed."""
+    folder, now = RunFolder(tmp_path / "try"), recipe()
+    with folder.claimed(now, resume=False) as state:
+        folder.write(state)
+    old = now.to_yaml().replace("  freeze: null\n", "").replace("  sync_batchnorm: false\n", "")
+    assert old != now.to_yaml()
+    (tmp_path / "try" / "recipe.yaml").write_text(old, encoding="utf-8")
+    folder.write(replace(state, digest=hashlib.sha256(old.encode()).hexdigest()[:16]))
+    with folder.claimed(now, resume=False):
+        pass
+    other = parse_recipe({**now.model_dump(mode="json"), "seed": 7})
+    with pytest.raises(BadInput, match="with another recipe"), folder.claimed(other, resume=False):
+        pass

@@ -5,6 +5,8 @@ import torch
 
 from models.batch import Batch, Part
 from pipelines.errors import BadInput
+from pipelines.reading.weights import save_recognizer
+from pipelines.training.driver import check_batch_normalization
 from pipelines.training.loop import build_optimizer
 from pipelines.training.recipe import parse_recipe
 from pipelines.training.worker import build_objective, build_rates, mean_over_ranks, trained_parts
@@ -65,15 +67,17 @@ def test_what_an_objective_warns_of_is_one_line_on_stderr(capsys):
     assert len(lines) == 1 and lines[0].startswith("textray: warning: objective: ccr compares frame by frame, but its strong view moves the image")
 
 
-def test_synchronised_batch_normalization_on_cpus_is_one_sentence():
+def test_synchronised_batch_normalization_on_cpus_is_one_sentence(monkeypatch):
     from pipelines.training.worker import Job, _Worker
     wanted = recipe(training={"steps": 10, "workers": 2, "sync_batchnorm": True})
     worker = _Worker(Job({}, {}, "runs/try", None), wanted)
-    worker.device, worker.world = torch.device("cpu"), 2
     objective = build_objective(wanted)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
     with pytest.raises(BadInput, match="training.sync_batchnorm: expected workers on GPUs, found CPUs"):
-        worker._synchronised(objective)
-    worker.world = 1
+        check_batch_normalization(wanted)
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0, "GPU": 2.0})
+    check_batch_normalization(wanted)
+    worker.device, worker.world = torch.device("cpu"), 1
     assert worker._synchronised(objective) is objective  # one process has all statistics
     worker.device, worker.world = torch.device("cuda"), 2
     assert any(isinstance(module, torch.nn.SyncBatchNorm) for module in worker._synchronised(objective).modules())
@@ -99,3 +103,20 @@ def test_a_frozen_encoder_rests_in_training_too(name):
 def test_nothing_left_to_train_is_one_sentence():
     with pytest.raises(BadInput, match="training.freeze: expected an objective that trains the decoder, found simclr, which leaves nothing to train"):
         build_objective(recipe(objective={"name": "simclr"}, training={"steps": 10, "freeze": "encoder"}))
+
+
+@pytest.mark.parametrize(("parts", "sentence"), [(["encoder"], "expected a start whose sequence is trained, found start, which leaves it out: pretrain with features"),
+                                                 (["encoder", "sequence", "decoder"], None)])
+def test_a_frozen_start_is_trained_but_for_the_decoder_which_begins_anew(tmp_path, parts, sentence):
+    torch.manual_seed(0)
+    start = build_objective(recipe()).recognizer
+    folder = save_recognizer(tmp_path, start, {"trained": parts})
+    torch.manual_seed(1)
+    frozen = recipe(training={"steps": 10, "freeze": "encoder"}, initialize_from="start")
+    if sentence:
+        with pytest.raises(BadInput, match=sentence):
+            build_objective(frozen, folder)
+        return
+    made = build_objective(frozen, folder).recognizer
+    assert torch.equal(next(made.encoder.parameters()), next(start.encoder.parameters()))
+    assert not torch.equal(made.decoder.classifier.weight, start.decoder.classifier.weight)
