@@ -27,7 +27,7 @@ class Same(nn.Module):
 class Rows(nn.Module):
     """A recognizer whose visual features are the rows that it is given."""
 
-    height, width = 1, 6
+    height, width, aspect = 1, 6, "stretch"
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()

@@ -46,12 +46,12 @@ def place(tmp_path, store, monkeypatch) -> Path:
     return tmp_path
 
 
-def tree(corpus: Path, name: str = "try", steps: int = 5) -> dict:
+def tree(corpus: Path, name: str = "recorded", steps: int = 5) -> dict:
     return {"name": name, "recognizer": {"name": "crnn_tiny"}, "objective": {"name": "supervised"},
             "data": {"labeled": {"corpus": str(corpus), "batch_size": 4}}, "training": {"steps": steps}}
 
 
-def complete_entry(name: str = "try") -> None:
+def complete_entry(name: str = "recorded") -> None:
     """The store holds one run of that name, and it lacks nothing."""
     folder = RunFolder(Path("runs") / name)
     handle = folder.state().handle
@@ -73,7 +73,7 @@ def test_a_run_killed_at_any_point_is_completed_by_the_same_command(place, corpu
         patch.setattr(owner, name, killing(getattr(owner, name), calls))
         driver.train(recipe, quiet=True)
     for _ in range(2):
-        assert driver.train(recipe, quiet=True).model == f"{place}/runs/try/model"
+        assert driver.train(recipe, quiet=True).model == f"{place}/runs/recorded/model"
         complete_entry()
 
 
@@ -85,7 +85,7 @@ def test_a_finished_run_repeated_says_where_its_model_is_and_needs_no_corpus(pla
     capsys.readouterr()
     assert run("finetune", ["try.yaml"]) == 0
     said = capsys.readouterr()
-    assert f"the run try has finished already: {place}/runs/try/model" in said.err and "model:  runs/try/model" in said.out
+    assert f"the run recorded has finished already: {place}/runs/recorded/model" in said.err and "model:  runs/recorded/model" in said.out
     complete_entry()
     assert run("finetune", ["try.yaml", "training.steps=6"]) == 2
     assert "exists in" in (refused := capsys.readouterr().err) and "with another recipe (training.steps was 5, is 6)" in refused
@@ -101,7 +101,7 @@ def test_a_store_that_is_away_at_the_end_is_said_and_filled_by_the_same_command(
 
     monkeypatch.setattr(driver, "_fit", away)
     assert run("finetune", ["try.yaml"]) == 0
-    warning = f"the status FINISHED of the run {place}/runs/try, and what may be missing of its 5 numbers, cannot be stored in sqlite:"
+    warning = f"the status FINISHED of the run {place}/runs/recorded, and what may be missing of its 5 numbers, cannot be stored in sqlite:"
     assert warning in capsys.readouterr().err
     assert run("finetune", ["try.yaml"]) == 0  # still away
     assert warning in capsys.readouterr().err and not (place / "mlflow.db").exists()
@@ -116,7 +116,7 @@ def test_a_killed_run_brings_its_numbers_when_it_goes_on(place, corpus, monkeypa
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr(RunFolder, "write", kill_when_finished(RunFolder.write))
         driver.train(recipe, quiet=True)
-    folder = RunFolder("runs/try")
+    folder = RunFolder("runs/recorded")
     state = folder.state()
     assert metric_history(state.handle, "loss") == []
     record.begin(folder, state, start=None)
@@ -145,5 +145,5 @@ def test_a_run_that_failed_while_the_store_was_away_is_closed_by_the_command_tha
     (place / "away.db").rename(place / "mlflow.db")
     with pytest.raises(BadInput, match=r"exists in .* \(failed\); choose another name=, or say --resume"):
         driver.train(recipe, quiet=True)
-    handle = RunFolder("runs/try").state().handle
+    handle = RunFolder("runs/recorded").state().handle
     assert MlflowClient(tracking_uri=handle.uri).get_run(handle.run).info.status == "FAILED"
