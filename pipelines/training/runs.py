@@ -8,8 +8,8 @@
               model/           the recognizer, once the run has finished
 """
 
-import hashlib
 import fcntl
+import hashlib
 import json
 import os
 import re
