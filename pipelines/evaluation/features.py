@@ -92,7 +92,7 @@ def predictability(inputs: Tensor, targets: Tensor) -> float:
         weights = torch.linalg.solve(gram + (RIDGE * gram.diagonal().mean() + 1e-9) * torch.eye(len(gram), dtype=gram.dtype), x.t() @ y)
         errors = (targets[ask] - middle - (inputs[ask] - centre) @ weights).square().sum(0)
         spread = (targets[ask] - targets[ask].mean(0)).square().sum(0)
-        varied = spread > len(targets[ask])  # a deviation of one grey level: of what is the same everywhere nothing is to be predicted
+        varied = spread > len(targets[ask])  # by more than a grey level: what is the same everywhere is nothing to predict
         found.append(((1 - errors / spread.clamp(min=1e-9)).clamp(min=-1) * varied).mean().item())
     return mean(found)
 

@@ -1,6 +1,7 @@
 """What the tests of CCR and its relatives share: a small recognizer that reads something, its batches, and strings the plain way."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -117,3 +118,20 @@ class NoWaiting(TorchDispatchMode):
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         assert not any(name in str(function) for name in ("_local_scalar_dense", "nonzero", "masked_select", "bincount", "unique")), function
         return function(*arguments, **(keywords or {}))
+
+
+def assert_ranks_are_one(ranks: list[dict], model: torch.nn.Module, batch_at: Callable[[int], Batch]) -> None:
+    """What each rank found in steps 1 and 2 with its part of a batch, and what it holds afterwards, is what one process finds with the whole batch."""
+    for number in (1, 2):
+        model.zero_grad()
+        losses = model(batch_at(number))
+        losses.total.backward()
+        model.after_step(number)
+        assert sum(rank["steps"][number][0].item() for rank in ranks) / len(ranks) == pytest.approx(losses.total.item(), rel=1e-9)
+        for key, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                for rank in ranks:
+                    torch.testing.assert_close(rank["steps"][number][1][key], parameter.grad, rtol=1e-6, atol=1e-10)
+    for key, value in model.state_dict().items():
+        for rank in ranks:
+            torch.testing.assert_close(rank["state"][key], value, rtol=1e-9, atol=1e-12)

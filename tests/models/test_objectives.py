@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch.nn.parallel import DistributedDataParallel
 
-from ccr_models import BOTH, NoWaiting, full_batch, objective
+from ccr_models import BOTH, NoWaiting, assert_ranks_are_one, full_batch, objective
 from models.batch import Batch, Part
 from models.charset import Charset
 from models.objectives import OBJECTIVES
@@ -184,15 +184,4 @@ def test_two_ranks_with_half_the_words_each_are_one_with_all(kind, two_ranks):
     """In eval mode, where no image depends on the others of its batch; of CTC, whose losses are means over words."""
     ranks = [torch.load(two_ranks / f"{kind}{rank}.pt") for rank in range(2)]
     model = objective(kind, "crnn_tiny", **LINEAR[kind])
-    for number in (1, 2):
-        model.zero_grad()
-        losses = model(full_batch(model, seed=number))
-        losses.total.backward()
-        model.after_step(number)
-        assert sum(rank["steps"][number][0].item() for rank in ranks) / 2 == pytest.approx(losses.total.item(), rel=1e-9)
-        for key, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                for rank in ranks:
-                    torch.testing.assert_close(rank["steps"][number][1][key], parameter.grad, rtol=1e-6, atol=1e-10)
-    for key, value in model.state_dict().items():
-        torch.testing.assert_close(ranks[1]["state"][key], value, rtol=1e-9, atol=1e-12)
+    assert_ranks_are_one(ranks, model, lambda number: full_batch(model, seed=number))

@@ -12,7 +12,7 @@ import torch.multiprocessing
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from ccr_models import NoWaiting
+from ccr_models import NoWaiting, assert_ranks_are_one
 from models.batch import Batch, Part
 from models.charset import Charset
 from models.objectives import MAE, OBJECTIVES, DiG, PerSec
@@ -213,19 +213,7 @@ def two_ranks(tmp_path_factory):
 def test_two_ranks_with_half_the_images_each_are_one_with_all(kind, two_ranks):
     ranks = [torch.load(two_ranks / f"{kind}{rank}.pt") for rank in range(2)]
     model = _without_batch_statistics(objective(kind))
-    for number in (1, 2):
-        model.zero_grad()
-        losses = model(batch_of(model, seed=number))
-        losses.total.backward()
-        model.after_step(number)
-        assert sum(rank["steps"][number][0].item() for rank in ranks) / 2 == pytest.approx(losses.total.item(), abs=1e-6)
-        for key, parameter in model.named_parameters():
-            if parameter.requires_grad:
-                for rank in ranks:
-                    torch.testing.assert_close(rank["steps"][number][1][key], parameter.grad, rtol=1e-5, atol=1e-10)
-    for key, value in model.state_dict().items():
-        for rank in ranks:
-            torch.testing.assert_close(rank["state"][key], value, rtol=1e-9, atol=1e-12)
+    assert_ranks_are_one(ranks, model, lambda number: batch_of(model, seed=number))
 
 
 @pytest.mark.parametrize(("kind", "constants", "message"), [
