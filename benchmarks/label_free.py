@@ -15,7 +15,8 @@ from statistics import mean
 
 import torch
 import yaml
-from one_change import Experiment, lines
+from one_change import Experiment
+from variants import lines
 
 from pipelines.evaluation.label_free import label_free
 

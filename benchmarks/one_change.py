@@ -24,11 +24,21 @@ each as many as there are unlabeled images in a batch of the others:
         what the first round's model reads, which again begins at the start (Pseudo-Label, Noisy Student). The steps are those of each round.
         search: {lexicon: FILE}     they are read as `textray predict --lexicon FILE` reads; other options likewise (both_ways_up turns the images)
         own_ngram: 0.5              the beam is guided by the n-gram of what the model itself reads so surely, as `textray self-train --own-ngram`
-    first: {objective: …, training: …}      a stage before it, from which it goes on: what several variants name alike is trained once
+    first: {objective: …, training: …}      a stage before it, from which it goes on, or a list of them, each with `labels` of its own if it has any:
+                                            what several variants begin with is trained once
     upright: true                   turns those unlabeled images by 180 degrees, once, that the start reads more surely so
 
 Both together are drawn from as one. `read: {beam: 10, ngram: FILE}` or `read: {beam: 10, own_ngram: 0.5}`, beside `test`, measures the test words
 also as these options read them.
+
+Without `base` every variant begins with new weights; without `labeled: corpora` its only labels are its own. So an experiment asks what pretraining
+is worth at fractions of the labels:
+
+    labeled: {batch_size: 64}
+    fractions: {corpora: [corpora/wires], part: [0.0, 0.5], of: [0.05, 1.0]}        every variant at 5 % and at all of these labels, by the hashes
+                                                                                    of their keys, beside the first variant at the same
+
+`table: cer` prints character error rates in place of words read.
 """
 
 import argparse
@@ -40,27 +50,29 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
 from torch import Tensor
+from variants import about_of, digest, expanded, lines, merged, table
 
 from models.batch import Batch, Part
+from models.costs import frames
 from models.decoding.ngram import trained_on
 from models.objectives import objective_named
 from models.recognizer import Recognizer
 from models.recognizers import build
 from pipelines.corpus.images import decode_into
 from pipelines.corpus.reader import Corpus
+from pipelines.evaluation.metrics import edit_distance
 from pipelines.evaluation.protocols import rule_of
 from pipelines.reading.batches import evaluating, shape_of
 from pipelines.reading.searches import search_of
 from pipelines.training.loop import Hooks, Numerics, Schedule, build_optimizer, fit, one_cycle
 from pipelines.training.recipe import Recipe, parse_recipe
-from pipelines.training.worker import build_objective
 
 SEARCH = {"beam": None, "ngram": None, "ngram_weight": 0.3, "bcn": None, "bcn_weight": 0.3, "lexicon": None, "both_ways_up": False}
 CONFIDENCES = (0.5, 0.7, 0.9)  # at which the readings of unlabeled images are counted, and how many of them are right
@@ -82,21 +94,29 @@ def place_of(key: str) -> float:
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big") / 2**64
 
 
+def frames_of(recognizer: Recognizer) -> int | None:
+    """That a CTC decoder has for the characters of a text; None for others."""
+    return frames(recognizer) if recognizer.decoder.kind == "ctc" else None
+
+
 def decoded(corpora: list[str], recognizer: Recognizer, part: tuple[float, float] = (0.0, 1.0), learnable: bool = False,
-            count: int | None = None) -> Words:
-    """The words of corpora whose keys' hashes lie in a part of [0, 1), or the first `count` of these; `learnable`: only those that the recognizer
-    can learn to write."""
+            count: int | None = None, fraction: float | None = None) -> Words:
+    """The words of corpora whose keys' hashes lie in a part of [0, 1), or the first `count` of these, or the first `fraction`; `learnable`: only those
+    that the recognizer can learn to write."""
     shape, images, texts, places = shape_of(recognizer), [], [], []
+    room = frames_of(recognizer)
     for corpus in corpora:
         for table in Corpus.open(corpus).rows_iter(("key", "image", "text")):
             for key, data, text in zip(table["key"].to_pylist(), table["image"].to_pylist(), table["text"].to_pylist(), strict=True):
-                if not part[0] <= place_of(key) < part[1] or (learnable and recognizer.charset.fault(text, recognizer.max_length, frames=25)):
+                if not part[0] <= place_of(key) < part[1] or (learnable and recognizer.charset.fault(text, recognizer.max_length, room)):
                     continue
                 planes = np.empty((3, shape.height, shape.width), np.uint8)
                 if decode_into(planes, data, shape):
                     images.append(torch.from_numpy(planes))
                     texts.append(recognizer.charset.normalise(text or ""))
                     places.append(place_of(key))
+    if fraction is not None:
+        count = max(1, round(fraction * len(places)))
     if count is not None:
         chosen = sorted(range(len(places)), key=places.__getitem__)[:count]
         images, texts = [images[row] for row in chosen], [texts[row] for row in chosen]
@@ -152,7 +172,9 @@ def measure(recognizer: Recognizer, words: Words, rule_name: str) -> dict[str, A
                             for read in (texts, both))
     kept = {f"{floor:g}": [good for good, confidence in zip(right, confidences, strict=True) if confidence >= floor] for floor in CONFIDENCES}
     shares = {floor: [round(100 * len(found) / len(words), 1), round(100 * mean(found), 1) if found else None] for floor, found in kept.items()}
-    return {"accuracy": 100 * mean(right), "both_ways_up": 100 * mean(right_of_both), "words": len(words), "kept": shares}
+    pairs = [(rule.compared(text), rule.compared(label)) for text, label in zip(texts, words.texts, strict=True)]
+    errors = 100 * sum(edit_distance(*pair) for pair in pairs) / max(1, sum(len(label) for _, label in pairs))
+    return {"accuracy": 100 * mean(right), "cer": errors, "both_ways_up": 100 * mean(right_of_both), "words": len(words), "kept": shares}
 
 
 @dataclass
@@ -166,10 +188,10 @@ class Experiment:
         self.recognizer_options = self.tree["recognizer"]
         shaped = self.recognizer()
         self.rule = self.recipe({"objective": {"name": "supervised"}, "training": {"steps": 1}}, 0).recognizer.rule
-        self.labeled = decoded(self.tree["labeled"]["corpora"], shaped, learnable=True)
+        self.labeled = decoded(self.tree["labeled"]["corpora"], shaped, learnable=True) if "corpora" in self.tree["labeled"] else None
         self.unlabeled = decoded(self.tree["unlabeled"]["corpora"], shaped, self.tree["unlabeled"].get("part", (0.0, 1.0)))
         self.tests = {name: decoded(entry["corpora"], shaped, entry.get("part", (0.0, 1.0))) for name, entry in self.tree["test"].items()}
-        print(f"{len(self.labeled):,} labeled words, {len(self.unlabeled):,} unlabeled images, "
+        print(f"{len(self.labeled or ()):,} labeled words, {len(self.unlabeled):,} unlabeled images, "
               + ", ".join(f"{name} {len(words):,} words" for name, words in self.tests.items()), file=sys.stderr)
 
     def recipe(self, sections: dict[str, Any], seed: int) -> Recipe:
@@ -181,16 +203,21 @@ class Experiment:
         recipe = self.recipe({"objective": {"name": "supervised"}, "training": {"steps": 1}}, 0)
         return build(recipe.recognizer.name, recipe.charset, **recipe.recognizer.options)
 
-    def variant(self, name: str, seed: int, start: dict[str, Tensor]) -> tuple[Recognizer, dict[str, float]]:
+    def given(self, labels: dict[str, Any] | None) -> Words | None:
+        """The words that `labels` names."""
+        return labels and decoded(labels["corpora"], self.recognizer(), labels.get("part", (0.0, 1.0)), True, labels.get("count"), labels.get("fraction"))
+
+    def variant(self, name: str, seed: int, start: dict[str, Tensor] | None) -> tuple[Recognizer, dict[str, float]]:
         """The recognizer that a variant makes of the start, and the numbers of its last step."""
         sections = merged(self.tree["common"], self.tree["variants"][name])
         labels, own = sections.pop("labels", None), sections.pop("self_labels", None)
-        if first := sections.pop("first", None):
-            start = self.first(merged(self.tree["common"], first), seed, start)
+        if "first" in sections:
+            start = self.first(stages_of(self.tree, sections), seed, start)
+            sections.pop("first")
         unlabeled = self.unlabeled
         if sections.pop("upright", False):
             unlabeled = upright(unlabeled, readings(self.started(start), unlabeled, both_ways_up=True)[2])
-        given = decoded(labels["corpora"], self.recognizer(), labels.get("part", (0.0, 1.0)), True, labels.get("count")) if labels else None
+        given = self.given(labels)
         if own is None:
             return self.trained(sections, seed, start, f"{name}, seed {seed}", given, unlabeled)
         teacher, numbers = self.started(start), {}
@@ -204,8 +231,9 @@ class Experiment:
         """The unlabeled images that a model reads so surely, with what it reads."""
         texts, confidences, turned = readings(teacher, self.unlabeled, **self.guided(teacher, search, own_ngram))
         images = upright(self.unlabeled, turned).images
+        room = frames_of(teacher)
         kept = [row for row, (text, sure) in enumerate(zip(texts, confidences, strict=True))
-                if sure >= confidence and not teacher.charset.fault(text, teacher.max_length, frames=25)]
+                if sure >= confidence and not teacher.charset.fault(text, teacher.max_length, room)]
         rule = rule_of(self.rule, teacher.charset)
         right = mean(rule.compared(texts[row]) == rule.compared(self.unlabeled.texts[row]) for row in kept)
         print(f"{len(kept):,} pseudo-labels of {len(texts):,} images, {100 * right:.1f} % right", file=sys.stderr)
@@ -254,15 +282,18 @@ class Experiment:
         return objective.recognizer, numbers
 
     def _objective(self, recipe: Recipe, start: dict[str, Tensor] | None) -> torch.nn.Module:
-        if start is None:
-            return build_objective(recipe)
-        recognizer = self.started(start)
+        recognizer = self.recognizer()
+        if start is not None:
+            fresh = recipe.training.freeze is not None
+            recognizer.load_state_dict({**start, **{key: value for key, value in recognizer.state_dict().items() if fresh and key.startswith("decoder.")}})
+        if recipe.training.freeze is not None:
+            recognizer.freeze()
         options = {name: value for name, value in recipe.objective.items() if name != "name"}
         return objective_named(recipe.objective["name"])(recognizer, **options)
 
     def _streams(self, views: dict[str, tuple], more: Words | None, unlabeled: Words) -> dict[str, list[tuple[Words, int]]]:
         count, further = self.tree["labeled"]["batch_size"], self.tree["unlabeled"]["batch_size"]
-        labeled = [(self.labeled, count)] + ([(more, further)] if more else [])
+        labeled = [(self.labeled, count)] + ([(more, further)] if more else []) if self.labeled else [(more, count)]
         return {name: labeled if name == "labeled" else [(unlabeled, further)] for name in views}
 
     def kept(self, name: str, make: Callable[[], Recognizer]) -> dict[str, Tensor]:
@@ -273,15 +304,27 @@ class Experiment:
             file.with_suffix(".part").rename(file)
         return torch.load(file, map_location="cpu")
 
-    def base(self, seed: int) -> dict[str, Tensor]:
+    def base(self, seed: int) -> dict[str, Tensor] | None:
         """The weights that a seed's variants start from, trained at the first call."""
+        if "base" not in self.tree:
+            return None
         made_of = (self.recognizer_options, self.tree["labeled"], self.tree["base"], self.tree.get("bf16", False))
         return self.kept(f"base-{digest(*made_of)}-{seed}.pt", lambda: self.trained(dict(self.tree["base"]), seed, None, f"base, seed {seed}")[0])
 
-    def first(self, sections: dict[str, Any], seed: int, start: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The weights after a stage that variants begin with, trained at the first call."""
-        return self.kept(f"first-{digest(about_of(self.tree), sections)}-{seed}.pt",
-                         lambda: self.trained(sections, seed, start, f"first stage, seed {seed}")[0])
+    def first(self, stages: list[dict[str, Any]], seed: int, start: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """The weights after stages that variants begin with, each trained at the first call."""
+        if not stages:
+            return start
+
+        def make() -> Recognizer:
+            sections = dict(stages[-1])
+            labels = self.given(sections.pop("labels", None))
+            return self.trained(sections, seed, self.first(stages[:-1], seed, start), f"first stage {len(stages)}, seed {seed}", labels)[0]
+        return self.kept(self.first_file(stages, seed), make)
+
+    def first_file(self, stages: list[dict[str, Any]], seed: int) -> str:
+        """The name of the file that holds the weights after such stages."""
+        return f"first-{digest(about_of(self.tree), *stages)}-{seed}.pt"
 
     def run(self, name: str, seed: int) -> dict[str, Any]:
         """The line of a variant and a seed; of the variant "base" the start itself."""
@@ -291,7 +334,7 @@ class Experiment:
             torch.save(recognizer.state_dict(), self.folder / f"model-{self.digest(name)}-{seed}.pt")
         tests = {test: measure(recognizer, words, self.rule) for test, words in self.tests.items()}
         count = sum(test["words"] for test in tests.values())
-        averages = {key: sum(test[key] * test["words"] for test in tests.values()) / count for key in ("accuracy", "both_ways_up")}
+        averages = {key: sum(test[key] * test["words"] for test in tests.values()) / count for key in ("accuracy", "cer", "both_ways_up")}
         searched = {"searched": self.searched(recognizer)} if "read" in self.tree else {}
         return {"variant": name, "seed": seed, "digest": self.digest(name), **averages, "tests": tests, **searched,
                 "unlabeled": measure(recognizer, self.unlabeled, self.rule), "numbers": numbers, "minutes": (time.monotonic() - started) / 60}
@@ -300,6 +343,12 @@ class Experiment:
         """Of everything that decides a variant's result, the code aside."""
         about = about_of(self.tree)
         return digest(about, {} if name == "base" else self.tree["variants"][name])
+
+
+def stages_of(tree: dict[str, Any], sections: dict[str, Any]) -> list[dict[str, Any]]:
+    """The stages with which a variant begins, one or a list of them, each with what all have in common."""
+    first = sections["first"]
+    return [merged(tree["common"], stage) for stage in (first if isinstance(first, list) else [first])]
 
 
 def _optimizer(recipe: Recipe, objective: torch.nn.Module) -> tuple[torch.optim.Optimizer, Any]:
@@ -311,73 +360,32 @@ def _optimizer(recipe: Recipe, objective: torch.nn.Module) -> tuple[torch.optim.
     return optimizer, rates
 
 
-def about_of(tree: dict[str, Any]) -> dict[str, Any]:
-    """What all variants of an experiment have in common."""
-    return {key: value for key, value in tree.items() if key != "variants"}
-
-
-def digest(*parts: Any) -> str:
-    """A short hash of plain data."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def merged(common: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
-    """The sections of both, an own field before a common one."""
-    return {**common, **own} | {key: {**common[key], **own[key]} for key in common.keys() & own.keys()}
-
-
-def lines(file: Path) -> list[dict[str, Any]]:
-    """What is done; a last line that a kill cut short is not."""
-    found = file.read_text(encoding="utf-8").splitlines(keepends=True) if file.exists() else []
-    return [json.loads(line) for line in found if line.endswith("\n")]
-
-
-def table(done: list[dict[str, Any]], wanted: dict[str, str]) -> str:
-    """Markdown: each variant's words read over the seeds, its difference from the first variant seed by seed, what its readings are worth."""
-    rows = {name: {line["seed"]: line for line in done if (line["variant"], line["digest"]) == (name, value)} for name, value in wanted.items()}
-    rows = {name: found for name, found in rows.items() if found}
-    first = next((name for name in rows if name != "base"), None)
-    searched = all("searched" in line for found in rows.values() for line in found.values())
-    head = ["variant", "words read, %: mean", "seeds", "− " + str(first), "both ways up", *(["searched"] if searched else []),
-            "read with ≥ 0.5 (right)", "≥ 0.9 (right)", "minutes"]
-    text = "| " + " | ".join(head) + " |\n|" + "---|" * len(head) + "\n"
-    for name, found in rows.items():
-        values = [found[seed]["accuracy"] for seed in sorted(found)]
-        gains = [found[seed]["accuracy"] - rows[first][seed]["accuracy"] for seed in sorted(found) if first and seed in rows[first]]
-        gain = f"{mean(gains):+.2f}" + (f" ± {stdev(gains):.2f}" if len(gains) > 1 else "") if gains and name not in (first, "base") else ""
-        kept = [" / ".join(f"{mean(values):.0f} %" for values in zip(*((line["unlabeled"]["kept"][floor][0], line["unlabeled"]["kept"][floor][1] or 0)
-                                                                       for line in found.values()), strict=True)) for floor in ("0.5", "0.9")]
-        cells = [name, f"{mean(values):.2f}", ", ".join(f"{value:.2f}" for value in values), gain,
-                 f"{mean(line['both_ways_up'] for line in found.values()):.2f}",
-                 *([f"{mean(line['searched']['all'] for line in found.values()):.2f}"] if searched else []), *kept,
-                 f"{mean(line['minutes'] for line in found.values()):.1f}"]
-        text += "| " + " | ".join(cells) + " |\n"
-    return text
-
-
 def main() -> int:
     """Run what is missing, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("experiment", metavar="FILE.yaml")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="only these variants")
+    parser.add_argument("--only", nargs="+", metavar="VARIANT", help="only these variants, at all fractions or one ('seqclr', 'seqclr, 5 %%')")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", default="one_change", help="for bases and results (default one_change)")
     parser.add_argument("--table", action="store_true", help="run nothing, print what is done")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:
-        tree = yaml.safe_load(Path(options.experiment).read_text(encoding="utf-8"))
+        tree, against = expanded(yaml.safe_load(Path(options.experiment).read_text(encoding="utf-8")))
     except OSError as problem:
         parser.error(f"expected an experiment's file, found none that can be read ({problem})")
-    if unknown := set(options.only or ()) - {"base", *tree["variants"]}:
+    base = ["base"] if "base" in tree else []
+    at = tree.get("fractions", {}).get("of", [])
+    options.only = options.only and [called for name in options.only for called in ([f"{name}, {100 * part:g} %" for part in at if f"{name}, {100 * part:g} %" in tree["variants"]] or [name])]
+    if unknown := set(options.only or ()) - {*base, *tree["variants"]}:
         parser.error(f"--only: expected variants of {options.experiment} or base, found {', '.join(sorted(unknown))}")
     folder = Path(options.folder)
     folder.mkdir(parents=True, exist_ok=True)
     results = folder / f"{Path(options.experiment).stem}.jsonl"
-    names = [name for name in ("base", *tree["variants"]) if options.only is None or name in options.only]
+    names = [name for name in (*base, *tree["variants"]) if options.only is None or name in options.only]
     about = about_of(tree)
-    wanted = {name: digest(about, tree["variants"].get(name, {})) for name in ("base", *tree["variants"])}
+    wanted = {name: digest(about, tree["variants"].get(name, {})) for name in (*base, *tree["variants"])}
     missing = [(name, seed) for seed in options.seeds for name in names
                if (name, seed, wanted[name]) not in {(line["variant"], line["seed"], line["digest"]) for line in lines(results)}]
     if missing and not options.table:
@@ -387,7 +395,7 @@ def main() -> int:
             with results.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
             print(f"{name}, seed {seed}: {line['accuracy']:.2f} % in {line['minutes']:.1f} minutes", file=sys.stderr, flush=True)
-    print(table(lines(results), wanted))
+    print(table(lines(results), wanted, against, tree.get("table") == "cer"))
     return 0
 
 

@@ -1,13 +1,19 @@
 """Rate of the augmentations, against the imgaug pipelines that SeqCLR and SemiMTR published, and their share of a training step.
 
-    python benchmarks/views.py                   on one CPU core
-    python benchmarks/views.py --device cuda     on a GPU: the rate is of the whole device, the steps run in bf16
+    python benchmarks/views.py                                  on one CPU core
+    python benchmarks/views.py --imgaug peer/bin/python         beside imgaug, timed in the same run by an interpreter that has it: see imgaug_views.py
+    python benchmarks/views.py --device cuda                    on a GPU: the rate is of the whole device, the steps run in bf16
 """
 
 import argparse
+import json
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -19,8 +25,8 @@ from pipelines.augmentation.views import VIEWS, augment
 
 BATCH = 256
 BATCHES = 30
+WIDTHS = (100, 128)
 RECOGNIZERS = ("crnn_tiny", "crnn", "trba")
-IMGAUG = (1000, 1800)  # images/s on one core: measured for the two published imgaug pipelines on a machine of this kind
 
 
 def shaded_images(height: int, width: int) -> torch.Tensor:
@@ -54,6 +60,15 @@ def view_seconds(name: str, width: int, device: str) -> float:
     return seconds(lambda: augment(images, name, generator), device, BATCHES)
 
 
+def imgaug_rates(python: str, width: int) -> dict[str, float]:
+    """Images/s of the published pipelines on the same images, by view."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "images.npy")
+        np.save(file, shaded_images(32, width).permute(0, 2, 3, 1).numpy())
+        done = subprocess.run([python, str(Path(__file__).with_name("imgaug_views.py")), str(file)], check=True, capture_output=True, text=True)
+    return json.loads(done.stdout)
+
+
 def step_seconds(recognizer: str, device: str) -> float:
     """Of one supervised training step on views of one batch, 32 x 100."""
     objective = Supervised(build(recognizer, Charset.named("36"))).to(device)
@@ -77,18 +92,21 @@ def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"], help="(default: cpu)")
-    device = parser.parse_args().device
+    parser.add_argument("--imgaug", metavar="PYTHON", help="an interpreter with imgaug, to time beside")
+    options = parser.parse_args()
+    device = options.device
     torch.set_num_threads(1)
     where = f"{torch.backends.cpu.get_cpu_capability()}, one thread" if device == "cpu" else torch.cuda.get_device_name()
-    print(f"torch {torch.__version__}, {where}, batch {BATCH}: images/s\nratio: to imgaug's {IMGAUG[1]} and {IMGAUG[0]} images/s per core\n")
-    print("| view | 32x100 | ratio | 32x128 | ratio |\n|---|---|---|---|---|")
+    print(f"torch {torch.__version__}, {where}, batch {BATCH}: images/s\n")
+    peers = {width: imgaug_rates(options.imgaug, width) if options.imgaug else {} for width in WIDTHS}
+    print("| view |" + "".join(f" 32x{width} | imgaug | ratio |" for width in WIDTHS) + "\n|---|" + "---|---|---|" * len(WIDTHS))
     took = {}
     for name in VIEWS:
         cells = []
-        for width in (100, 128):
+        for width in WIDTHS:
             took[name, width] = view_seconds(name, width, device)
-            found = BATCH / took[name, width]
-            cells.append(f"{found:,.0f} | {found / IMGAUG[1]:.1f}–{found / IMGAUG[0]:.1f}")
+            found, peer = BATCH / took[name, width], peers[width].get(name)
+            cells += [f"{found:,.0f}", *((f"{peer:,.0f}", f"{found / peer:.1f}") if peer else ("", ""))]
         print(f"| {name} | {' | '.join(cells)} |", flush=True)
     print(f"\nshare of a training step at 32x100: view / (view + step)\n\n| recognizer | step, images/s | {' | '.join(VIEWS)} |\n|---|---{'|---' * len(VIEWS)}|")
     for recognizer in RECOGNIZERS:

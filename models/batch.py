@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor
 
-View = Literal["none", "weak", "strong", "seqclr", "semimtr"]  # augmentations that objectives ask for by name: pipelines/augmentation/views.py
+View = Literal["none", "weak", "strong", "seqclr", "semimtr", "abinet", "moco"]  # augmentations that objectives ask for by name: pipelines/augmentation/views.py
 
 
 @dataclass

@@ -66,9 +66,10 @@ def footprint(objective: nn.Module, sizes: Mapping[str, int], *, bf16: bool = Fa
     parameters = list(objective.parameters())
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     try:
-        activations, products = step_bytes(objective, sizes, bf16=bf16), step_products(objective, sizes)
+        activations = step_bytes(objective, sizes, bf16=bf16)
     except (DataDependentOutputException, DynamicOutputShapeException) as problem:
         raise NeedsValues(str(problem.args[0])) from None
+    products = products_of(objective, sizes)
     return Footprint(_numbers(parameters), _numbers(trained), _bytes([*parameters, *objective.buffers()]), _bytes(trained), activations, products)
 
 
@@ -87,8 +88,15 @@ def step_bytes(objective: nn.Module, sizes: Mapping[str, int], *, bf16: bool = F
     return held.most
 
 
-def step_products(objective: nn.Module, sizes: Mapping[str, int]) -> int:
-    """The multiply-adds of a step, forwards and backwards."""
+def products_of(objective: nn.Module, sizes: Mapping[str, int]) -> int:
+    """The multiply-adds of a step, forwards and backwards. NeedsValues as `footprint`."""
+    try:
+        return _products(objective, sizes)
+    except (DataDependentOutputException, DynamicOutputShapeException) as problem:
+        raise NeedsValues(str(problem.args[0])) from None
+
+
+def _products(objective: nn.Module, sizes: Mapping[str, int]) -> int:
     with FakeTensorMode(), torch.device("cpu"), nothing_fused(), _CTCOnShapes(), FlopCounterMode(display=False) as counter:
         weightless = _to_train(objective)
         weightless(batch_of_shapes(weightless, sizes)).total.backward()

@@ -7,6 +7,8 @@ A recipe names them `my_objective.py:Half`, a file and what to take from it, or 
 import importlib.util
 import sys
 import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -21,10 +23,21 @@ def remember(texts: dict[str, str]) -> None:
     _TEXTS.update(texts)
 
 
-def texts_of(*names: str) -> dict[str, str]:
-    """The files among what recipes name, with their text, for `remember` in another process."""
-    files = {name.rpartition(":")[0] for name in names if _is_file(name)}
-    return {file: _text(file) for file in files}
+@contextmanager
+def held(texts: dict[str, str]) -> Iterator[None]:
+    """Files by name and text for the time of the block, whatever becomes of the files; then a process reads them anew."""
+    before = dict(_TEXTS)
+    _TEXTS.update(texts)
+    try:
+        yield
+    finally:
+        _TEXTS.clear()
+        _TEXTS.update(before)
+
+
+def texts_of(*names: str, files: Iterable[str] = ()) -> dict[str, str]:
+    """The files among what recipes name, and further ones, with their text, for `remember` in another process."""
+    return {file: text(file) for file in (*dict.fromkeys(name.rpartition(":")[0] for name in names if _is_file(name)), *files)}
 
 
 def own(group: str, name: str) -> Any | None:
@@ -48,7 +61,8 @@ def _is_file(name: str) -> bool:
     return name.rpartition(":")[0].endswith(".py")
 
 
-def _text(file: str) -> str:
+def text(file: str) -> str:
+    """Of a file that a recipe names. ValueError for one that cannot be read."""
     if file in _TEXTS:
         return _TEXTS[file]
     try:
@@ -59,14 +73,14 @@ def _text(file: str) -> str:
 
 def _from_file(name: str) -> Any:
     file, _, wanted = name.rpartition(":")
-    text = _text(file)
-    module_name = f"textray_own_{zlib.crc32(f'{file}{text}'.encode()):08x}"  # another text is another module
+    content = text(file)
+    module_name = f"textray_own_{zlib.crc32(f'{file}{content}'.encode()):08x}"  # another text is another module
     if module_name not in _MODULES:
         module = importlib.util.module_from_spec(importlib.util.spec_from_loader(module_name, loader=None))
         module.__file__ = file
         sys.modules[module_name] = module  # dataclasses look their module up while it is executed
         try:
-            exec(compile(text, file, "exec"), module.__dict__)  # noqa: S102
+            exec(compile(content, file, "exec"), module.__dict__)  # noqa: S102
         except SyntaxError as problem:
             raise ValueError(f"{file}: expected Python, found a mistake in line {problem.lineno}: {problem.msg}") from None
         finally:

@@ -12,13 +12,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from models.charset import Charset
 from models.costs import without_weights
-from models.families.abinet import abinet
+from models.families.abinet import abinet, abinet_small
 from models.families.four_stage import crnn_small, crnn_tiny, four_stage, named, trba_small, trba_tiny
 from models.families.hga import hga
 from models.families.hub_crnn import hub_crnn
 from models.families.moran import moran
 from models.families.svtr import svtr
-from models.families.vit import parseq, vitstr
+from models.families.vit import parseq, vit_tiny, vitstr
 from models.own import names_of, own
 from models.recognizer import ASPECTS, Recognizer
 
@@ -40,8 +40,10 @@ RECOGNIZERS: dict[str, Callable[..., Recognizer]] = {
     "hub_crnn": hub_crnn,
     "crnn_tiny": crnn_tiny,
     "trba_tiny": trba_tiny,
+    "vit_tiny": vit_tiny,
     "crnn_small": crnn_small,
     "trba_small": trba_small,
+    "abinet_small": abinet_small,
 }
 SOURCES = {
     "crnn": "Shi et al., TPAMI 2017, as in Baek et al., ICCV 2019",
@@ -60,8 +62,10 @@ SOURCES = {
     "hub_crnn": "Shi et al., TPAMI 2017, as in the parseq hub",
     "crnn_tiny": "for laptops and tests",
     "trba_tiny": "for laptops and tests",
+    "vit_tiny": "for laptops and tests",
     "crnn_small": "for experiments on a few cores",
     "trba_small": "for experiments on a few cores",
+    "abinet_small": "for experiments on a few cores",
 }
 
 

@@ -41,3 +41,15 @@ class ResidualConvolution(nn.Module):
 def convolution_stage(width: int, kernel: int = 3, layers: int = 2) -> nn.Sequential:
     """A stage without recurrence for small recognizers, (n, frames, width) -> (n, frames, width)."""
     return nn.Sequential(*(ResidualConvolution(width, kernel) for _ in range(layers)))
+
+
+class ColumnMeans(nn.Module):
+    """Frames for a CTC decoder from the tokens of a vision transformer: the mean over the rows of each column of patches."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.rows = rows
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(n, rows * columns, width) -> (n, columns, width)."""
+        return tokens.unflatten(1, (self.rows, -1)).mean(1)

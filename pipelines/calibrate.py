@@ -7,9 +7,9 @@ import torch
 from pipelines.arguments import Parser
 from pipelines.errors import BadInput
 from pipelines.evaluation.calibration import HEADER, calibrate
+from pipelines.evaluation.columns import as_text
 from pipelines.evaluation.measure import rule_on
-from pipelines.evaluation.options import add_reading_arguments, device_named
-from pipelines.evaluation.table import as_text
+from pipelines.evaluation.options import add_reading_arguments, check_batch_size, device_named
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.reading.weights import DESCRIPTION, find_model, load_recognizer, read_description, save_temperature
 
@@ -29,8 +29,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `textray calibrate`."""
     options = parser().parse_args(argv)
-    if options.batch_size < 1:
-        raise BadInput(f"--batch-size: expected at least 1, found {options.batch_size}")
+    check_batch_size(options)
     if options.model.startswith("models:/"):
         raise BadInput(f"expected a run or a model folder, found the registered model {options.model}, which cannot change: calibrate the "
                        "run's model and register it again")

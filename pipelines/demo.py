@@ -20,10 +20,10 @@ from pipelines import cli
 from pipelines.arguments import Parser
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.storage import here
-from pipelines.errors import BadInput
+from pipelines.errors import BadInput, Unavailable
 from pipelines.state import parse_json
+from pipelines.training.packaged import PACKAGED as RECIPES
 
-RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 SOURCE_WORDS = 20_000
 TARGET_WORDS = {"target": 6_000, "validation": 300, "gate": 300, "held-out": 1_000}  # of the other look, no word in two of them
 TENTHS = {"validation": 0, "gate": 1}  # of the real training images: rows 0, 10, 20 … and 1, 11, 21 …; all others are unlabeled
@@ -50,22 +50,34 @@ class Material:
 
 
 class Steps:
-    """Runs commands one after another, with a heading and the time of each; stops at the first that fails."""
+    """Runs commands one after another, with a heading and the time of each; stops at the first that fails.
 
-    def __init__(self, count: int):
+    count: how many there will be; None where that is not known.
+    """
+
+    def __init__(self, count: int | None):
         self._count, self._done, self._started = count, 0, time.monotonic()
 
-    def __call__(self, title: str, *words: str | Path) -> None:
-        self.heading(f"{title}: textray {shlex.join(_shown(word) for word in words)}")
-        status = cli.run(str(words[0]), [str(word) for word in words[1:]])
-        if status:
-            raise BadInput(f"the demo stops, since its step {self._done} ({title}) failed; what is done so far is kept")
+    def __call__(self, title: str, *words: object) -> None:
+        if not self.tried(title, *words):
+            raise BadInput(f"it stops, since its step {self._done} ({title}) failed; what is done so far is kept")
+
+    def tried(self, title: str, *words: object) -> bool:
+        """The same, but for one that may be refused: returns whether it was done."""
+        command, *arguments = map(str, words)
+        self.heading(f"{title}: textray {shlex.join(map(_shown, [command, *arguments]))}")
+        status = cli.run(command, arguments)
+        if status == 130:
+            raise KeyboardInterrupt
+        if status == os.EX_TEMPFAIL:
+            raise Unavailable(f"its step {self._done} ({title}) needs what is away; what is done so far is kept, and the same command goes on")
+        return status == 0
 
     def heading(self, line: str) -> None:
         """Begin a step."""
         self._done += 1
         passed = time.strftime("%M:%S", time.gmtime(self.seconds))
-        print(f"\n[{self._done}/{self._count}] {passed}  {line}", file=sys.stderr, flush=True)
+        print(f"\n[{self._done}{'' if self._count is None else f'/{self._count}'}] {passed}  {line}", file=sys.stderr, flush=True)
 
     @property
     def seconds(self) -> float:
@@ -73,11 +85,11 @@ class Steps:
         return time.monotonic() - self._started
 
 
-def _shown(word: str | Path) -> str:
-    name, separator, path = str(word).partition("=")
+def _shown(word: str) -> str:
+    name, separator, path = word.partition("=")
     if separator and Path(path).is_absolute():
         return f"{name}={os.path.relpath(path)}"
-    return os.path.relpath(word) if Path(word).is_absolute() else str(word)
+    return os.path.relpath(word) if Path(word).is_absolute() else word
 
 
 def write_pictures(corpus: Path, folder: Path, rows: Callable[[int], bool], labels: bool) -> None:
@@ -187,8 +199,8 @@ def read_five(step: Steps, tests: dict[str, Path]) -> None:
     import mlflow
     import pandas
 
+    from pipelines.handles import tracking_uri
     from pipelines.ingestion.sources.opening import open_sources
-    from pipelines.tracking import tracking_uri
     step.heading(f"read five images with models:/{MODEL}@champion")
     mlflow.set_tracking_uri(tracking_uri())
     champion = mlflow.pyfunc.load_model(f"models:/{MODEL}@champion")
@@ -242,7 +254,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _conclude(folder: Path, chosen_by: dict[str, dict], winner: str, measured: dict, tests: list[str], seconds: float) -> None:
-    from pipelines.tracking import shown_uri
+    from pipelines.handles import shown_uri
     print(f"\n{'model':<20} {'words':>6} {'word accuracy':>14} {'1 - NED':>8} {'CER':>7}")
     rows = {name: (row, "validation" + ("  <- chosen, registered" if name == winner else "")) for name, row in chosen_by.items()}
     for name, (row, remark) in [*rows.items(), (winner, (measured, ", ".join(tests)))]:

@@ -2,16 +2,18 @@
 
 import argparse
 import json
+import os
 import sys
 import textwrap
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, finite
 from pipelines.corpus import storage
 from pipelines.corpus.account import counted, counts_table, table
 from pipelines.corpus.characters import visible
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.tally import QUANTILES, RANGES, describe, summarize
 from pipelines.errors import BadInput
+from pipelines.ingestion.brought import brought_in
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.reports.corpus import write_page
 from pipelines.reports.html import MARK
@@ -37,10 +39,16 @@ def main(argv: list[str] | None = None) -> int:
     parse.add_argument("--guard", nargs="+", action="extend", default=[], metavar="SET",
                        help="the benchmarks that ingest guarded, PATH or NAME=PATH: the page shows their images beside the leaked ones "
                             "(default: those that the corpus names, where they are at hand)")
+    parse.add_argument("--suspects", metavar="MODEL", help="instead of numbers: the labels that this model reads confidently otherwise, as a page of pictures (--html, by "
+                       "default reports/suspects-CORPUS.html) and a list to correct beside it, for `textray relabel`")
+    parse.add_argument("--min-confidence", type=finite, default=0.9, metavar="P", help="with --suspects: of such a reading (default: %(default)s)")
+    parse.add_argument("--most", type=int, default=500, metavar="N", help="with --suspects: how many, the surest first (default: %(default)s)")
     arguments = parse.parse_args(argv)
+    if arguments.suspects is not None:
+        return _suspects(arguments)
     if arguments.images < 0:
         raise BadInput(f"--images: expected 0 or more, found {arguments.images}: correct it")
-    corpus = Corpus.open(arguments.corpus)
+    corpus = Corpus.open(brought_in(arguments.corpus))
     if arguments.html:
         storage.check_replaceable(arguments.html, MARK, "--html")
         tallies, size = write_page(corpus, arguments.html, arguments.images, arguments.seed, _benchmarks(corpus, arguments.guard))
@@ -50,6 +58,37 @@ def main(argv: list[str] | None = None) -> int:
     print(json.dumps(summary, indent=1, ensure_ascii=False) if arguments.json else _text(corpus, summary))
     if arguments.html:
         print(f"{arguments.html}: the page, {size / 1e6:,.1f} MB", file=sys.stderr if arguments.json else sys.stdout)
+    return 0
+
+
+def _suspects(arguments: argparse.Namespace) -> int:
+    """Write the page and the list of labels that a model reads otherwise."""
+    from pipelines.evaluation.options import device_named
+    from pipelines.ingestion.relabel import read_corrections
+    from pipelines.prediction.labeler import Labeler, Manner, Reader
+    from pipelines.prediction.suspects import suspects, write_list
+    from pipelines.reading.options import add_options
+    from pipelines.reports.html import write_text
+    from pipelines.reports.suspects import as_page
+    if not 0 <= arguments.min_confidence <= 1 or arguments.most < 1:
+        raise BadInput(f"--min-confidence {arguments.min_confidence:g} --most {arguments.most}: expected a confidence from 0 to 1 and a number of 1 or more: correct it")
+    place = brought_in(arguments.corpus)
+    corpus, name = Corpus.open(place), os.path.basename(place.rstrip("/"))
+    page = arguments.html or storage.join("reports", f"suspects-{name}.html")
+    listed = f"{page.removesuffix('.html')}.csv"
+    storage.check_replaceable(page, MARK, "--html")
+    storage.check_replaceable(listed, b"key,text,read,confidence,correct", "--html")
+    if storage.kind(listed) == "file" and read_corrections(listed):
+        raise BadInput(f"{listed}: expected a list that nobody has corrected yet, found corrections in it: take them in with textray relabel, or choose another --html")
+    greedy = Parser()
+    add_options(greedy)
+    manner = Manner.of(argparse.Namespace(batch_size=256, precision="float32", **vars(greedy.parse_args([]))))
+    reader = Reader(Labeler.open(arguments.suspects), manner, device_named(None))
+    found, looked = suspects(corpus, reader, arguments.min_confidence, arguments.most)
+    write_list(listed, found)
+    write_text(page, as_page(arguments.corpus, arguments.suspects, found, looked, arguments.min_confidence, listed))
+    print(f"{len(found):,} of {looked:,} labels are read otherwise with a confidence of {arguments.min_confidence:g} or more\n{page}: pictures\n"
+          f"{listed}: write what is right into its column `correct`, then: textray relabel {arguments.corpus} {listed} --out NEW")
     return 0
 
 

@@ -1,11 +1,12 @@
 """`textray doctor`: what this machine has, and what would fail."""
 
 import importlib.metadata
+import json
 import os
 import shutil
 import sys
 from argparse import RawDescriptionHelpFormatter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipelines.arguments import Parser
@@ -83,7 +84,7 @@ def _shared_memory() -> Finding:
 def _ray() -> Finding:
     address = os.environ.get("RAY_ADDRESS")
     if not address:
-        return Finding("Ray", "local: each command starts its own (RAY_ADDRESS is not set)")
+        return Finding("Ray", "local: each command that needs one starts its own (RAY_ADDRESS is not set)")
     import ray
     try:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -94,7 +95,7 @@ def _ray() -> Finding:
 
 
 def _tracking() -> Finding:
-    from pipelines.tracking import shown_uri, tracking_uri
+    from pipelines.handles import shown_uri, tracking_uri
     uri = tracking_uri()
     if uri.startswith("sqlite:") and not os.access(Path(uri.removeprefix("sqlite:///")).parent, os.W_OK):
         return Finding("MLflow", shown_uri(), "the folder cannot be written; run elsewhere or set MLFLOW_TRACKING_URI", True)
@@ -105,8 +106,12 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; exit status 1 if something would fail."""
     parser = Parser(prog="textray doctor", description="Say what this machine has, and what would fail.",
                                      epilog="example: textray doctor", formatter_class=RawDescriptionHelpFormatter)
-    parser.parse_args(argv)
+    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    as_json = parser.parse_args(argv).json
     findings = examine()
+    if as_json:
+        print(json.dumps([{**asdict(finding), "ok": not finding.problem} for finding in findings], indent=1))
+        return int(any(finding.fatal for finding in findings))
     for finding in findings:
         mark = "FAILS" if finding.fatal else "note" if finding.problem else "ok"
         print(f"{mark:<5} {finding.name:<24} {finding.value}" + (f"\n{'':<31}{finding.problem}" if finding.problem else ""))

@@ -7,6 +7,7 @@ from pipelines.arguments import Parser
 from pipelines.corpus.account import counted
 from pipelines.errors import BadInput
 from pipelines.exporting.copy import export
+from pipelines.ingestion.brought import brought_in
 from pipelines.progress import clock
 
 DESCRIPTION = """Give a corpus back to other toolkits, in the order of the corpus, images byte for byte:
@@ -32,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
         raise BadInput(f"--rows-per-file: expected 1 or more, found {arguments.rows_per_file}: correct it")
     started = time.monotonic()
     sources = arguments.sources.split(",") if arguments.sources is not None else None
-    made = export(arguments.corpus, arguments.out, arguments.format, sources, rows_per_file=arguments.rows_per_file,
+    made = export(brought_in(arguments.corpus), arguments.out, arguments.format, sources, rows_per_file=arguments.rows_per_file,
                   overwrite=arguments.overwrite)
     print(f"{arguments.out}: {made['rows']:,} images ({made['labeled']:,} labeled) in {_what(made)}, "
           f"{made['bytes'] / 1e6:,.1f} MB of images, in {clock(time.monotonic() - started)}. {_how_to_read(arguments.out, made)}")

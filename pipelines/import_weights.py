@@ -15,11 +15,12 @@ from models.recognizer import Recognizer
 from pipelines.arguments import Parser
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
+from pipelines.handles import shown_uri
 from pipelines.reading.checkpoint_file import BRANCHES, read_tensors, sha256
 from pipelines.reading.published import import_weights
 from pipelines.reading.weights import DESCRIPTION, save_recognizer
 from pipelines.registry import versions
-from pipelines.tracking import prepare_store, shown_uri
+from pipelines.tracking import prepare_store
 
 
 def options_of(arguments: Sequence[str]) -> dict[str, Any]:

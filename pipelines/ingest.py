@@ -56,6 +56,9 @@ def parser() -> argparse.ArgumentParser:
                        help="row groups are the unit of shuffling (default: %(default)s)")
     parse.add_argument("--allow-holes", action="store_true",
                        help="bring in damaged LMDBs (holes, no num-samples) and cut tars; what is missing is quarantined")
+    parse.add_argument("--labels", metavar="FILE", help="the labels of a folder of images, where they lie elsewhere: lines `image<TAB>text`, or a .csv or .jsonl "
+                       "with columns file_name and text; images that it does not name are unlabeled")
+    parse.add_argument("--only", choices=("labeled", "unlabeled"), help="filter all other rows")
     parse.add_argument("--image-column", metavar="NAME", help="of Parquet files whose column of images is not recognised")
     parse.add_argument("--text-column", metavar="NAME", help="of Parquet files whose column of labels is not recognised")
     parse.add_argument("--vertical", action="store_true", help="turn the crops of vertical words in scenes, so that they lie")
@@ -69,7 +72,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     options = _options(arguments)
     started = time.monotonic()
-    reading = ReadOptions(arguments.allow_holes, arguments.image_column, arguments.text_column, arguments.vertical)
+    reading = ReadOptions(arguments.allow_holes, arguments.image_column, arguments.text_column, arguments.vertical, arguments.labels)
     corpus = ingest(arguments.sources, arguments.out, options, max_errors=arguments.max_errors, reading=reading,
                     guard=arguments.guard, overwrite=arguments.overwrite)
     print(counts_table(corpus.manifest))

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import inspect
+import json
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from models.charset import Charset
 from models.costs import Costs, costs
 from models.recognizer import Recognizer
-from models.recognizers import RECOGNIZERS, SOURCES, build
+from models.recognizers import RECOGNIZERS, SOURCES, build, builder_named
 from pipelines.arguments import Parser
 from pipelines.errors import BadInput
 
@@ -21,10 +22,12 @@ PARTS = ("part", "parameters", "multiply-adds")
 
 def weightless(name: str, charset: Charset) -> Recognizer:
     """The recognizer of that name with all its defaults, as shapes alone. BadInput for an unknown name."""
-    if name not in RECOGNIZERS:
+    try:
+        builder_named(name)
+    except ValueError as problem:
         near = difflib.get_close_matches(name, RECOGNIZERS, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]!r}?" if near else "`textray models` lists them"
-        raise BadInput(f"--name: expected a recognizer, found {name!r}: {hint}")
+        hint = problem if ".py:" in name else f"did you mean {near[0]!r}?" if near else "`textray models` lists them"
+        raise BadInput(f"--name: expected a recognizer, found {name!r}: {hint}") from None
     with torch.device("meta"):
         return build(name, charset)
 
@@ -80,10 +83,20 @@ def details(name: str, charset: Charset) -> Iterator[str]:
     yield from (f"  {setting}" for setting in settings(name))
 
 
+def as_record(name: str, charset: Charset) -> dict[str, object]:
+    """One recognizer for a script: what reading one image costs, what it sees, and its settings with their defaults."""
+    recognizer = weightless(name, charset)
+    found = costs(recognizer)
+    options = {setting: parameter.default for setting, parameter in inspect.signature(builder_named(name)).parameters.items() if setting != "charset"}
+    return {"name": name, "source": SOURCES.get(name, ""), "parameters": found["all"].parameters, "multiply_adds": found["all"].multiply_adds,
+            "height": recognizer.height, "width": recognizer.width,
+            "decoder": recognizer.decoder.kind, "max_length": recognizer.max_length, "options": options}
+
+
 def settings(name: str) -> list[str]:
     """The builder's keyword arguments with their defaults, and what else may be chosen where that is known."""
     lines = []
-    for setting, parameter in inspect.signature(RECOGNIZERS[name]).parameters.items():
+    for setting, parameter in inspect.signature(builder_named(name)).parameters.items():
         choices = getattr(parameter.annotation, "__args__", ())
         named = [choice for choice in choices if isinstance(choice, str)]
         if setting != "charset":
@@ -99,6 +112,7 @@ def parser() -> argparse.ArgumentParser:
                     "linear layers, recurrent cells and attention. A decoder that writes symbol by symbol writes all of its steps.",
         epilog="example:\n  textray models\n  textray models --name trba --charset 94")
     arguments.add_argument("--name", help="one of them, in detail: its parts and its settings")
+    arguments.add_argument("--json", action="store_true", help="the list, or the one, as JSON")
     arguments.add_argument("--charset", default=CHARSET, help="36, 62, 94, or the characters themselves (default: 36)")
     return arguments
 
@@ -110,6 +124,10 @@ def main(argv: list[str] | None = None) -> int:
         charset = Charset.named(options.charset)
     except ValueError as problem:
         raise BadInput(f"--charset: {problem}") from None
+    if options.json:
+        names = [options.name] if options.name else list(RECOGNIZERS)
+        print(json.dumps([as_record(name, charset) for name in names], indent=1, ensure_ascii=False, default=str))
+        return 0
     for shown in details(options.name, charset) if options.name else table(charset):
         print(shown, flush=True)
     if not options.name:

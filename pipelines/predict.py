@@ -14,14 +14,14 @@ from pipelines.prediction.pipeline import Job, Prediction, predict, read_here, s
 from pipelines.prediction.sources import open_all
 from pipelines.prediction.tally import Tally
 from pipelines.progress import clock
-from pipelines.reading.searches import add_options
+from pipelines.reading.options import add_options
 
 ONE_LINE = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})  # a name that holds these would be taken for several columns or lines
 
 DESCRIPTION = """Read images with a model. Without --out a line for each image goes to the standard output: its name, the text, the confidence.
-  --out words.csv, words.tsv or words.jsonl   a record for each image; more than 1,000 images are read by Ray, on all workers
+  --out words.csv, words.tsv or words.jsonl   a record for each image; more than 2,000 images are read by Ray, on all workers
   --out CORPUS                                corpora with what was read as their texts: pseudo-labels, to train on as they are
-What Ray reads can be stopped or killed: the same command goes on, and nothing is lost or doubled."""
+What makes a corpus, or a file of more than 1,000 images, can be stopped or killed: the same command goes on, and nothing is lost or doubled."""
 EXAMPLE = """examples:
   textray predict words@champion *.jpg
   textray predict my-run corpora/real --out corpora/pseudo --min-confidence 0.9

@@ -7,6 +7,7 @@ from pipelines.arguments import Parser, positive
 from pipelines.corpus import storage
 from pipelines.corpus.account import table
 from pipelines.errors import BadInput
+from pipelines.ingestion.brought import brought_in
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.reading.weights import file_safe
 from pipelines.training.probing import Probe, Probed, probe
@@ -45,7 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("seeds", "steps"):
         if getattr(options, name) < 1:
             raise BadInput(f"--{name}: expected at least 1, found {getattr(options, name)}")
-    plan = Probe(options.model, options.labels, open_sets(options.data), options.name or f"{file_safe(options.model)}-probe",
+    plan = Probe(options.model, brought_in(options.labels), open_sets(options.data), options.name or f"{file_safe(options.model)}-probe",
                  options.recognizer, options.freeze, options.steps, options.learning_rate, options.precision, options.runs)
     done = []
     for probed in probe(plan, options.fractions, list(range(options.seeds)), options.baseline):

@@ -4,9 +4,9 @@ import argparse
 
 from pipelines.arguments import Parser
 from pipelines.evaluation.options import add_rule_argument
+from pipelines.handles import shown_uri
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.registry.champion import register
-from pipelines.tracking import shown_uri
 
 
 def parser() -> argparse.ArgumentParser:

@@ -35,8 +35,10 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--charset", default="94",
                          help="36 (letters and digits, drawn in both cases), 62, 94, or the characters (default: 94)")
     options.add_argument("--max-length", type=int, default=25, help="longest label in characters (default: 25)")
-    options.add_argument("--words", metavar="FILE",
-                         help="draw these lines as they stand, instead of English words and numbers")
+    what = options.add_mutually_exclusive_group()
+    what.add_argument("--words", metavar="FILE",
+                      help="draw these lines as they stand, instead of English words and numbers")
+    what.add_argument("--pattern", metavar="REGEX", help="draw codes of this form, such as '[A-Z]{1,2}[0-9]{2,4}', instead of English words")
     options.add_argument("--fonts", metavar="FOLDER",
                          help="use the .ttf and .otf files below it, instead of the packaged fonts")
     options.add_argument("--source", default="", metavar="NAME",
@@ -49,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `textray render`."""
     given = parser().parse_args(argv)
-    settings = Settings(given.style, given.seed, given.charset, given.max_length, given.words, given.fonts)
+    settings = Settings(given.style, given.seed, given.charset, given.max_length, given.words, given.fonts, given.pattern)
     if given.sheet:
         count = SHEET_WORDS if given.n is None else given.n
         write_sheet(given.sheet, count, settings)
@@ -58,7 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     count = 100_000 if given.n is None else given.n
     words = settings.synthesizer().words
     if words.verbatim and words.refused:
-        print(f"render: {words.refused} of {words.refused + len(words.vocabulary)} lines of {given.words} left out, "
+        print(f"render: {words.refused} of {words.refused + len(words.vocabulary)} {f'lines of {given.words}' if given.words else 'strings of the pattern'} left out, "
               f"being outside the charset or longer than {given.max_length}", file=sys.stderr)
     corpus = render_corpus(given.out, count, settings, given.source, given.overwrite)
     print(f"{corpus.path}: {corpus.rows:,} labeled pictures in style {given.style}, seed {given.seed}. "

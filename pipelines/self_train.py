@@ -1,15 +1,17 @@
 """`textray self-train`: rounds of pseudo-labels, each a run of its own (Pseudo-Label, Noisy Student)."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from pipelines.arguments import Parser, finite
 from pipelines.corpus import storage
 from pipelines.corpus.account import table
 from pipelines.errors import BadInput
-from pipelines.prediction.labeler import Manner
-from pipelines.reading.searches import add_options
+from pipelines.reading.options import add_options
 from pipelines.training.recipe import load_recipe
-from pipelines.training.rounds import Round, Rounds, self_train
+
+if TYPE_CHECKING:
+    from pipelines.training.rounds import Round
 
 DESCRIPTION = """Train in rounds. Round 0 is the recipe's supervised run (or --teacher). Then the last model reads the recipe's data.unlabeled, what
 it is sure of becomes labels (RUNS/NAME/round-K/labels, a corpus), and a student learns from labels and pseudo-labels (the run NAME-round-K).
@@ -50,8 +52,11 @@ def main(argv: list[str] | None = None) -> int:
         raise BadInput(f"--own-ngram: expected a confidence from 0 to 1, found {options.own_ngram:g}: correct it")
     if options.share is not None and not 0 < options.share < 1:
         raise BadInput(f"--share: expected a share between 0 and 1, found {options.share:g}: correct it")
-    recipe = load_recipe(options.recipe, options.overrides)
-    plan = Rounds(recipe, options.rounds, options.min_confidence, Manner.of(options), options.teacher, options.student, options.from_scratch,
+    recipe = load_recipe(options.recipe, options.overrides)  # a slip is answered before what follows is imported
+    from pipelines.prediction.labeler import Manner
+    from pipelines.training.corpora import with_corpora
+    from pipelines.training.rounds import Rounds, self_train
+    plan = Rounds(with_corpora(recipe), options.rounds, options.min_confidence, Manner.of(options), options.teacher, options.student, options.from_scratch,
                   options.share, options.own_ngram)
     rounds = []
     for done in self_train(plan):
@@ -62,7 +67,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _row(done: Round) -> tuple[str, ...]:
+def _row(done: "Round") -> tuple[str, ...]:
     accuracy, labels = done.metrics.get("word_accuracy"), "-" if done.labels is None else f"{done.labels:,}"
     return str(done.number), labels, "-" if accuracy is None else f"{100 * accuracy:.2f}", storage.shown(done.run)
 

@@ -8,13 +8,11 @@ The driver prepares the store once and starts the run, whose name is a RunHandle
 import importlib.metadata
 import logging
 import os
-import shlex
 import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from mlflow.exceptions import MlflowException
 
 from pipelines import database
 from pipelines.errors import BadInput, Unavailable, without_credentials
+from pipelines.handles import RunHandle, tracking_uri
 
 # MLflow would try a server that is away for 4 minutes, and one that accepts and does not answer for 20. What it lacks is brought later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -37,41 +36,6 @@ KEY_PACKAGES = ("textray", "torch", "ray", "mlflow", "pyarrow", "numpy", "opencv
 STORE_PROBLEMS = (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError, ModuleNotFoundError)
 METRICS_PER_CALL, PARAMETERS_PER_CALL = 1000, 100  # limits of MLflow's log-batch
 PARAMETER_LENGTH = 6000  # limit of MLflow; the recipe file holds the whole value
-
-
-@dataclass(frozen=True)
-class RunHandle:
-    """A run of MLflow by its names alone: picklable, and as `dataclasses.asdict` writable into JSON."""
-
-    uri: str
-    experiment: str
-    run: str
-
-
-def tracking_uri() -> str:
-    """MLFLOW_TRACKING_URI, or SQLite in the working folder; absolute, so that workers find the same store.
-
-    Raises BadInput for a folder whose name holds a `?`: the path would end there, and the store lie elsewhere.
-    """
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
-    scheme, separator, path = uri.partition(":///")
-    if scheme != "sqlite" or not separator:
-        return uri
-    if "/" in str(Path(path).absolute()).partition("?")[2]:
-        raise BadInput(f"{Path(path).absolute()}: expected a folder for the MLflow store without ? in its name, found one with it, which MLflow cannot "
-                       "open: work in another folder, or set MLFLOW_TRACKING_URI to a database elsewhere (sqlite:////path/mlflow.db) or a server")
-    return f"{scheme}{separator}{Path(path).absolute()}"
-
-
-def with_credentials(uri: str) -> str:
-    """A store's URI as it was kept, without credentials, with those of the environment where that names the same store."""
-    current = tracking_uri()
-    return current if without_credentials(current) == uri else uri
-
-
-def shown_uri() -> str:
-    """The store's URI for a terminal, and for whoever pastes it into a shell: without credentials."""
-    return shlex.quote(without_credentials(tracking_uri()))
 
 
 def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple[str, str]:
@@ -150,7 +114,8 @@ def _create_experiment(client: MlflowClient, name: str, location: str | None) ->
 
 def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = None,
               params: Mapping[str, Any] | None = None, corpora: Mapping[str, str] | None = None,
-              parent: RunHandle | None = None, uri: str | None = None, token: str | None = None) -> RunHandle:
+              parent: RunHandle | None = None, uri: str | None = None, token: str | None = None,
+              files: Mapping[str, str] | None = None) -> RunHandle:
     """Open a run and record what decides its outcome.
 
     Whoever is killed in here and comes again with the same `token` goes on with the run that was opened, instead of leaving it open for ever.
@@ -165,6 +130,7 @@ def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = N
         parent: the run that this one belongs to, such as a sweep; the store is then the parent's.
         uri: another store than `tracking_uri()`.
         token: a name of this run that no other has, kept by the caller before it calls.
+        files: texts of files of the user's own, by name, which go to files/.
     """
     store, experiment = (parent.uri, parent.experiment) if parent else prepare_store(uri)
     client = client_of(store)
@@ -181,6 +147,8 @@ def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = N
         client.log_batch(run, params=entries[start:start + PARAMETERS_PER_CALL])
     if recipe:
         client.log_text(run, recipe, "recipe.yaml")
+    for file, text in (files or {}).items():
+        client.log_text(run, text, f"files/{Path(file).name}")
     client.log_text(run, "".join(f"{package}=={version}\n" for package, version in versions.items()), "versions.txt")
     return RunHandle(store, experiment, run)
 

@@ -8,17 +8,28 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import pytest
-import torch
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # read when PyTorch is imported: two processes share the tests, and threads that wait for each other on busy cores take several times as long
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
 os.environ.setdefault("RAY_DEDUP_LOGS", "0")
+os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # as a local Ray that a command starts
 for proxy in ("http_proxy", "https_proxy", "all_proxy"):  # the servers of the tests are on loopback
     for name in (proxy, proxy.upper()):
         os.environ.pop(name, None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """What is brought in on the way goes into a folder of the tests, not of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEXTRAY_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -50,12 +61,18 @@ def stores():
 
 
 @pytest.fixture(scope="session")
-def ray_session(stores):
+def ray_of_process(stores):
     """One small Ray for all tests of a process, whose own processes know the object stores."""
     import ray
     ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 * 1024 * 1024, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture
+def ray_session(ray_of_process, monkeypatch):
+    """Work on that Ray, as RAY_ADDRESS asks for it, however little there is to do."""
+    monkeypatch.setenv("RAY_ADDRESS", "local")
 
 
 NOT_AT_HAND = "not at hand"  # how the reason of every test begins that is skipped for want of data
@@ -82,7 +99,7 @@ def parity_data() -> Path:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files that need Ray come first: they take longest, and two processes that share the files then end together."""
-    slow = {item.path for item in items if "ray_session" in getattr(item, "fixturenames", ())}
+    slow = {item.path for item in items if "ray_of_process" in getattr(item, "fixturenames", ())}
     items.sort(key=lambda item: item.path not in slow)  # stable: the order within a file and among files stays
 
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipelines.cli import COMMANDS, main
+from pipelines.cli import COMMANDS, MEANT, main
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = ("models", "pipelines", "tuning")
-MAY_IMPORT = {"models": {"torch", "numpy", "models"}, "pipelines": {"models", "pipelines"}, "tuning": set(FOLDERS)}
+FOLDERS = ("models", "pipelines", "tuning", "textray")
+MAY_IMPORT = {"models": {"torch", "numpy", "models"}, "pipelines": {"models", "pipelines"}, "tuning": {"models", "pipelines", "tuning"}, "textray": set(FOLDERS)}
 
 
 def module_of(file: Path) -> str:
@@ -26,7 +26,7 @@ def module_of(file: Path) -> str:
 
 FILES = {module_of(file): file for folder in FOLDERS for file in sorted((ROOT / folder).rglob("*.py"))}
 DOORS = {module for module, _ in COMMANDS.values()} | {"pipelines.cli"}
-GROUND = {f"pipelines.{name}" for name in ("errors", "arguments", "state", "checksum", "progress", "cluster", "tracking", "database")}
+GROUND = {f"pipelines.{name}" for name in ("errors", "arguments", "state", "checksum", "progress", "cluster", "handles", "tracking", "database")}
 ROOMS = {f"pipelines.{file.parent.name}" for file in (ROOT / "pipelines").glob("*/__init__.py")}
 
 
@@ -79,7 +79,7 @@ def test_there_are_doors_and_rooms_and_the_ground_and_nothing_else():
 
 def test_nothing_opens_a_door_but_the_command_and_the_demo():
     for module, imported in IMPORTS.items():
-        if module not in ("pipelines.cli", "pipelines.demo"):
+        if module not in ("pipelines.cli", "pipelines.demo", "pipelines.adapt", "pipelines.completion"):
             assert not imported & DOORS, f"{module} imports {imported & DOORS}: what it needs of them belongs into a room"
 
 
@@ -103,6 +103,41 @@ def test_no_imports_run_in_circles():
         between.setdefault(room_of(module), set()).update({room_of(name) for name in imported if name in FILES} - {room_of(module)})
     assert circle_in(between) == [] and circle_in(IMPORTS) == []
     assert set(circle_in({**IMPORTS, "pipelines.errors": {"pipelines.cli"}})) >= {"pipelines.errors", "pipelines.cli"}  # it would be noticed
+
+
+def imported_at_once(module: str) -> set[str]:
+    """All modules that importing one of ours imports, ours and the packages of others; not what functions import when they are called."""
+    found, wanted = set(), [module]
+    while wanted:
+        name = wanted.pop()
+        if name not in found and name in FILES:
+            tree = ast.parse(FILES[name].read_text(encoding="utf-8"))
+            tree.body = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+            for node in tree.body:
+                whole = {alias.name for alias in node.names} if isinstance(node, ast.Import) else {f"{node.module}.{alias.name}" for alias in node.names}
+                wanted += [each if each in FILES or isinstance(node, ast.Import) else node.module for each in whole]
+        found.add(name)
+    return found
+
+
+@pytest.mark.parametrize("module", ["pipelines.training.worker", "pipelines.feed.datasource"])
+def test_what_every_process_of_a_run_imports_is_without_mlflow(module):
+    """It would take each of them seconds; the driver alone speaks with it."""
+    found = imported_at_once(module)
+    assert module in found and len(found) > 10
+    assert not {name for name in found if name.split(".")[0] in ("mlflow", "sqlalchemy")}
+
+
+def test_a_list_of_runs_is_there_at_once():
+    found = {name.split(".")[0] for name in imported_at_once("pipelines.runs")}
+    assert "pydantic" in found and not found & {"torch", "ray", "mlflow", "models"}
+
+
+@pytest.mark.parametrize("module", ["pipelines.pretrain", "pipelines.finetune", "pipelines.self_train", "tuning.sweep"])
+def test_a_slip_in_a_recipe_is_answered_at_once(module):
+    """Commands that take a recipe look at it before they import what takes seconds."""
+    found = {name.split(".")[0] for name in imported_at_once(module)}
+    assert "pydantic" in found and not found & {"torch", "ray", "mlflow"}
 
 
 def test_a_file_is_named_for_what_it_is_in_its_room():
@@ -202,6 +237,25 @@ def test_a_run_without_the_data_says_loudly_what_it_left_out(tmp_path):
     assert re.search(r"!+ 3 TESTS DID NOT RUN !+\n", shown), shown
     assert "1 tests: not at hand: the records of the reference implementations, at /nowhere/parity; set TEXTRAY_PARITY to the folder" in shown
     assert "2 tests: not at hand: the real images, at /nowhere/data; set TEXTRAY_DATA to the folder that holds words/" in shown
+
+
+@pytest.mark.parametrize("typed, meant", [("train", "finetune"), ("read", "predict"), ("list", "runs"), ("evalute", "evaluate"), ("ingets", "ingest")])
+def test_what_is_meant_is_named(typed, meant, capsys):
+    assert main([typed]) == 2
+    assert capsys.readouterr().err == f"textray: error: there is no command {typed!r}: did you mean {meant!r}?\n"
+
+
+def test_help_is_a_word_too(capsys):
+    assert main(["help"]) == 0
+    assert capsys.readouterr().out.startswith("usage: textray COMMAND")
+    with pytest.raises(SystemExit) as ended:
+        main(["help", "export"])
+    assert ended.value.code == 0 and capsys.readouterr().out.startswith("usage: textray export")
+    assert main(["help", "trian"]) == 2
+
+
+def test_what_other_tools_call_a_command_is_none_of_ours_and_leads_to_one():
+    assert not MEANT.keys() & COMMANDS.keys() and set(MEANT.values()) <= COMMANDS.keys()
 
 
 def test_an_unknown_command_names_the_nearest(capsys):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.reading.weights import read_description
 from pipelines.training.journal import read_journal
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder
@@ -28,13 +29,16 @@ class TrialResult:
     values: dict[str, float]
     curve: list[tuple[int, float]] = field(default_factory=list)
     stopped: bool = False
+    model_step: int | None = None  # the step that its model is of, where that is not the last
     error: str = ""
     model: str = ""
 
     @property
     def accuracy(self) -> float | None:
-        """The word accuracy, or what decides in its place, at the trial's end; None if it never reached a validation."""
-        return self.curve[-1][1] if self.curve else None
+        """The word accuracy of the trial's model, or what decides in its place; None if it never reached a validation."""
+        if not self.curve:
+            return None
+        return dict(self.curve).get(self.model_step, self.curve[-1][1])
 
     @property
     def steps(self) -> int:
@@ -60,5 +64,5 @@ def result_of(result, recipe: Recipe, where: RunFolder) -> TrialResult:
     state = folder.state()
     finished = state is not None and state.status == "finished"
     return TrialResult(name, values_at(result.config, recipe), sorted(curve.items()),
-                       stopped=not finished and not result.error, error=str(result.error or "").strip().split("\n")[-1],
-                       model=folder.model if finished else "")
+                       stopped=not finished and not result.error, error=str(result.error or "").strip().split("\n")[-1], model=folder.model if finished else "",
+                       model_step=read_description(folder.model).get("step") if finished else None)

@@ -7,6 +7,7 @@ the map keeps an eighth of the image's height and width. The second is six bottl
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.encoders.pointwise import StridedPointwise
 from models.encoders.resnet import Block
 from models.encoders.winograd import Convolution3x3
 
@@ -56,7 +57,7 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.BatchNorm2d(4 * width)
         self.downsample = None
         if stride != 1 or channels != 4 * width:
-            self.downsample = nn.Sequential(nn.Conv2d(channels, 4 * width, 1, stride=stride, bias=False), nn.BatchNorm2d(4 * width))
+            self.downsample = nn.Sequential(StridedPointwise(channels, 4 * width, stride, bias=False), nn.BatchNorm2d(4 * width))
 
     def forward(self, x: Tensor) -> Tensor:
         """(n, channels, H, W) -> (n, 4 width, H / stride, W / stride), rounded up."""

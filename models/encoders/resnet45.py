@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.encoders.pointwise import StridedPointwise
 from models.encoders.winograd import Convolution3x3
 
 _BLOCKS = (3, 4, 6, 6, 3)
@@ -27,7 +28,7 @@ class Block(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.downsample = nn.Identity()
         if shortcut:
-            self.downsample = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.downsample = nn.Sequential(StridedPointwise(channels, width, stride, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, features: Tensor) -> Tensor:
         """(n, channels, rows, columns) -> (n, width, rows / stride, columns / stride), rounded up."""

@@ -44,3 +44,20 @@ class Small(nn.Sequential):
         """(n, channels, 32, W) -> (n, 256, 1, W / 4)."""
         # Channels last is the faster layout for convolutions this narrow; a clone sets it for one channel too.
         return super().forward(images.clone(memory_format=torch.channels_last))
+
+
+class SmallMap(nn.Sequential):
+    """(n, channels, 32, W) -> a map (n, out_channels, 2, W / 4), whose cells have not yet been merged into frames."""
+
+    def __init__(self, channels: int = 1, *, out_channels: int = 128) -> None:
+        super().__init__(
+            _convolution(channels, 24, 3, (2, 2)),  # (24, 16, 50)
+            _convolution(24, 48, 3, (2, 2)), _Residual(48),  # (48, 8, 25)
+            _convolution(48, 96, 3, (2, 1)), _Residual(96),  # (96, 4, 25)
+            _convolution(96, out_channels, 3, (2, 1)),  # (out_channels, 2, 25)
+        )
+        self.out_channels = out_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(n, channels, 32, W) -> (n, out_channels, 2, W / 4)."""
+        return super().forward(images.clone(memory_format=torch.channels_last))

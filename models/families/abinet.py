@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from models.charset import Charset
 from models.decoders.abinet import ABINetDecoder
 from models.encoders.resnet45 import ResNet45
+from models.encoders.small import SmallMap
 from models.encoders.transformer import MapEncoder, MultiHeadAttention
 from models.precision import Table
 from models.recognizer import Recognizer
@@ -100,3 +101,19 @@ def abinet(charset: Charset, *, channels: int = 3, height: int = 32, width: int 
     if tokens == "parseq":
         initialise_as_hub(recognizer)
     return recognizer
+
+
+def abinet_small(charset: Charset, *, channels: int = 1, width: int = 100, max_length: int = 25, hidden: int = 128, vision_layers: int = 1,
+                 language_layers: int = 1, iterations: int = 2, no_null_length: Literal["original", "full"] = "full") -> Recognizer:
+    """For experiments on a few cores: ABINet-LV's decoder and encoder over the map, a quarter as wide, behind convolutions like crnn_small's.
+
+    PyTorch's own initialisation of the convolutions, as crnn_small's; `iterations` as in `abinet`.
+    """
+    rows, columns = 2, -(-width // 4)
+    encoder = nn.Sequential(OrderedDict(
+        convolutions=SmallMap(channels, out_channels=hidden),
+        transformer=MapEncoder(hidden, rows, columns, layers=vision_layers, heads=4, feed_forward=2 * hidden, dropout=0.0)))
+    decoder = ABINetDecoder(charset, hidden, rows, columns, max_length=max_length, language_layers=language_layers, iterations=iterations,
+                            no_null_length=no_null_length)
+    return Recognizer(charset, None, encoder, nn.Identity(), decoder,
+                      channels=channels, height=32, width=width, max_length=max_length, memory_rows=rows)

@@ -10,11 +10,13 @@ from typing import Literal
 from torch import nn
 
 from models.charset import Charset
+from models.decoders.ctc import CTCDecoder
 from models.decoders.parseq import PARSeqDecoder
 from models.decoders.vitstr import ViTSTRDecoder
 from models.encoders.vit import ViT
 from models.families.hub_crnn import hub_initialise
 from models.recognizer import Recognizer
+from models.sequence import ColumnMeans
 
 # (width, heads); PARSeq's decoder has twice the heads. PARSeq calls 384 "base", ViTSTR and DeiT "small".
 VITSTR_SIZES = {"tiny": (192, 3), "small": (384, 6), "base": (768, 12)}
@@ -56,3 +58,14 @@ def parseq(charset: Charset, *, size: Literal["tiny", "base", "large"] = "base",
     hub_initialise(decoder)
     return Recognizer(charset, None, encoder, nn.Identity(), decoder, channels=channels, height=height, width=width, max_length=max_length,
                       memory_rows=encoder.rows)
+
+
+def vit_tiny(charset: Charset, *, channels: int = 1, width: int = 100, patch: Sequence[int] = (16, 4), hidden: int = 96, depth: int = 3, heads: int = 3,
+             max_length: int = 25) -> Recognizer:
+    """For laptops and tests: a small vision transformer whose columns of patches are frames for CTC. patch: (height, width).
+
+    ValueError if the patches do not tile the image.
+    """
+    encoder = ViT(channels, image=(32, width), patch=tuple(patch), width=hidden, heads=heads, depth=depth, class_token=False)
+    decoder = CTCDecoder(charset, hidden, max_length=max_length)
+    return Recognizer(charset, None, encoder, ColumnMeans(encoder.rows), decoder, channels=channels, height=32, width=width, max_length=max_length)

@@ -11,6 +11,7 @@ import difflib
 
 from torch import nn
 
+from models.objectives.bcn import BCN
 from models.objectives.byol import BYOL
 from models.objectives.ccr import CCR
 from models.objectives.dig import DiG
@@ -41,6 +42,8 @@ OBJECTIVES = {
     # from images alone
     "seqclr": SeqCLR, "simclr": SimCLR, "persec": PerSec, "moco": MoCo, "byol": BYOL, "simsiam": SimSiam, "rotnet": RotNet, "mae": MAE,
     "dig": DiG,
+    # from texts alone
+    "bcn": BCN,
 }
 
 
@@ -60,5 +63,5 @@ def objective_named(name: str) -> type[nn.Module]:
     return found
 
 
-__all__ = ["BYOL", "CCR", "MAE", "OBJECTIVES", "UDA", "DiG", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "MoCo", "PerSec", "PseudoLabel", "RotNet", "SemiMTR",
+__all__ = ["BCN", "BYOL", "CCR", "MAE", "OBJECTIVES", "UDA", "DiG", "FixMatch", "FlexMatch", "FreeMatch", "MeanTeacher", "MoCo", "PerSec", "PseudoLabel", "RotNet", "SemiMTR",
            "SemiMTRVision", "SeqCLR", "SimCLR", "SimSiam", "SoftMatch", "Supervised", "ViSu", "objective_named"]

@@ -143,6 +143,13 @@ class PerSec(nn.Module):
         named["quantizer_temperature"] = self.stroke.quantizer.temperature().float()
         return Losses(total, {name: value.detach() for name, value in named.items()})
 
+    def codes_chosen(self, images: Tensor) -> dict[str, Tensor]:
+        """How many positions of images (n, 3, height, width) in [-1, 1] choose each entry: (codebooks, entries) int64 of each level. One rank may
+        ask alone."""
+        with tapped(self.recognizer, self.stroke_module) as maps:
+            memory = self.recognizer.encode(images)
+        return {"stroke": self.stroke.codes_chosen(maps[0]), "semantic": self.semantic.codes_chosen(self.recognizer.cells(memory))}
+
     @torch.no_grad()
     def after_step(self, step: int) -> None:
         """The quantizers' temperature falls."""
@@ -181,6 +188,11 @@ class Perceiver(nn.Module):
         targets = self.project_target(quantized.vectors).unflatten(0, (images, -1))  # (n, M, width)
         contrast, matched = contrast_with(guesses, targets, quantized.codes.unflatten(0, (images, -1)), others, self.shared.kappa)
         return Level(contrast, matched, diversity(quantized.probabilities, self.shared.diversity), penalty, perplexities(quantized.probabilities).mean())
+
+    def codes_chosen(self, features: Tensor) -> Tensor:
+        """(n, rows, columns, in_width) -> (codebooks, entries) int64: how many of the positions choose each entry."""
+        codes = self.quantizer.codes(self.norm(features).flatten(0, 2))
+        return torch.stack([column.bincount(minlength=self.quantizer.count) for column in codes.t()])
 
 
 def contrast_with(guesses: Tensor, targets: Tensor, codes: Tensor, others: Tensor, kappa: float) -> tuple[Tensor, Tensor]:

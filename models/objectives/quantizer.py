@@ -56,6 +56,11 @@ class Quantizer(nn.Module):
             mean, _ = gather(logits.softmax(2).mean(0).unsqueeze(0))  # (ranks, codebooks, entries)
         return Quantized(picked, chosen.detach().argmax(2), mean.mean(0))
 
+    def codes(self, vectors: Tensor) -> Tensor:
+        """(n, in_width) -> (n, codebooks) int64: the likeliest entries, without noise. Asks nothing of other ranks."""
+        with torch.autocast(vectors.device.type, enabled=False):
+            return self.logits(at_least_float32(vectors)).unflatten(1, (self.codebooks, self.count)).argmax(2)
+
     def _chosen(self, logits: Tensor) -> Tensor:
         if not self.training:
             return _one_hot(logits)

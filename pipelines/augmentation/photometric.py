@@ -47,21 +47,31 @@ def hue(images: Tensor, turn: Tensor) -> Tensor:
 
     Pillow's HSV mode stores hue in 256 steps; this one does not, and rounds the result alone.
     """
+    value, chroma, sextant = value_chroma_hue(images)
+    return of_value_chroma_hue(value, chroma, sextant.add_(turn[:, 0], alpha=6)).round_()
+
+
+def value_chroma_hue(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """HSV's value, its chroma (saturation times value) and its hue in sixths of the circle, each (m, H, W), of any grey levels."""
     red, green, blue = images.unbind(1)
     value = images.amax(dim=1)
     chroma = value - images.amin(dim=1)  # 0 for a grey pixel: whatever hue comes out below is multiplied by 0
-    reciprocal = chroma.clamp(min=1).reciprocal_()
+    reciprocal = chroma.clamp(min=1e-6).reciprocal_()
     sextant = (red - green).mul_(reciprocal).add_(4)
     sextant.lerp_((blue - red).mul_(reciprocal).add_(2), _equal(green, value))
     sextant.lerp_((green - blue).mul_(reciprocal), _equal(red, value))  # masks, since torch.where is ten times slower
-    sextant.add_(turn[:, 0], alpha=6)
-    result = torch.empty_like(images)
+    return value, chroma, sextant
+
+
+def of_value_chroma_hue(value: Tensor, chroma: Tensor, sextant: Tensor) -> Tensor:
+    """The images (m, 3, H, W) that have these; the hue may lie outside of 0..6."""
+    result = value.new_empty(len(value), 3, *value.shape[1:])
     for channel, start in enumerate((5, 3, 1)):
         position = sextant + start
         position.sub_((position * (1 / 6)).floor_(), alpha=6)  # into 0..6
         depth = torch.minimum(position, 4 - position).clamp_(0, 1)
         torch.addcmul(value, chroma, depth, value=-1, out=result[:, channel])
-    return result.round_()
+    return result
 
 
 def _equal(left: Tensor, right: Tensor) -> Tensor:

@@ -9,11 +9,12 @@ weak     CCR's weak view (Zheng et al. 2022): colour jitter with brightness 0.2,
 strong   CCR's strong view: two operations on space, then two on colour, see `strong`.
 seqclr   SeqCLR's view (Aberdam et al. 2021): one to all of seven operations in random order, see `seqclr`.
 semimtr  SemiMTR's view (Aberdam et al. 2022): inverted or not, then one operation on colours, one filter, one kind of noise, see `semimtr`.
+abinet   ABINet's (Fang et al. 2021): one operation on space, deterioration, colour jitter, each now and then, see abinet.py.
+moco     MoCo v2's (Chen et al. 2020): a crop, colour jitter, gray, blur, see moco.py.
 """
 
 import difflib
 import math
-from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -21,10 +22,12 @@ from torch import Generator, Tensor
 
 from pipelines.augmentation import deterioration as spoil
 from pipelines.augmentation import photometric, warps
+from pipelines.augmentation.abinet import abinet
+from pipelines.augmentation.moco import moco
+from pipelines.augmentation.operations import color_jitter, in_order, send
 from pipelines.errors import BadInput
 
 SMALLEST_SIDE = 4  # the widest filter's reflected border needs three pixels beyond the edge
-CACHED = 32  # images at a time on a CPU: their intermediate results stay in its cache
 NOISE = 2 ** 16  # numbers in the strip that elastic displacements are cut from
 
 
@@ -57,12 +60,7 @@ def weak(images: Tensor, generator: Generator) -> Tensor:
     """Colour jitter in random order, its numbers read as torchvision reads them: factors 1 +- s, hue turned by +- s."""
     n = len(images)
     drawn = torch.rand(n, 8, generator=generator)
-    spread = torch.tensor([0.2, 0.1, 0.1, 0.05])
-    values = (2 * drawn[:, 4:] - 1) * spread + torch.tensor([1.0, 1.0, 1.0, 0.0])
-    factor, contrast, saturation, turn = _send(values.T.reshape(4, n, 1, 1, 1), images)
-    operations = [(photometric.brightness, factor), (photometric.contrast, contrast),
-                  (photometric.color, saturation), (photometric.hue, turn)]
-    return _in_order(images, drawn[:, :4].argsort(dim=1), operations)
+    return color_jitter(images, drawn[:, :4].argsort(dim=1), drawn[:, 4:], (0.2, 0.1, 0.1, 0.05))
 
 
 def strong(images: Tensor, generator: Generator) -> Tensor:
@@ -87,11 +85,11 @@ def strong(images: Tensor, generator: Generator) -> Tensor:
         choice = torch.where(fires[:, 0, draw], (drawn[:, 0, draw, 0] * 5).long(), -1)
         maps = maps @ _spatial(choice, level, signs[:, 0, draw], height, width)
     moved = fires[:, 0].any(dim=1, keepdim=True).long() - 1
-    images = _in_order(images, moved, [(_warp_onto_black, _send(maps, images))])
+    images = in_order(images, moved, [(_warp_onto_black, send(maps, images))])
     for draw in range(2):
         level = (drawn[:, 1, draw, 1] * 9).floor() + 1
         choice = torch.where(fires[:, 1, draw], (drawn[:, 1, draw, 0] * 8).long(), -1)
-        images = _in_order(images, choice[:, None], _channel_operations(level, signs[:, 1, draw], images))
+        images = in_order(images, choice[:, None], _channel_operations(level, signs[:, 1, draw], images))
     return images
 
 
@@ -115,7 +113,7 @@ def _channel_operations(level: Tensor, sign: Tensor, images: Tensor) -> list[tup
     """The eight operations of one draw on colour, with their strengths for every image."""
     strengths = torch.stack([level * 1.8 / 10 + 0.1, (level * 4 / 10).floor() + 4, 256 - (level * 256 / 10).floor(),
                              (level * 110 / 10).floor() * sign])
-    factor, bits, threshold, addend = _send(strengths.view(4, -1, 1, 1, 1), images)
+    factor, bits, threshold, addend = send(strengths.view(4, -1, 1, 1, 1), images)
     return [(photometric.autocontrast,), (photometric.brightness, factor), (photometric.color, factor),
             (photometric.contrast, factor), (photometric.equalize,), (photometric.posterize, bits),
             (photometric.solarize, threshold), (photometric.solarize_add, addend)]
@@ -137,7 +135,7 @@ def seqclr(images: Tensor, generator: Generator) -> Tensor:
     n, _, height, width = images.shape
     rank = torch.rand(n, 7, generator=generator).argsort(dim=1).argsort(dim=1)
     uniform, normal = torch.rand(n, 13, generator=generator), torch.randn(n, 8, generator=generator)
-    noise = _send(2 * torch.rand(NOISE + height * width, generator=generator) - 1, images)
+    noise = send(2 * torch.rand(NOISE + height * width, generator=generator) - 1, images)
     place = torch.where(rank < (uniform[:, :1] * 7).long() + 1, rank, 7)  # 7: not drawn
     crops, bends, tilts = place[:, 3:5] < 7, place[:, 5:6] < 7, place[:, 6:] < 7
     cropped = _random_crop(crops, uniform[:, 5:9], height)
@@ -152,11 +150,11 @@ def seqclr(images: Tensor, generator: Generator) -> Tensor:
 
     def warp_elastically(images: Tensor, maps: Tensor, starts: Tensor, reach: Tensor) -> Tensor:
         return warps.warp(images, maps, warps.elastic(noise, starts, reach, height, width))
-    factor, sigma, alpha, lightness = _send(strengths.T.reshape(4, n, 1, 1, 1), images)
-    maps, starts, reach = _send(maps, images), _send(starts, images), _send(reach, images)
+    factor, sigma, alpha, lightness = send(strengths.T.reshape(4, n, 1, 1, 1), images)
+    maps, starts, reach = send(maps, images), send(starts, images), send(reach, images)
     operations = [(photometric.linear_contrast, factor), (photometric.gaussian_blur, sigma),
                   (photometric.sharpen, alpha, lightness), (warps.warp, maps), (warp_elastically, maps, starts, reach)]
-    return _in_order(images, order, operations)
+    return in_order(images, order, operations)
 
 
 def _random_crop(drawn: Tensor, uniform: Tensor, height: int) -> Tensor:
@@ -192,9 +190,9 @@ def semimtr(images: Tensor, generator: Generator) -> Tensor:
     uniform = torch.rand(n, 24, generator=generator)
     order = torch.rand(n, 3, generator=generator).argsort(1)
     places = (torch.rand(n, 16, generator=generator) * height * width).long()
-    strip = _send(torch.rand(NOISE + 3 * height * width, generator=generator), images)
-    normal = _send(torch.randn(NOISE + height * width, generator=generator), images)
-    starts = _send((uniform[:, :2] * NOISE).long(), images)
+    strip = send(torch.rand(NOISE + 3 * height * width, generator=generator), images)
+    normal = send(torch.randn(NOISE + height * width, generator=generator), images)
+    starts = send((uniform[:, :2] * NOISE).long(), images)
     inverted = (uniform[:, 2:3] < 0.5).long() - 1  # 0: inverted
     color, blur = (uniform[:, 3:4] * 9).long(), torch.where(uniform[:, 4:5] < 0.5, 0, 1 + (uniform[:, 5:6] * 4).long())
     blur = torch.where(blur == 3, 3 + (uniform[:, 6:7] * 3).long(), torch.where(blur > 3, 6, blur))  # 3, 4, 5: a median of 3, 5, 7; 6: motion
@@ -202,21 +200,21 @@ def semimtr(images: Tensor, generator: Generator) -> Tensor:
     color = torch.where((color == 0) & (uniform[:, 8:9] >= 0.35), -1, color)  # channels stay
 
     def between(column: int, low: float, high: float) -> Tensor:
-        return _send((low + (high - low) * uniform[:, column]).view(n, 1, 1, 1), images)
+        return send((low + (high - low) * uniform[:, column]).view(n, 1, 1, 1), images)
 
     def whole(column: int, low: int, high: int) -> Tensor:
-        return _send((low + uniform[:, column] * (high - low + 1)).long(), images)
-    images = _in_order(images, inverted, [(spoil.invert,)])
-    images = _in_order(images, color, [
-        (spoil.shuffle_channels, _send(order, images)), (spoil.grayscale, between(9, 0, 1)), (spoil.quantize_colors, whole(10, 2, 16), _send(places, images)),
+        return send((low + uniform[:, column] * (high - low + 1)).long(), images)
+    images = in_order(images, inverted, [(spoil.invert,)])
+    images = in_order(images, color, [
+        (spoil.shuffle_channels, send(order, images)), (spoil.grayscale, between(9, 0, 1)), (spoil.quantize_colors, whole(10, 2, 16), send(places, images)),
         (spoil.equalize_luma,), (partial(_dropped, strip), between(11, 0, 0.2), between(12, -0.5, 0.5), starts[:, :1]), (spoil.gamma, between(13, 0.5, 2)),
         (spoil.multiply, between(14, 0.5, 1.5)), (spoil.shift_hue_and_saturation, between(15, -50 / 255, 50 / 255), between(16, -50, 50)),
         (spoil.color_temperature, between(17, 1100, 10000))])
-    images = _in_order(images, blur, [
+    images = in_order(images, blur, [
         (photometric.sharpen, between(18, 0, 0.5), between(19, 0, 0.5)), (photometric.gaussian_blur, between(18, 0.5, 1.5)),
         (spoil.filtered, spoil.average_kernels(whole(18, 2, 6), 7)), (partial(spoil.median, side=3),), (partial(spoil.median, side=5),),
         (partial(spoil.median, side=7),), (spoil.filtered, spoil.motion_kernels(2 * math.pi * _flat(between(18, 0, 1)), _flat(between(19, -1, 1))))])
-    return _in_order(images, noise, [
+    return in_order(images, noise, [
         (spoil.filtered, spoil.emboss_kernels(_flat(between(20, 0, 1)), _flat(between(21, 0.5, 1.5)))),
         (partial(_noisy, normal), between(20, 0, 51), starts[:, 1:]), (partial(_struck, strip), starts[:, 1:]), (partial(_scaled, strip), starts[:, 1:])])
 
@@ -241,28 +239,4 @@ def _scaled(strip: Tensor, images: Tensor, starts: Tensor) -> Tensor:
     return spoil.multiply_pixels(images, strip, starts.flatten())
 
 
-def _send(drawn: Tensor, images: Tensor) -> Tensor:
-    """What was drawn on the CPU, on the images' device, without waiting for it."""
-    return drawn.to(images.device, non_blocking=True)
-
-
-def _in_order(images: Tensor, drawn: Tensor, operations: Sequence[tuple]) -> Tensor:
-    """Apply to every image, in place, the operations that it drew, place after place.
-
-    drawn (n, places), on the CPU: the index of the operation, or -1 for none. An operation is (function, *tensors)
-    with n rows each: the function is called on the images that drew it and their rows of the tensors.
-    """
-    choices, order = drawn.T.sort(dim=1, stable=True)  # the images of one operation lie together: a slice of `order`
-    indices = torch.arange(len(operations) + 1).repeat(len(choices), 1)
-    bounds = torch.searchsorted(choices.contiguous(), indices).tolist()
-    order = _send(order, images)
-    block = CACHED if images.device.type == "cpu" else len(images)
-    for place, starts in enumerate(bounds):
-        for (function, *tensors), start, stop in zip(operations, starts, starts[1:]):
-            for rows in order[place, start:stop].split(block) if start < stop else ():
-                changed = function(images.index_select(0, rows), *(tensor.index_select(0, rows) for tensor in tensors))
-                images.index_copy_(0, rows, changed)
-    return images
-
-
-VIEWS = {"none": none, "weak": weak, "strong": strong, "seqclr": seqclr, "semimtr": semimtr}
+VIEWS = {"none": none, "weak": weak, "strong": strong, "seqclr": seqclr, "semimtr": semimtr, "abinet": abinet, "moco": moco}

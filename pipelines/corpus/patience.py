@@ -76,9 +76,9 @@ def patient(system: fs.FileSystem, scheme: str) -> fs.FileSystem:
 class PatientFile(io.RawIOBase):
     """A file for reading, from anywhere; each piece is one request, asked again while the store is away."""
 
-    def __init__(self, path: str, file: pa.NativeFile):
+    def __init__(self, path: str, file: pa.NativeFile, size: int):
         self._path, self._file = path, file
-        self._size, self._position = file.size(), 0
+        self._size, self._position = size, 0
 
     def readable(self) -> bool:
         """Always."""
@@ -194,8 +194,14 @@ class PatientHandler(fs.FileSystemHandler):
 
     def open_input_file(self, path: str) -> pa.NativeFile:
         """A file for reading, from anywhere."""
-        file = self._insist(path, lambda: self.system.open_input_file(path))
-        return pa.PythonFile(PatientFile(f"{self.scheme}://{path}", file), mode="r")
+        def opened() -> tuple[pa.NativeFile, int]:
+            file = self.system.open_input_file(path)
+            if file.closed:  # Google's asks for its bytes only now, and where they do not come (pyarrow 25.0) says that it is closed, not why
+                raise ConnectionError("the file does not open")
+            return file, file.size()
+
+        file, size = self._insist(path, opened)
+        return pa.PythonFile(PatientFile(f"{self.scheme}://{path}", file, size), mode="r")
 
     def open_input_stream(self, path: str) -> pa.NativeFile:
         """A file for reading, from its front."""

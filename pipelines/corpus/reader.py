@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -80,6 +80,15 @@ class Corpus:
         """The address and size of every row group, in the order of the manifest."""
         return [RowGroup(shard.name, index, rows)
                 for shard in self.manifest.shards for index, rows in enumerate(shard.row_groups)]
+
+    def numbered_shards(self) -> list[tuple[ShardEntry, int]]:
+        """Every shard with its number among those of its source: a corpus made of this one names its own by it."""
+        count: Counter[str] = Counter()
+        found = []
+        for entry in self.manifest.shards:
+            found.append((entry, count[entry.source]))
+            count[entry.source] += 1
+        return found
 
     def read_row_group(self, shard: str, index: int, columns: Sequence[str] | None = None) -> pa.Table:
         """Read row group `index` of the shard named `shard`; `columns` of the schema, None for all.

@@ -40,6 +40,14 @@ def similarity(label: str, prediction: str) -> float:
     return 1.0 - edit_distance(label, prediction) / longer if longer else 1.0
 
 
+def with_interval(accuracy: float, words: int | None) -> str:
+    """An accuracy for a sentence, as 52.30 % (48.1 to 56.4, 500 words); without a number of words the accuracy alone."""
+    if not words:
+        return f"{100 * accuracy:.2f} %"
+    low, high = wilson_interval(round(accuracy * words), words)
+    return f"{100 * accuracy:.2f} % ({100 * low:.1f} to {100 * high:.1f}, {words:,} words)"
+
+
 def wilson_interval(correct: int, words: int, deviations: float = 1.959964) -> tuple[float, float]:
     """The interval of an accuracy (Wilson 1927), 95 % by default; it stays inside [0, 1] and is honest for few words.
 

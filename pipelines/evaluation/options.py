@@ -31,6 +31,12 @@ def add_rule_argument(arguments: argparse.ArgumentParser) -> None:
                                 "and digits; 62, 94; exact: every character (default: 36 for the known benchmarks, the model's own for other sets)")
 
 
+def check_batch_size(options: argparse.Namespace) -> None:
+    """Raise BadInput unless there is an image in a batch."""
+    if options.batch_size < 1:
+        raise BadInput(f"--batch-size: expected at least 1, found {options.batch_size}")
+
+
 def device_named(name: str | None) -> torch.device:
     """The device called `name`; without a name a GPU if there is one.
 

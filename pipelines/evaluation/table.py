@@ -30,14 +30,3 @@ def rows(results: list[Result]) -> list[tuple[str, ...]]:
     """The table's lines, the average last."""
     lines = [row(result.words.name, result.evaluation.score, result.notes) for result in results]
     return [*lines, row("average", total(results), ["weighted by words"])]
-
-
-def as_text(lines: list[tuple[str, ...]], header: tuple[str, ...] = HEADER) -> str:
-    """The table for a terminal: names left, numbers right, notes last."""
-    widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header) - 1)]
-
-    def line(cells: tuple[str, ...]) -> str:
-        numbers = "  ".join(cell.rjust(width) for cell, width in zip(cells[1:-1], widths[1:], strict=True))
-        return f"{cells[0].ljust(widths[0])}  {numbers}  {cells[-1]}".rstrip()
-
-    return "\n".join([line(header), *map(line, lines)])

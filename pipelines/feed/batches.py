@@ -2,7 +2,7 @@
 
 Encoded images travel through Ray as Arrow blocks and are decoded beside the consumer, in threads (OpenCV releases the interpreter's
 lock): moving decoded images through the object store is what costs (ray.md). The order is the plan's (plan.py), never Ray's.
-`datasource.ray_blocks` reads with Ray Data; `windows.local_blocks` reads the same windows in this process, for machines without Ray.
+`datasource.ray_blocks` reads with Ray Data; `windows.local_blocks` reads the same windows in threads of this process, without Ray.
 """
 
 import os

@@ -1,6 +1,5 @@
 """Windows of a plan as a Ray Data source. Alone in this room it needs Ray."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +15,13 @@ from ray.exceptions import RayTaskError
 from pipelines.cluster import check_version
 from pipelines.errors import BadInput
 from pipelines.feed.stream import Reading, Share, Stream
-from pipelines.feed.windows import read_window
+from pipelines.feed.windows import read_window, readers_of
 
 check_version()  # the next name is one of this version's own: named by DataContext, exported nowhere else
 from ray.data._internal.execution.execution_callback import ExecutionCallback  # noqa: E402
 
 ROWS_PER_TASK = 65_536
 WINDOWS_PER_DATASET = 256
-READERS_OF_STORES = 4  # tasks at a time, for each worker and stream
 BLOCK_BYTES = 64 * 2**20  # the first batch waits for the first block; smaller ones take more of the scheduler's rounds
 BYTES_PER_ROW = 4_096  # an estimate for Ray's memory budget; word crops take 2-5 kB
 
@@ -89,16 +87,8 @@ class Readers:
     memory: float = float("inf")  # bytes of the object store
 
 
-def tasks_at_once(stream: Stream) -> int:
-    """How many tasks read a stream for one worker at a time."""
-    return 1 if all(map(os.path.isdir, stream.paths)) else READERS_OF_STORES
-
-
 def dataset_of(stream: Stream, readings: list[Reading], rows_per_task: int, readers: Readers) -> Dataset:
-    """Ray Data over windows, in order.
-
-    One long task at a time keeps up with any consumer where files are near; object stores answer late, so there several wait for them.
-    """
+    """Ray Data over windows, in order, by as many long tasks at a time as `readers_of` says."""
     context = DataContext.get_current()
     context.execution_options.preserve_order = True
     context.read_op_min_num_blocks = 1  # otherwise the read is followed by a split and no longer streams
@@ -107,7 +97,7 @@ def dataset_of(stream: Stream, readings: list[Reading], rows_per_task: int, read
     context.custom_execution_callback_classes = [Rest]
     context.execution_options.resource_limits = ExecutionResources(object_store_memory=readers.memory)
     source = WindowSource(stream, readings, rows_per_task)
-    return ray.data.read_datasource(source, override_num_blocks=source.tasks, num_cpus=readers.cpus, concurrency=tasks_at_once(stream))
+    return ray.data.read_datasource(source, override_num_blocks=source.tasks, num_cpus=readers.cpus, concurrency=readers_of(stream))
 
 
 def ray_blocks(stream: Stream, share: Share, readers: Readers) -> Iterator[pa.Table]:

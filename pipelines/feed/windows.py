@@ -1,7 +1,9 @@
 """How a window of a stream is read: the rows that its plan names, in their order."""
 
-from collections import OrderedDict
+import os
+from collections import OrderedDict, deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from threading import Lock
 
@@ -14,6 +16,7 @@ from pipelines.feed.selection import Selection, groups_of
 from pipelines.feed.stream import Reading, Share, Stream
 
 COLUMNS = ["key", "image", "text"]
+READERS_OF_STORES = 4  # at a time, for each worker and stream: a store answers late
 
 
 def read_window(stream: Stream, reading: Reading) -> pa.Table:
@@ -46,6 +49,10 @@ class _Held:
             self._kept.move_to_end(place)
             return self._kept[place]
 
+    def clear(self) -> None:
+        with self._lock:
+            self._kept.clear()
+
 
 _HELD = _Held()
 
@@ -73,6 +80,30 @@ def _opened(path: str) -> tuple[Corpus, list[RowGroup]]:
     return corpus, corpus.row_groups
 
 
+def forget() -> None:
+    """Read anew whatever corpus comes next: a process that trains one run after another may meet another corpus in a known place."""
+    _HELD.clear()
+    _opened.cache_clear()
+
+
+def readers_of(stream: Stream) -> int:
+    """How many read a stream for one worker at a time: one keeps up with any consumer where files are near; object stores answer late, so there
+    several wait for them."""
+    return 1 if all(map(os.path.isdir, stream.paths)) else READERS_OF_STORES
+
+
 def local_blocks(stream: Stream, share: Share) -> Iterator[pa.Table]:
-    """A worker's windows, read in this process. The order is that of `datasource.ray_blocks`."""
-    return (read_window(stream, reading) for reading in stream.readings(share))
+    """A worker's windows, read by threads of this process ahead of the consumer. The order is that of `datasource.ray_blocks`."""
+    readers = readers_of(stream)
+    with ThreadPoolExecutor(readers, thread_name_prefix="read") as pool:
+        ahead: deque[Future[pa.Table]] = deque()
+        try:
+            for reading in stream.readings(share):
+                ahead.append(pool.submit(read_window, stream, reading))
+                if len(ahead) > readers:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            for window in ahead:
+                window.cancel()

@@ -36,6 +36,7 @@ class Options:
     guarded: bool = False  # whether rows that a benchmark holds go
     unicode: str = "NFC"  # the normal form that labels are brought to (Unicode annex 15), or "as is"
     max_text_length: int = 0  # characters; longer labels are filtered; 0: no limit
+    only: str | None = None  # "labeled" or "unlabeled": the other rows are filtered
     rows_per_shard: int = 100_000
     rows_per_group: int = ROWS_PER_GROUP
 
@@ -185,6 +186,8 @@ def inspect(row: Row, source: str, options: Options) -> Kept | Rejected:
     if row.problem is not None:
         return Rejected(row.key, source, "filtered" if row.filtered else "quarantined", row.problem, row.detail, row.text,
                         row.image)
+    if options.only is not None and (options.only == "labeled") == (row.text is None):  # without its image, of which there may be millions
+        return Rejected(row.key, source, "filtered", "no label" if row.text is None else "a label", "", row.text, None)
     gray = decode_gray(row.image)
     problem = image_problem(row.image, gray)
     if problem is not None:

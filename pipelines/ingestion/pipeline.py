@@ -25,7 +25,7 @@ from pipelines.ingestion.guard import hash_set
 from pipelines.ingestion.sources.opening import open_sources
 from pipelines.ingestion.sources.row import ReadOptions, Source
 from pipelines.ingestion.staging import Staging, open_staging
-from pipelines.ingestion.tasks import in_tasks
+from pipelines.ingestion.tasks import FEW, in_tasks
 from pipelines.ingestion.unique import without_duplicates
 from pipelines.progress import Progress
 
@@ -40,7 +40,7 @@ def ingest(arguments: list[str], target: str | os.PathLike, options: Options = O
     target = storage.absolute(os.fspath(target))
     sources = open_sources(arguments, reading)
     check_apart(sources, target)
-    made_by = {"command": "ingest", "sources": arguments, "options": {**asdict(options), **asdict(reading)}, "guard": list(guard),
+    made_by = {"command": "ingest", "sources": arguments, "options": _asked(options, reading), "guard": list(guard),
                **versions()}
     options, guards = replace(options, guarded=bool(guard)), [hash_set(list(guard))] if guard else []
     plan = {**made_by, "fingerprints": [(source.name, source.count(), source.fingerprint) for source in sources],
@@ -57,6 +57,12 @@ def ingest(arguments: list[str], target: str | os.PathLike, options: Options = O
                                    "check --guard")
             staging.publish(results, made_by)
     return Corpus.open(target)
+
+
+def _asked(options: Options, reading: ReadOptions) -> dict[str, object]:
+    """The options for the manifest; those that came later only where they say something: a corpus stays the same to the byte."""
+    given = {**asdict(options), **asdict(reading)}
+    return {name: value for name, value in given.items() if name not in ("labels", "only") or value is not None}
 
 
 def versions() -> dict[str, object]:
@@ -93,7 +99,7 @@ def _run(sources: list[Source], staging: Staging, options: Options, max_errors: 
     print(f"ingest: {about}{total:,} images from {counted(len(sources), 'source')}", file=sys.stderr)
     progress = Progress("ingest", total, "images", already)
     try:
-        for result in _tasks(missing, staging, options):
+        for result in _tasks(missing, staging, options, total):
             results.append(result)
             progress.add(result.counts.rows_in)
             _check_errors(results, total, max_errors)
@@ -110,10 +116,10 @@ def _run(sources: list[Source], staging: Staging, options: Options, max_errors: 
     return results
 
 
-def _tasks(chunks: list[Chunk], staging: Staging, options: Options) -> Iterator[ChunkResult]:
+def _tasks(chunks: list[Chunk], staging: Staging, options: Options, total: int) -> Iterator[ChunkResult]:
     """The results of all chunks, in the order in which they finish."""
     folder, done = staging.corpus, staging.done
-    return in_tasks(lambda chunk: write_chunk(chunk, folder, done, options), chunks)
+    return in_tasks(lambda chunk: write_chunk(chunk, folder, done, options), chunks, few=total <= FEW)
 
 
 class GaveUp(Exception):

@@ -202,6 +202,8 @@ class LocalStaging(Staging):
         if os.path.exists(self.target):
             os.rename(self.target, self._replaced)
         os.rename(whole, self.target)
+        for leftover in Path(self.target).glob("*.tmp"):  # of a task that outlived a killed run until now; under the old name it begins no other
+            leftover.unlink(missing_ok=True)
         self.remove()
 
     def remove(self) -> None:

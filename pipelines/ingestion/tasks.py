@@ -1,4 +1,4 @@
-"""Pieces of work on every CPU of the cluster, by Ray Data: each makes files and gives back what became of it."""
+"""Pieces of work on every CPU of the cluster, by Ray Data, or in this process: each makes files and gives back what became of it."""
 
 import json
 import pickle
@@ -7,21 +7,27 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from pipelines.cluster import start_ray
+from pipelines.cluster import asked_for, start_ray
 from pipelines.errors import BadInput, Unavailable
 from pipelines.ingestion.chunks import ChunkResult
 
 Result = TypeVar("Result", bound=BaseModel)
+FEW = 10_000  # images, which are brought in or read in about the time that Ray takes to start
 
 
-def in_tasks(work: Callable[[Any], Result], items: list[Any], kind: type[Result] = ChunkResult, *, gpu: bool = False) -> Iterator[Result]:
+def in_tasks(work: Callable[[Any], Result], items: list[Any], kind: type[Result] = ChunkResult, *, gpu: bool = False,
+             few: bool = False) -> Iterator[Result]:
     """`work(item)` for every item, in the order in which they finish. Raises the BadInput, or the Unavailable, that one of them raises.
 
     Args:
         kind: what `work` gives back.
         gpu: whether a task takes a GPU beside its CPU.
+        few: whether there is so little to do that this process is done before Ray has started; a single item is few.
     """
     if not items:
+        return
+    if not gpu and not asked_for() and (few or len(items) == 1):
+        yield from map(work, items)
         return
     start_ray()
     import ray.data

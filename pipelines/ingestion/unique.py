@@ -17,7 +17,7 @@ from pipelines.corpus.shards import ShardWriter, checked_parquet, of_staging, sh
 from pipelines.ingestion.chunks import ChunkResult, Options, RejectedWriter, room_for
 from pipelines.ingestion.duplicates.search import HashFile, find
 from pipelines.ingestion.staging import Staging
-from pipelines.ingestion.tasks import in_tasks
+from pipelines.ingestion.tasks import FEW, in_tasks
 from pipelines.progress import Progress
 
 
@@ -48,8 +48,9 @@ def without_duplicates(results: list[ChunkResult], staging: Staging, options: Op
             by_shard[shard] = earlier
     corpus, unique, done = staging.corpus, staging.unique, staging.done
     progress = Progress("duplicates", len(touched), "shards to write again")
+    few = sum(item.before.counts.kept for item in touched) <= FEW
     try:
-        for result in in_tasks(lambda item: write_without(item, corpus, unique, done, options), touched):
+        for result in in_tasks(lambda item: write_without(item, corpus, unique, done, options), touched, few=few):
             by_shard[result.source, result.index] = result
             progress.add(1)
     finally:

@@ -8,7 +8,7 @@ from typing import NamedTuple, TextIO
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 
-FIELDS = ("key", "text", "confidence", "labeler", "problem")
+FIELDS = ("key", "text", "confidence", "labeler", "problem", "upside_down")
 NOT_WRITTEN = (".json", ".txt", ".parquet", ".xlsx")  # endings of a file that someone may expect
 
 
@@ -19,6 +19,7 @@ class Line(NamedTuple):
     text: str  # empty where nothing was read
     confidence: float
     problem: str | None  # why the image cannot be decoded
+    upside_down: bool  # whether the image was turned by 180 degrees to be read
 
 
 def write_csv(file: TextIO, lines: Iterable[Line], labeler: str, delimiter: str = ",") -> int:
@@ -27,7 +28,7 @@ def write_csv(file: TextIO, lines: Iterable[Line], labeler: str, delimiter: str 
     writer.writerow(FIELDS)
     count = 0
     for count, line in enumerate(lines, start=1):
-        writer.writerow((line.key, line.text, f"{line.confidence:.6f}", labeler, line.problem or ""))
+        writer.writerow((line.key, line.text, f"{line.confidence:.6f}", labeler, line.problem or "", str(line.upside_down).lower()))
     return count
 
 
@@ -46,14 +47,14 @@ def write_jsonl(file: TextIO, lines: Iterable[Line], labeler: str) -> int:
 
 def as_json(line: Line, labeler: str) -> str:
     """One line as a JSON object."""
-    values = (line.key, line.text, round(line.confidence, 6), labeler, line.problem)
+    values = (line.key, line.text, round(line.confidence, 6), labeler, line.problem, line.upside_down)
     return json.dumps(dict(zip(FIELDS, values, strict=True)), ensure_ascii=False)
 
 
 Writer = Callable[[TextIO, Iterable[Line], str], int]  # file, lines, labeler -> lines written
 
 WRITERS: dict[str, Writer] = {".csv": write_csv, ".tsv": write_tsv, ".jsonl": write_jsonl}
-BEGINNINGS = {".csv": ",".join(FIELDS).encode(), ".tsv": "\t".join(FIELDS).encode(), ".jsonl": b'{"key": '}
+BEGINNINGS = {".csv": b"key,text,confidence,labeler,", ".tsv": b"key\ttext\tconfidence\tlabeler\t", ".jsonl": b'{"key": '}  # also of earlier versions
 
 
 def writer_for(target: str) -> Writer | None:

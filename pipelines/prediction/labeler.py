@@ -17,9 +17,9 @@ from pipelines.evaluation.protocols import RULE_NAMES, Rule, rule_of
 from pipelines.ingestion.sources.row import Row
 from pipelines.reading.batches import Read, evaluating, read_stream
 from pipelines.reading.searches import Item, search_of
-from pipelines.reading.weights import find_model, load_recognizer, pinned, read_description
+from pipelines.reading.weights import find_model, load_recognizer, pinned, read_description, warn_of_decoder
 
-SEARCH = ("beam", "ngram", "ngram_weight", "bcn", "bcn_weight", "lexicon", "both_ways_up")  # the options of searches.add_options
+SEARCH = ("beam", "ngram", "ngram_weight", "bcn", "bcn_weight", "lexicon", "both_ways_up")  # the options of options.add_options
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Manner:
 
     batch_size: int  # images at a time
     precision: str  # "float32" or "bf16"
-    search: argparse.Namespace  # the options of `searches.add_options`, files by their whole names
+    search: argparse.Namespace  # the options of `options.add_options`, files by their whole names
 
     @classmethod
     def of(cls, options: argparse.Namespace) -> "Manner":
@@ -66,6 +66,7 @@ class Labeler:
         exact = pinned(where)
         folder = find_model(exact)
         about = read_description(folder)
+        warn_of_decoder(about, where)
         name = exact if exact.startswith("models:/") else f"{about.get('run') or about['name']}@{about['weights_sha256'][:12]}"
         return cls(name, load_recognizer(folder), about)
 

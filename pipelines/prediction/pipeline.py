@@ -19,7 +19,7 @@ from pipelines.ingestion.chunks import Chunk, ChunkResult, plan_chunks, room_for
 from pipelines.ingestion.pipeline import check_apart, versions
 from pipelines.ingestion.sources.row import Source
 from pipelines.ingestion.staging import Staging, check_target, open_staging
-from pipelines.ingestion.tasks import in_tasks
+from pipelines.ingestion.tasks import FEW, in_tasks
 from pipelines.prediction.files import Line, Writer, check_file, writer_for
 from pipelines.prediction.labeler import Labeler, Manner, Reader
 from pipelines.prediction.pseudo_labels import Wanted, plan_shards, write_shard
@@ -29,7 +29,8 @@ from pipelines.prediction.tally import Tally, left_out
 from pipelines.progress import Progress
 from pipelines.reading.searches import search_of
 
-AT_ONCE = 1000  # images that are not worth starting Ray for
+AT_ONCE = 1000  # images that go into a file at once, without readings beside it that outlive a kill
+FEW_TO_READ = 2_000  # images that one core reads in about the time that Ray takes to start
 ROWS_HERE = 10_000  # that are read here as one piece
 
 
@@ -76,7 +77,7 @@ def read_here(sources: list[Source], reader: Reader, tally: Tally) -> Iterator[L
     rows = (row for source in sources for piece in source.pieces(ROWS_HERE) for row in piece.read())
     for row, read in reader.read(rows):
         tally.count(read, row.text, reader.rule)
-        yield Line(row.key, read.text, read.confidence, read.problem)
+        yield Line(row.key, read.text, read.confidence, read.problem, read.upside_down)
 
 
 def sure_enough(lines: Iterable[Line], least: float | None, reasons: dict[str, int]) -> Iterator[Line]:
@@ -151,7 +152,7 @@ def _read(job: Job, chunks: list[Chunk], readings: Readings) -> Tally:
     print(f"predict: {about}{total:,} images with {job.labeler.name}", file=sys.stderr)
     progress = Progress("predict", total, "images", tally.images)
     try:
-        for block in read_blocks(job.labeler, job.manner, job.device, missing, readings):
+        for block in read_blocks(job.labeler, job.manner, job.device, missing, readings, few=total <= FEW_TO_READ):
             tally.add(block.tally)
             progress.add(block.tally.images)
     finally:
@@ -203,7 +204,8 @@ def _write_shards(job: Job, wanted: Wanted, chunks: list[Chunk], staging: Stagin
     results = [result for shard in shards if (result := staging.finished(shard)) is not None]
     written = {(result.source, result.index) for result in results}
     missing = [shard for shard in shards if (shard.source, shard.index) not in written]
-    results += in_tasks(partial(write_shard, folder=staging.corpus, done=staging.done, blocks=readings.blocks, wanted=wanted), missing)
+    results += in_tasks(partial(write_shard, folder=staging.corpus, done=staging.done, blocks=readings.blocks, wanted=wanted), missing,
+                        few=job.images() <= FEW)
     counts = sum_counts(result.counts for result in results)
     if not counts.kept:
         staging.remove()

@@ -18,10 +18,11 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import BaseModel, ValidationError
 
-from pipelines.cluster import start_ray
+from pipelines.cluster import asked_for, start_ray
 from pipelines.corpus import storage
 from pipelines.corpus.shards import checked_parquet
 from pipelines.errors import BadInput
+from pipelines.evaluation.options import device_named
 from pipelines.ingestion.chunks import Chunk, room_for
 from pipelines.ingestion.staging import check_leftover
 from pipelines.ingestion.tasks import in_tasks
@@ -144,17 +145,23 @@ def write_block(reader: Reader, chunk: Chunk, folder: str) -> Block:
     return block
 
 
-def read_blocks(labeler: Labeler, manner: Manner, device: str | None, chunks: Iterable[Chunk], readings: Readings) -> Iterator[Block]:
+def read_blocks(labeler: Labeler, manner: Manner, device: str | None, chunks: Iterable[Chunk], readings: Readings, *, few: bool) -> Iterator[Block]:
     """Read blocks on every worker of the cluster, on GPUs if it has some; each as it is finished.
 
     Args:
         device: "cpu" to leave the GPUs alone, "cuda" to want them; None: as there are.
+        few: whether there are so few that this process has read them before Ray has started.
 
     Raises:
         BadInput: no GPU where one is wanted, or what a block raises.
     """
     chunks = list(chunks)
     if not chunks:
+        return
+    if few and not asked_for():
+        reader = Reader(labeler, manner, device_named(device))
+        with of_one_thread():
+            yield from in_tasks(partial(write_block, reader, folder=readings.blocks), chunks, Block, few=True)
         return
     start_ray()
     import ray
@@ -164,6 +171,17 @@ def read_blocks(labeler: Labeler, manner: Manner, device: str | None, chunks: It
     gpu = bool(gpus) and device != "cpu"
     job = ray.put((labeler, manner, "cuda" if gpu else "cpu"))
     yield from in_tasks(partial(_work, job, readings.blocks), chunks, Block, gpu=gpu)
+
+
+@contextmanager
+def of_one_thread() -> Iterator[None]:
+    """As a task of one CPU computes, to the last bit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _work(job: Any, folder: str, chunk: Chunk) -> Block:

@@ -145,7 +145,9 @@ def _stamp(path: str) -> Stamp:
 def _row(path: str) -> Row:
     try:
         return Row(path, storage.read_bytes(path))
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+    except IsADirectoryError:
+        return Row(path, None, problem="folder where an image was named")
+    except (FileNotFoundError, NotADirectoryError):
         return Row(path, None, problem="missing file")
     except (PermissionError, BadInput) as problem:
         return Row(path, None, problem="file that cannot be read", detail=str(problem))
@@ -166,6 +168,8 @@ def open_all(arguments: list[str]) -> list[Source]:
 
 
 def _open(argument: str) -> list[Source | str]:
+    if not argument.strip():
+        raise BadInput("expected an image, a folder, a corpus or @FILE, found an empty name: is a variable of the shell empty?")
     if argument.startswith("@") and not os.path.exists(argument):
         return _listed(argument)
     name, format, path = split_argument(argument)

@@ -20,7 +20,6 @@ from models.decoding.cloze import pseudo_log_likelihoods
 from models.decoding.lexicon import Lexicon, lexicon_reading
 from models.decoding.ngram import Ngram, trained_on
 from models.recognizer import Recognizer
-from pipelines.arguments import not_negative
 from pipelines.corpus.storage import read_bytes
 from pipelines.errors import BadInput
 from pipelines.reading.weights import find_model, load_recognizer
@@ -40,22 +39,8 @@ class Found:
     note: str
 
 
-def add_options(arguments: argparse.ArgumentParser) -> None:
-    """The options of `searches`."""
-    arguments.add_argument("--beam", type=int, metavar="N", help="beam search that keeps N strings (default: greedy reading)")
-    arguments.add_argument("--ngram", metavar="FILE", help="with --beam: a character n-gram guides it; a text file, of whose words one of "
-                           "order 5 is made, or a .json that Ngram.save wrote")
-    arguments.add_argument("--ngram-weight", type=not_negative, default=0.3, metavar="W", help="of its log probability (default: 0.3)")
-    arguments.add_argument("--bcn", metavar="MODEL", help="with --beam: the language model of an ABINet (a run, a model folder or models:/NAME/1) "
-                           "ranks anew what the beam found")
-    arguments.add_argument("--bcn-weight", type=not_negative, default=0.3, metavar="W", help="of its log probability (default: 0.3)")
-    arguments.add_argument("--lexicon", metavar="FILE|N|full", help="choose the likeliest word of a file, a word a line; of the true word "
-                           "and N - 1 others drawn from the set's labels (50, 1000); of all labels of the set")
-    arguments.add_argument("--both-ways-up", action="store_true", help="read every image also upside down, and take the reading of higher confidence")
-
-
 def searches(recognizer: Recognizer, options: argparse.Namespace) -> Callable[["WordSet"], Found]:
-    """What gives the search for each set of words, by the options of `add_options`.
+    """What gives the search for each set of words, by the options of `options.add_options`.
 
     Raises:
         BadInput: options that exclude each other, a file that cannot be used, or a search that this recognizer does not have.
@@ -69,7 +54,7 @@ def searches(recognizer: Recognizer, options: argparse.Namespace) -> Callable[["
 
 
 def search_of(recognizer: Recognizer, options: argparse.Namespace) -> Found:
-    """The search that needs no labels, by the options of `add_options`: greedy, a beam, or the words of a file.
+    """The search that needs no labels, by the options of `options.add_options`: greedy, a beam, or the words of a file.
 
     Raises:
         BadInput: options that exclude each other, a file that cannot be used, or a search that this recognizer does not have.

@@ -11,6 +11,7 @@ import math
 import os
 import pickle
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,13 @@ def model_bytes(folder: str | Path, name: str) -> bytes:
 def model_files(folder: str | Path) -> dict[str, bytes]:
     """Both files of a model folder, a path or URI, by name."""
     return {name: model_bytes(folder, name) for name in (DESCRIPTION, WEIGHTS)}
+
+
+def warn_of_decoder(about: dict[str, Any], name: str) -> None:
+    """Say of a model that was pretrained alone that its decoder is as it was drawn at random: what it reads means nothing."""
+    if "decoder" not in (about.get("trained") or ["decoder"]):
+        print(f"textray: warning: {name} was pretrained only ({about.get('objective', 'without labels')}), and its decoder has learned nothing: what it reads is chance; "
+              f"fine-tune it first (textray finetune RECIPE initialize_from={name})", file=sys.stderr)
 
 
 def find_model(where: str | Path, runs: str | Path = "runs") -> str | Path:

@@ -11,10 +11,11 @@ from mlflow.exceptions import MlflowException
 from models.recognizer import Recognizer
 from pipelines.corpus import storage
 from pipelines.errors import BadInput, Unavailable
+from pipelines.evaluation.columns import as_text
 from pipelines.evaluation.measure import evaluate_set, rule_on, total
 from pipelines.evaluation.metrics import Score
 from pipelines.evaluation.protocols import Rule
-from pipelines.evaluation.table import as_text, rows
+from pipelines.evaluation.table import HEADER, rows
 from pipelines.ingestion.wordsets import WordSet
 from pipelines.reading.weights import find_model, load_recognizer, read_description
 from pipelines.registry import versions
@@ -84,7 +85,7 @@ def _of_mlflow(run: str, store: str) -> str | Path:
 def measure(what: str, recognizer: Recognizer, gates: list[WordSet], rules: list[Rule]) -> Score:
     """The gate sets together, read by one model and compared each by its rule; its table goes to stderr."""
     results = [evaluate_set(recognizer, words, rule=rule) for words, rule in zip(gates, rules, strict=True)]
-    print(f"\n{what} on the gate:\n{as_text(rows(results))}", file=sys.stderr)
+    print(f"\n{what} on the gate:\n{as_text(rows(results), HEADER)}", file=sys.stderr)
     return total(results)
 
 

@@ -4,8 +4,9 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
+from pipelines.evaluation.look import Look
 from pipelines.evaluation.pseudo_labels import Example, Examples
-from pipelines.reports import html
+from pipelines.reports import html, pretraining
 from pipelines.reports.curves import STYLE as CURVES_STYLE
 from pipelines.reports.curves import Point, curve, number
 
@@ -39,15 +40,20 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, bool], ...]], ...] = (
         ("loss", "what is minimised", False), ("recognition_loss", "on labels", False), ("consistency_loss", "on unlabeled images", False),
         ("domain_adaptation_loss", "the CORAL distance of labeled and unlabeled characters", False))),
     ("Consistency by character", tuple((f"consistency_position_{place}", "distance of the two branches where words are kept", False)
-                                       for place in ("1", "2", "3", "4", "5_on"))))
+                                       for place in ("1", "2", "3", "4", "5_on"))),
+    ("How fast it is", (
+        ("images_per_second", "of all workers, all streams together", False),
+        ("waiting_fraction", "of the time, for images; above 5 % their readers hold it up", True),
+        ("flops_utilisation", "of the GPU's products in bfloat16", True),
+        ("memory_gib", "at most so far: of a GPU, on CPUs of a worker's process", False))))
 LEFT_OUT = {"step", "time", "unlabeled_images", "incomparable_words", "cer"}
 KINDS = {"wrong": ("Kept and wrong", "The surest first. Their labels are known here, and withheld from training."),
          "kept": ("Kept", "From the surest to the least sure."), "dropped": ("Dropped", "From the surest to the least sure.")}
-STYLE = CURVES_STYLE + ".concern { border-left: 4px solid var(--wrong); padding: .2rem .8rem; }\n"
+STYLE = CURVES_STYLE + pretraining.STYLE + ".concern { border-left: 4px solid var(--wrong); padding: .2rem .8rem; }\n"
 
 
 def as_page(name: str, about: str, steps: int, lines: Sequence[Mapping[str, float]], concerns: Sequence[str] = (),
-            examples: Examples | None = None) -> str:
+            examples: Examples | None = None, look: Look | None = None) -> str:
     """The page.
 
     Args:
@@ -69,6 +75,8 @@ def as_page(name: str, about: str, steps: int, lines: Sequence[Mapping[str, floa
         pieces += [html.heading(title), f'<div class="curves">{"".join(drawn)}</div>'] if drawn else []
     if examples is not None:
         pieces += _examples(examples)
+    if look is not None:
+        pieces += pretraining.pieces(look)
     return html.page(f"Run {name}", *pieces, style=STYLE)
 
 

@@ -1,4 +1,4 @@
-"""A labeled corpus of synthetic words, drawn in parallel by Ray, one task per shard.
+"""A labeled corpus of synthetic words, drawn in parallel by Ray, one task per shard, or in this process if it is small.
 
 Every picture is a function of style, seed and index, and the shards are cut by the number of pictures alone, so the
 corpus is the same to the byte on one CPU or on a thousand.
@@ -16,6 +16,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 
+from pipelines.cluster import asked_for
 from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.shards import ROWS_PER_GROUP
@@ -28,6 +29,7 @@ from pipelines.synthesis.synthesizer import Synthesizer, synthesizer
 
 WANTED_SHARDS = 64  # so that a few dozen CPUs share a corpus of moderate size evenly
 MOST_SHARD_ROWS = 100_000  # some 200 MB
+FEW = 4_000  # words, which are drawn in about the time that Ray takes to start
 LIBRARIES = ("numpy", "opencv-python-headless", "pillow", "wordfreq")  # their versions decide the bytes, too
 
 # What was asked for is kept, however small or faint it came out: a corpus of 1000 words has 1000.
@@ -44,15 +46,22 @@ class Settings:
     max_length: int = 25
     words: str | None = None
     fonts: str | None = None
+    pattern: str | None = None  # a regular expression of the words, in place of a file
 
     def synthesizer(self) -> Synthesizer:
         """The synthesizer of these settings, made once per process. Raises BadInput if they cannot be met."""
-        return synthesizer(self.style, self.charset, self.max_length, self.words, self.fonts)
+        return synthesizer(self.style, self.charset, self.max_length, self.words, self.fonts, self.pattern, self._content())
+
+    def _content(self) -> str:
+        words = sha256_of(self.words) if self.words and storage.kind(self.words) == "file" else ""
+        files = sorted(Path(self.fonts).rglob("*")) if self.fonts else ()
+        return words + "".join(f"{file.name}:{file.stat().st_size}:{file.stat().st_mtime_ns};" for file in files if file.is_file())
 
     def made_by(self) -> dict:
         """The settings for a manifest: files by name and content instead of place, and what else decides the bytes."""
         drawing = self.synthesizer()
-        made = {"command": "render", **asdict(self),
+        settings = {name: value for name, value in asdict(self).items() if (name, value) != ("pattern", None)}  # as corpora from before there was one
+        made = {"command": "render", **settings,
                 "fonts": {face.name: sha256_of(face.path) for face in drawing.faces},
                 "versions": {name: version(name) for name in LIBRARIES}}
         if self.words:
@@ -130,7 +139,7 @@ def render_corpus(out: str | os.PathLike, count: int, settings: Settings, source
 
 
 def draw_shards(words: SyntheticWords, staging: Staging) -> list[ChunkResult]:
-    """Draw the shards that are not done yet: a single one in this process, several under Ray."""
+    """Draw the shards that are not done yet: few words in this process, many under Ray."""
     chunks = list(plan_chunks([words], rows_per_shard(words.total)))
     results = [result for chunk in chunks if (result := staging.finished(chunk))]
     finished = {result.index for result in results}
@@ -141,7 +150,7 @@ def draw_shards(words: SyntheticWords, staging: Staging) -> list[ChunkResult]:
               file=sys.stderr)
     folder, done = staging.corpus, staging.done
     progress = Progress("render", words.total, "words", already)
-    draw = drawn_by_ray if len(missing) > 1 else drawn_here
+    draw = drawn_by_ray if len(missing) > 1 and (asked_for() or words.total > FEW) else drawn_here
     try:
         with closing(draw(missing, folder, done)) as made:
             for result in made:

@@ -82,10 +82,11 @@ def is_joined(character: str) -> bool:
 
 @cache
 def synthesizer(style: str = "scene", charset: str = "94", max_length: int = 25, words: str | None = None,
-                fonts: str | None = None) -> Synthesizer:
+                fonts: str | None = None, pattern: str | None = None, content: str = "") -> Synthesizer:
     """The synthesizer for these settings, made once per process. Raises BadInput if they cannot be met.
 
-    `words`: a file of words; `fonts`: a folder of fonts that takes the place of the packaged ones.
+    `content`: what the files of words and fonts hold, so that others under the same name are not taken for them.
+    `words`: a file of words; `pattern`: a regular expression in its place; `fonts`: a folder of fonts that takes the place of the packaged ones.
     """
     if style not in STYLES:
         raise BadInput(f"expected one of the styles {', '.join(STYLES)}, found {style!r}: check --style")
@@ -100,7 +101,7 @@ def synthesizer(style: str = "scene", charset: str = "94", max_length: int = 25,
         characters = Charset.named(charset)
     except ValueError as problem:
         raise BadInput(f"--charset {charset}: {problem}") from problem
-    return Synthesizer(look, Words(characters, max_length, words), faces)
+    return Synthesizer(look, Words(characters, max_length, words, pattern), faces)
 
 
 def render_word(seed: int, index: int, style: str = "scene") -> tuple[bytes, str]:

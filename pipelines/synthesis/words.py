@@ -14,6 +14,7 @@ from typing import NamedTuple
 from models.charset import Charset
 from pipelines.corpus.storage import read_bytes
 from pipelines.errors import BadInput
+from pipelines.synthesis.patterns import strings_of
 from pipelines.synthesis.shares import Shares
 
 DICTIONARY_SIZE = 100_000  # the most frequent tokens of wordfreq's English list
@@ -44,8 +45,8 @@ class Word(NamedTuple):
 class Words:
     """A source of words that a charset can write and a decoder's length can hold."""
 
-    def __init__(self, charset: Charset, max_length: int = 25, file: str | Path | None = None):
-        """The English list with numbers and punctuation; or a file's lines, alike often and exactly as they stand.
+    def __init__(self, charset: Charset, max_length: int = 25, file: str | Path | None = None, pattern: str | None = None):
+        """The English list with numbers and punctuation; or a file's lines, or strings of a pattern, alike often and exactly as they stand.
 
         Raises BadInput if the file is missing or unreadable, or if no word is left within charset and length.
         """
@@ -53,16 +54,16 @@ class Words:
             raise BadInput(f"expected a maximum length of at least 1 character, found {max_length}: check --max-length")
         self.charset = charset
         self.max_length = max_length
-        self.verbatim = file is not None
+        self.verbatim = file is not None or pattern is not None
         self._unlabeled = {ord(mark): None for mark in MARKS if mark not in charset.index}
         self._allowed = frozenset(charset.characters)
-        listed = lines_of(file) if file is not None else english_words()
+        listed = strings_of(pattern) if pattern is not None else lines_of(file) if file is not None else english_words()
         self.vocabulary = [word for word in listed if self._plain(word)]
         self.refused = len(listed) - len(self.vocabulary)
         self.digits = "".join(digit for digit in string.digits if digit in charset.index)
         self.letters = "".join(letter for letter in string.ascii_letters if not charset.outside(letter))
         if not self.vocabulary and (self.verbatim or not self.digits):
-            where = f"in {file}" if self.verbatim else "in the English list"
+            where = f"of --pattern {pattern}" if pattern is not None else f"in {file}" if self.verbatim else "in the English list"
             raise BadInput(f"expected words of at most {max_length} characters out of {charset.characters!r}, found "
                            f"none among the {len(listed)} {where}: widen --charset or --max-length, or name another "
                            "--words FILE")

@@ -77,6 +77,13 @@ def prune(place: str, keep: int) -> None:
         storage.remove(storage.join(place, name))
 
 
+def drop_after(place: str, step: int) -> None:
+    """Remove the checkpoints of later steps, and those without a record: of a run that goes on from `step`, they are another future's."""
+    records, torn = _records(place)
+    for name in [*torn, *(name for name, record in records.items() if record.step > step)]:
+        storage.remove(storage.join(place, name))
+
+
 def forget(place: str, torn: Iterable[str]) -> None:
     """Remove damaged checkpoints, and Ray's list, which may name them: Ray lists what it is given from now on."""
     for name in (*torn, RAY_LIST):

@@ -1,49 +1,45 @@
-"""The loop under Ray Train: workers, checkpoints, failures, and the run's records.
+"""A recipe trained: its workers, its checkpoints and failures, and the run's records.
 
-The driver checks everything that can be checked before a process is started, claims the run's folder, and starts the workers; each
-worker builds the recipe's objective, takes its share of the feed and runs `loop.fit`. Rank 0 writes progress and checkpoints; the driver
-brings progress to MLflow.
+The driver checks everything that can be checked before a process is started, claims the run's folder, and starts the workers, under Ray
+Train or alone in this process (`crew.Engine`); each worker builds the recipe's objective, takes its share of the feed and runs `loop.fit`.
+Rank 0 writes progress and checkpoints; the driver brings progress to MLflow.
 """
 
-import math
-import os
-import signal
+import hashlib
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
-from ray.train.torch import TorchTrainer
 
 from models import own
 from models.costs import frames
+from models.objectives import objective_named
 from models.recognizer import Recognizer
 from pipelines import tracking
-from pipelines.cluster import start_ray
 from pipelines.corpus import storage
 from pipelines.corpus.account import counted
 from pipelines.corpus.reader import Corpus
-from pipelines.errors import NO_ROOM, BadInput, disk_full
+from pipelines.errors import BadInput, Unavailable, disk_full
 from pipelines.evaluation.protocols import rule_of
-from pipelines.feed.datasource import Readers, tasks_at_once
 from pipelines.feed.selection import Selection
 from pipelines.feed.stream import Stream, open_stream
+from pipelines.handles import RunHandle
 from pipelines.reading.batches import shape_of
 from pipelines.reading.weights import DESCRIPTION, WEIGHTS, find_model, model_files, pinned, read_description, save_recognizer
 from pipelines.training import checkpoints, record
+from pipelines.training.alone import InProcess, trains_alone
+from pipelines.training.crew import Engine, Job
 from pipelines.training.journal import cut_torn_line, read_journal
-from pipelines.training.prospects import of_words
+from pipelines.training.prospects import of_labels, of_words
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder, RunState, Start
 from pipelines.training.validation import check_words
 from pipelines.training.watching import Progress, say, say_streams, warn
-from pipelines.training.worker import Job, build_objective, trained_parts, work
+from pipelines.training.worker import build_objective, trained_parts
 
 
 @dataclass(frozen=True)
@@ -90,6 +86,15 @@ def open_streams(recipe: Recipe, lanes: int | None = None) -> dict[str, Stream]:
     return streams
 
 
+def own_files(recipe: Recipe) -> dict[str, str]:
+    """The text of the files of the user's own that the recipe names: an objective, a recognizer, what an objective reads. BadInput for one that is not there."""
+    fields = getattr(objective_named(recipe.objective["name"]), "files", ())
+    try:
+        return own.texts_of(recipe.objective["name"], recipe.recognizer.name, files=[recipe.objective[field] for field in fields])
+    except ValueError as problem:
+        raise BadInput(f"objective: {problem}") from None
+
+
 def ctc_frames(recipe: Recipe, recognizer: Recognizer, widths: Sequence[int]) -> dict[int, int]:
     """The frames that a CTC decoder has for an image, by its width in pixels: the recognizer's and those of its buckets. Empty for other decoders.
 
@@ -106,60 +111,36 @@ def ctc_frames(recipe: Recipe, recognizer: Recognizer, widths: Sequence[int]) ->
     return of_width
 
 
-LEAST_CPUS = 0.05  # of a task that reads; reading takes a few percent of a core for each thousand images a second
-SHARE_OF_STORE = 0.5  # of the object store, for blocks that are read ahead
+LARGEST_KEPT = 1 << 20  # characters of a file of the user's own, up to which it is kept with the run; of larger ones, corpora of texts, the sha256 is
 
 
-def share_readers(recipe: Recipe, streams: dict[str, Stream], reserved: float = 0.0) -> Readers:
-    """What each worker's reading of each stream may take: all that the workers leave of the cluster, divided evenly.
-
-    Args:
-        reserved: CPUs that others hold, such as the other trials of a sweep.
-
-    Raises:
-        BadInput: the workers leave too little; some of them would wait for ever for their next batch.
-    """
-    resources, training = ray.cluster_resources(), recipe.training
-    total = resources.get("CPU", 0.0)
-    tasks = _reading_tasks(recipe, streams)
-    left = check_cpus(recipe, streams, total, reserved)
-    memory = SHARE_OF_STORE * resources.get("object_store_memory", math.inf) * (1 - reserved / total)
-    return Readers(min(1.0, left / tasks), memory / (training.workers * len(streams)))
+def engine_of(recipe: Recipe) -> Engine:
+    """How a recipe is trained: by one worker in this process where that will do, else under Ray Train."""
+    if trains_alone(recipe):
+        return InProcess()
+    from pipelines.training.distributed import OnRay  # a second or two, with Ray
+    return OnRay()
 
 
-def _reading_tasks(recipe: Recipe, streams: dict[str, Stream]) -> int:
-    return recipe.training.workers * sum(map(tasks_at_once, streams.values()))
-
-
-def check_cpus(recipe: Recipe, streams: dict[str, Stream], total: float, reserved: float = 0.0) -> float:
-    """The CPUs that the workers leave for reading, of `total` of which others hold `reserved`.
-
-    Raises:
-        BadInput: they are too few; some workers would wait for ever for their next batch.
-    """
-    training, tasks = recipe.training, _reading_tasks(recipe, streams)
-    left = total - reserved - training.workers * training.cpus_per_worker
-    if left < LEAST_CPUS * tasks:
-        wanted = (total - reserved - 2 * LEAST_CPUS * tasks) / training.workers
-        mend = f"set training.cpus_per_worker={wanted:.2g}" if wanted > 0 else "take a larger cluster"
-        raise BadInput(f"{training.workers} workers with {training.cpus_per_worker:g} CPUs each leave {max(left, 0):.2g} of {total - reserved:g} CPUs "
-                       f"for the {tasks} tasks that read for them, which need at least {LEAST_CPUS * tasks:.2g}; {mend}, or lower training.workers")
-    return left
-
-
-def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = None, parent: tracking.RunHandle | None = None,
-          callbacks: Sequence = (), reserved_cpus: float = 0.0, quiet: bool = False) -> Outcome:
+def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = None, parent: RunHandle | None = None,
+          engine: Engine | None = None, quiet: bool = False) -> Outcome:
     """Train what a recipe describes, or continue where it was killed; of a run that has finished, complete what its record in MLflow lacks.
 
     Args:
         folder: of the run; by default recipe.runs/recipe.name.
         parent: the MLflow run that this one belongs to.
-        callbacks: of Ray Train, such as Tune's.
-        reserved_cpus: CPUs of the cluster that this run must leave alone.
+        engine: how its workers are started; by default as `engine_of` says.
+
     Raises:
         BadInput: something in the recipe cannot be, or training met a loss that is not finite.
     """
-    own.remember(own.texts_of(recipe.objective["name"], recipe.recognizer.name))  # whatever becomes of the files while it trains
+    files_of_own = own_files(recipe)
+    with own.held(files_of_own):  # whatever becomes of the files while it trains
+        return _train(recipe, files_of_own, resume, folder, parent, engine, quiet)
+
+
+def _train(recipe: Recipe, files_of_own: dict[str, str], resume: bool, folder: str | Path | None, parent: RunHandle | None, engine: Engine | None,
+           quiet: bool) -> Outcome:
     where = RunFolder(folder or storage.join(recipe.runs, recipe.name))
     earlier = where.state()
     if earlier is not None and earlier.status == "finished":
@@ -171,6 +152,8 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
     with room_for(where), where.claimed(recipe, resume) as state:
         corpora = fingerprints(recipe)
         state.check_corpora(corpora)
+        digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files_of_own.items()}
+        state.check_files(digests)
         if earlier is not None:
             say(f"continuing the run {recipe.name} in {where.place}", quiet)
             with where.training(lambda: say("waiting for the killed run's workers to end", quiet)):
@@ -179,17 +162,19 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
         files = None
         if recipe.initialize_from and not done:  # behind a checkpoint nothing of it is needed, and it may be gone
             state.start, files = find_start(recipe, state.start)
-        start_ray()
-        check_batch_normalization(recipe)
-        readers = share_readers(recipe, streams, reserved_cpus)
+        engine = engine or engine_of(recipe)
+        engine.begin(recipe, streams)
         say_streams(streams, quiet)
-        record.begin(where, state, lambda token: _start_tracking(recipe, streams, parent, state.start, token), parent and parent.uri)
-        state.status, state.corpora, state.lanes = "running", corpora, next(iter(streams.values())).lanes
+        kept = {name: text for name, text in files_of_own.items() if len(text) <= LARGEST_KEPT}
+        for name, text in kept.items():
+            storage.write_bytes(where.file(storage.join("files", Path(name).name)), text.encode())
+        record.begin(where, state, lambda token: _start_tracking(recipe, streams, parent, state.start, token, kept), parent and parent.uri)
+        state.files = digests
+        state.status, state.corpora, state.lanes = "running", corpora, next((stream.lanes for stream in streams.values()), None)
         where.write(state)
-        job = Job(with_absolute_corpora(recipe).model_dump(mode="json"), streams, where.place, readers, done,
-                  own.texts_of(recipe.objective["name"], recipe.recognizer.name), files and ray.put(files))
+        job = Job(with_absolute_corpora(recipe).model_dump(mode="json"), streams, where.place, done, files_of_own, files)
         try:
-            metrics = _fit(recipe, job, where, state.handle, list(callbacks), quiet, said)
+            metrics = _fit(recipe, job, where, state.handle, engine, quiet, said)
         except BaseException as problem:
             _note_failure(where, state, problem)
             raise
@@ -204,10 +189,12 @@ def _said_of_words(recipe: Recipe, quiet: bool) -> list[str]:
     validation = recipe.data.validation
     if validation is None:
         return []
-    few = of_words(check_words(Corpus.open(validation.corpus), validation.words, rule_of(recipe.recognizer.rule, recipe.charset)))
-    if few is not None:
-        warn(few, quiet)
-    return [few] if few else []
+    rule = rule_of(recipe.recognizer.rule, recipe.charset)
+    labels = check_words(Corpus.open(validation.corpus), validation.words, rule)
+    said = [sentence for sentence in (of_words(len(labels)), of_labels(labels, rule)) if sentence]
+    for sentence in said:
+        warn(sentence, quiet)
+    return said
 
 
 def _finished(recipe: Recipe, where: RunFolder, resume: bool, quiet: bool) -> Outcome:
@@ -256,17 +243,11 @@ def _whole_checkpoint(where: RunFolder) -> int:
     return found.step if found else 0
 
 
-def _full(problem: BaseException) -> bool:
-    """Whether a disk was full, here or where a worker wrote; of a worker's error Ray hands on the text."""
-    return disk_full(problem) or (isinstance(problem, TrainingFailedError) and
-                                  any(os.strerror(code) in str(problem) for code in NO_ROOM))
-
-
 def _note_failure(where: RunFolder, state: RunState, problem: BaseException) -> None:
-    """Write down how training ended, as far as that can be written; a run that was interrupted or only lacked room counts as killed."""
-    interrupted = isinstance(problem, KeyboardInterrupt)
+    """Write down how training ended, as far as that can be written; a run that was interrupted, or lacked only room or a store, counts as killed."""
+    interrupted = isinstance(problem, (KeyboardInterrupt, SystemExit, Unavailable))  # SystemExit: Tune stops a trial so
     record.settle(where, state, "KILLED" if interrupted else "FAILED")
-    if not interrupted and not _full(problem):
+    if not interrupted and not disk_full(problem):
         state.status = "failed"
         try:
             where.write(state)
@@ -279,78 +260,39 @@ def room_for(where: RunFolder) -> Iterator[None]:
     """Turns a full disk, met while a run is written, into BadInput."""
     try:
         yield
-    except (OSError, TrainingFailedError) as problem:
-        if not _full(problem):
+    except OSError as problem:
+        if not disk_full(problem):
             raise
         raise BadInput(f"{where.place}: expected room to write it, found the disk full: free some space and run the same command again, which "
                        "continues") from problem
 
 
-def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: tracking.RunHandle | None,
-                    start: Start | None, token: str | None) -> tracking.RunHandle:
+def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: RunHandle | None,
+                    start: Start | None, token: str | None, files: dict[str, str]) -> RunHandle:
     corpora = {f"{part}.{number}" if number else part: Corpus.open(path).sha256
                for part, stream in streams.items() for number, path in enumerate(stream.paths)}
     if recipe.data.validation:
         corpora["validation"] = Corpus.open(recipe.data.validation.corpus).sha256
     began = {"initialized_from": start.model, "initialized_from.sha256": start.weights_sha256} if start else {}
-    return tracking.start_run(recipe.name, recipe.to_yaml(), params=recipe.model_dump(mode="json"), corpora=corpora, parent=parent, token=token,
+    return tracking.start_run(recipe.name, recipe.to_yaml(), params=recipe.model_dump(mode="json"), corpora=corpora, parent=parent, token=token, files=files,
                               tags={"recipe": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest} | began)
 
 
-def uses_gpus(recipe: Recipe) -> bool:
-    """Whether each worker gets a GPU of the cluster that Ray is connected to."""
-    training = recipe.training
-    return ray.cluster_resources().get("GPU", 0) >= training.workers if training.gpu is None else training.gpu
-
-
-def check_batch_normalization(recipe: Recipe) -> None:
-    """BadInput for statistics over workers without GPUs, on which PyTorch has none."""
-    if recipe.training.sync_batchnorm and recipe.training.workers > 1 and not uses_gpus(recipe):
-        raise BadInput("training.sync_batchnorm: expected workers on GPUs, found CPUs, on which PyTorch has no synchronised batch normalization: "
-                       "leave it out, or train on GPUs")
-
-
-def _fit(recipe: Recipe, job: Job, where: RunFolder, handle: tracking.RunHandle, callbacks: list, quiet: bool,
-         said: list[str]) -> dict[str, Any]:
-    training, gpu = recipe.training, uses_gpus(recipe)
-    system, inside = storage.locate(where.place)
-    trainer = TorchTrainer(
-        work, train_loop_config={"job": job},
-        scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=gpu, resources_per_worker={"CPU": training.cpus_per_worker}
-                                     | ({"GPU": 1} if gpu else {})),
-        run_config=RunConfig(name="checkpoints", storage_path=inside, storage_filesystem=system, callbacks=callbacks,
-                             failure_config=FailureConfig(max_failures=training.max_failures)))  # what is kept, `checkpoints.prune` decides
+def _fit(recipe: Recipe, job: Job, where: RunFolder, handle: RunHandle, engine: Engine, quiet: bool, said: list[str]) -> dict[str, Any]:
     earlier = tracking.points_of(read_journal(where.progress))
     with tracking.MetricLog(handle, earlier) as log, Progress(where, recipe, log, quiet, said):
-        try:
-            with interruptible():
-                trainer.fit()
-        except TrainingFailedError:
-            if storage.kind(where.failure) == "file":
-                raise BadInput(storage.read_bytes(where.failure).decode(errors="replace")) from None
-            raise
+        engine.fit(recipe, job, where)
     last, _ = checkpoints.newest_whole(where.checkpoints)
-    if last is None or last.step < training.steps:
-        raise BadInput(f"expected the checkpoint of step {training.steps} in {where.checkpoints}, found "
+    state = last and last.state()
+    if state is None or not _is_last(state, recipe):
+        raise BadInput(f"expected the checkpoint of step {recipe.training.steps} in {where.checkpoints}, found "
                        f"{f'that of step {last.step}' if last else 'none that is whole'}: run the same command again, which continues")
-    state = last.state()
-    _keep_model(recipe, state, where)
-    return {"step": last.step, **state["metrics"]}
+    return {"step": last.step, **state["metrics"], **_keep_model(recipe, state, where)}
 
 
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """Lets Ctrl-C be what it is elsewhere. Ray Train takes the signal for itself, in the main thread, to end its workers; it then leaves the process by
-    SystemExit, and its handler behind."""
-    alone = threading.current_thread() is threading.main_thread()
-    handler = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        if alone:
-            signal.signal(signal.SIGINT, handler)
+def _is_last(state: dict[str, Any], recipe: Recipe) -> bool:
+    """Whether the run that left this state has come to its end."""
+    return state["step"] >= recipe.training.steps or state.get("ended", False)
 
 
 def with_absolute_corpora(recipe: Recipe) -> Recipe:
@@ -363,12 +305,23 @@ def with_absolute_corpora(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"data": recipe.data.model_copy(update=parts)})
 
 
-def _keep_model(recipe: Recipe, state: dict[str, Any], where: RunFolder) -> None:
-    """The recognizer in the state of the last checkpoint, as a model folder."""
+def _keep_model(recipe: Recipe, state: dict[str, Any], where: RunFolder) -> dict[str, Any]:
+    """The recognizer of a run that left this state at its end, as a model folder: of the best validation, or of the last step. Returns the numbers of the former."""
     objective = build_objective(recipe)
     objective.load_state_dict(state["objective"])
+    numbers: dict[str, Any] = {}
+    if recipe.training.keep == "best" and state.get("best"):
+        best, _ = checkpoints.newest_whole(where.best)
+        if best is not None and best.step == state["best"]["step"]:
+            kept = best.state()
+            objective.recognizer.load_state_dict(kept["recognizer"])
+            numbers = {**kept["metrics"], "best_step": best.step}
+        else:
+            warn(f"{where.best}: expected the recognizer of step {state['best']['step']}, found it lost or damaged: the model is that of the last step", False)
     save_recognizer(where.model, objective.recognizer, {"run": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest,
-                                                        "rule": recipe.recognizer.rule, "trained": trained_parts(objective)})
+                                                        "rule": recipe.recognizer.rule, "trained": trained_parts(objective),
+                                                        "step": numbers.get("best_step", state["step"])})
+    return numbers
 
 
 def _restore_model(recipe: Recipe, where: RunFolder) -> None:
@@ -376,14 +329,21 @@ def _restore_model(recipe: Recipe, where: RunFolder) -> None:
     if all(storage.kind(storage.join(where.model, name)) == "file" for name in (DESCRIPTION, WEIGHTS)):
         return
     last, _ = checkpoints.newest_whole(where.checkpoints)
-    if last is None or last.step < recipe.training.steps:
+    state = last and last.state()
+    if state is None or not _is_last(state, recipe):
         raise BadInput(f"expected the model of the finished run {recipe.name!r} in {where.model}, found neither it nor a whole checkpoint of its "
                        "last step: copy the model there again, or choose another name= to train anew")
-    _keep_model(recipe, last.state(), where)
+    _keep_model(recipe, state, where)
 
 
 def _last_metrics(where: RunFolder) -> dict[str, Any]:
+    """What a finished run logged last, and of the validation words what its model reads: its description says of which step it is."""
     numbers: dict[str, Any] = {}
-    for line in read_journal(where.progress):
+    lines = read_journal(where.progress)
+    for line in lines:
         numbers |= line
+    step = read_description(where.model).get("step")
+    for line in lines:
+        if "word_accuracy" in line and line["step"] == step != numbers["step"]:
+            numbers |= {**line, "step": numbers["step"], "time": numbers["time"], "best_step": step}
     return numbers

@@ -5,7 +5,7 @@ Each section is a few lines of text, printed as soon as it is known; what cannot
 
 import math
 import os
-from collections.abc import Mapping, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +18,9 @@ from pipelines.corpus.reader import Corpus
 from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.stream import Ingredient, Stream
 from pipelines.training import checkpoints
+from pipelines.training.alone import trains_alone
 from pipelines.training.device import Device, check_fits, device_of, gib, sizes_of
-from pipelines.training.driver import check_cpus, find_start, fingerprints, open_streams
+from pipelines.training.driver import find_start, fingerprints, open_streams
 from pipelines.training.prospects import DIFFERENCE, half_width, words_for
 from pipelines.training.rates import known_rate
 from pipelines.training.recipe import Recipe
@@ -66,7 +67,8 @@ def plan(recipe: Recipe, given: Given = Given(), *, resume: bool = False) -> Ite
     yield from (line("warning", warning) for warning in warnings(recipe, streams))
     if state is not None:
         state.check_corpora(fingerprints(recipe))
-    if given.gpu_memory is None and os.environ.get("RAY_ADDRESS", "") in ("", "local"):
+    if given.gpu_memory is None and not trains_alone(recipe) and os.environ.get("RAY_ADDRESS", "") in ("", "local"):
+        from pipelines.training.distributed import check_cpus  # with it comes Ray
         check_cpus(recipe, streams, float(os.cpu_count() or 1))
     if found is not None:
         check_fits(recipe, objective, found, device)
@@ -113,7 +115,7 @@ def _model(recipe: Recipe, objective: nn.Module, found: Footprint | None) -> str
         line("recognizer", f"{recognizer.name}, {len(recognizer.charset)} characters, images of {recognizer.height} x {recognizer.width}, "
              f"texts of up to {recognizer.max_length}, {recognizer.decoder.kind}; {_numbers(recognizer):,} parameters"),
         line("objective", f"{recipe.objective['name']}; {parameters:,} parameters with its teachers and heads, of which {trained:,} are trained; "
-             f"views {views}"),
+             f"views {views or 'none'}"),
         line("optimizer", f"{recipe.optimizer.name}, rate {recipe.optimizer.learning_rate:g}, {recipe.optimizer.schedule}, "
              f"weight decay {recipe.optimizer.weight_decay:g}, gradients clipped to {recipe.optimizer.gradient_clip:g}"),
         line("a step", f"{found.multiply_adds / 1e9:,.1f} billion multiply-adds for each batch of a worker, forwards and backwards" if found else
@@ -137,8 +139,8 @@ def images_a_step(recipe: Recipe, objective: nn.Module) -> int:
 def _steps(recipe: Recipe, objective: nn.Module, done: int) -> str:
     training = recipe.training
     left = f", of which {training.steps - done:,} are left" if done else ""
-    return line("steps", f"{training.steps:,}{left}; {training.steps * images_a_step(recipe, objective):,} images in all, each with its views; "
-                f"a checkpoint every {training.checkpoint_every:,}")
+    images = training.steps * images_a_step(recipe, objective)
+    return line("steps", f"{training.steps:,}{left}; {f'{images:,} images in all, each with its views' if images else 'no images'}; a checkpoint every {training.checkpoint_every:,}")
 
 
 def _memory(recipe: Recipe, found: Footprint | None, device: Device) -> str:
@@ -158,6 +160,8 @@ def _memory(recipe: Recipe, found: Footprint | None, device: Device) -> str:
 
 
 def _time(recipe: Recipe, objective: nn.Module, device: Device, given: Given, done: int) -> str:
+    if not objective.views:
+        return line("time", "not known: the objective takes no images, of which the rates are")
     rate = known_rate(recipe, given=given.images_per_second, gpu=device.gpu, bf16=device.bf16)
     workers, kind = recipe.training.workers, "GPU" if device.gpu else "CPU"
     if rate is None:
@@ -220,7 +224,7 @@ def _validation(recipe: Recipe, views: Mapping[str, tuple]) -> Iterator[str]:
     corpus = Corpus.open(validation.corpus)
     check_words(corpus, validation.words, rule_of(recipe.recognizer.rule, recipe.charset))
     words = len(spread_rows(corpus, validation.words, ["key"]))
-    every = f"every {recipe.training.validate_every:,} steps" if recipe.training.validate_every else "at the end"
+    every = f"every {recipe.training.steps_between_validations:,} steps"
     yield line("validation", f"{words:,} words of {storage.shown(validation.corpus)}, {every}; "
                f"an accuracy of 50 % is known to ± {half_width(words):.1f} points")
     if half_width(words) > DIFFERENCE:

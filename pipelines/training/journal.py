@@ -6,11 +6,15 @@ A line that a kill or a full disk cut short is cut off, not fatal: the steps beh
 import json
 import os
 import time
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from statistics import median
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.state import parse_json
 
+RECENT = 20  # lines that say how fast a run is
 SECONDS_BETWEEN_UPLOADS = 10.0  # an object cannot be appended to: it is written again as a whole
 
 
@@ -30,6 +34,17 @@ def parse_line(line: bytes, where: str) -> dict[str, int | float]:
     if not isinstance(numbers.get("step"), int) or "time" not in numbers:
         raise BadInput(f"{where}: expected a step and a time, found {', '.join(numbers) or 'neither'}: {remedy}")
     return numbers
+
+
+def time_left(lines: Sequence[Mapping[str, float]], steps: int) -> float | None:
+    """Seconds to the last step at the pace of the last lines; None where it is not known yet.
+
+    The pace is the median from line to line: a pause, as behind a kill, is one of many.
+    """
+    pairs = list(pairwise(lines[-RECENT:]))
+    paces = [(after["time"] - before["time"]) / (after["step"] - before["step"]) for before, after in pairs
+             if after["step"] > before["step"] and after["time"] > before["time"]]
+    return (steps - lines[-1]["step"]) * median(paces) if paces else None
 
 
 def cut_torn_line(file: str) -> None:

@@ -82,6 +82,12 @@ def leased(file: str, what: str) -> Iterator[threading.Event]:
             storage.remove(file)
 
 
+def holds(file: str) -> bool:
+    """Whether somebody has the lease in `file` now."""
+    found = _read(file)
+    return found is not None and not found.over
+
+
 def _taken(what: str, found: Lease) -> BadInput:
     until = time.strftime("%H:%M:%S UTC", time.gmtime(found.until / 1000 + 1))
     return BadInput(f"{what} is being trained by another process ({found.owner}), whose lease holds until {until} unless it is renewed; wait "
@@ -89,7 +95,6 @@ def _taken(what: str, found: Lease) -> BadInput:
 
 
 def _renew(file: str, owner: str, ended: threading.Event, lost: threading.Event) -> None:
-    import _thread
     while not ended.wait(length() / 4):
         try:
             found = _read(file)
@@ -100,7 +105,8 @@ def _renew(file: str, owner: str, ended: threading.Event, lost: threading.Event)
             print(f"textray: warning: the lease {file} is not renewed for now ({str(problem).splitlines()[0][:200]})", file=sys.stderr)
             continue
         lost.set()
-        _thread.interrupt_main(LOST if signal.getsignal(LOST) is _interrupted else signal.SIGINT)
+        sent = LOST if signal.getsignal(LOST) is _interrupted else signal.SIGINT
+        signal.pthread_kill(threading.main_thread().ident, sent)  # a real signal: it also ends what the thread waits for
         return
 
 

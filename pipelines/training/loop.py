@@ -31,7 +31,8 @@ def not_finite(step: int, keys: list[str], numbers: dict[str, float]) -> NonFini
     what = "gradient" if math.isfinite(numbers["loss"]) else "loss"
     parts = ", ".join(f"{name} {value:.4g}" for name, value in numbers.items())
     shown = ", ".join(keys[:8]) + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-    return NonFinite(f"the {what} of step {step} is not finite ({parts}); the batch held {shown}; lower optimizer.learning_rate, look at these images, "
+    held, looked = (f"; the batch held {shown}", "look at these images, ") if keys else ("", "")
+    return NonFinite(f"the {what} of step {step} is not finite ({parts}){held}; lower optimizer.learning_rate, {looked}"
                      "or skip such steps with optimizer.non_finite=skip")
 
 
@@ -39,17 +40,18 @@ def not_finite(step: int, keys: list[str], numbers: dict[str, float]) -> NonFini
 class Hooks:
     """What the outside world does while the loop runs; each is called on every rank.
 
-    `log` gets the numbers of a step. `keep` follows `validate`, where that is due, and is told whether a checkpoint is.
+    `log` gets the numbers of a step. `keep` follows `validate`, where that is due, and is told whether a checkpoint is. Where `validate` returns
+    true, which it must on all ranks, that step is the last.
     """
 
     log: Callable[[int, dict[str, float]], None] = lambda step, numbers: None
-    validate: Callable[[int], None] = lambda step: None
+    validate: Callable[[int], bool | None] = lambda step: False
     keep: Callable[[int, bool], None] = lambda step, checkpoint: None
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """When the hooks are called, in steps; the last step always validates and keeps a checkpoint."""
+    """When the hooks are called, in steps; the last step, whichever becomes that, always validates and keeps a checkpoint."""
 
     steps: int
     log_every: int = 20
@@ -112,9 +114,11 @@ def fit(objective: nn.Module, trained: nn.Module, optimizer: torch.optim.Optimiz
         if step % schedule.log_every == 0 or step in (done + 1, schedule.steps):
             watch.look(all_of_them=True)
             elapsed = time.perf_counter() - started
-            hooks.log(step, {**watch.numbers, "learning_rate": rate, "images_per_second": images / elapsed, **watch.counted})
+            speed = {"images_per_second": images / elapsed} if images else {}  # an objective may learn from texts alone
+            hooks.log(step, {**watch.numbers, "learning_rate": rate, **speed, **watch.counted})
             images, started = 0, time.perf_counter()
-        _keep(step, schedule, hooks, watch, objective, trained)
+        if _keep(step, schedule, hooks, watch, objective, trained):
+            break
 
 
 def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
@@ -130,18 +134,19 @@ def step_unless(optimizer: torch.optim.Optimizer, bad: Tensor) -> None:
         optimizer.step()
 
 
-def _keep(step: int, schedule: Schedule, hooks: Hooks, watch: "_Watch", objective: nn.Module, trained: nn.Module) -> None:
+def _keep(step: int, schedule: Schedule, hooks: Hooks, watch: "_Watch", objective: nn.Module, trained: nn.Module) -> bool:
+    """Validate and keep what is due; returns whether that was the last step."""
     last = step == schedule.steps
     validate = last or bool(schedule.validate_every and step % schedule.validate_every == 0)
     checkpoint = last or step % schedule.checkpoint_every == 0
     if not (validate or checkpoint):
-        return
+        return False
     watch.look(all_of_them=True)
     check_weights(step, objective)
-    if validate:
-        hooks.validate(step)
+    ends = bool(validate and hooks.validate(step))
     trained.train()
-    hooks.keep(step, checkpoint)
+    hooks.keep(step, checkpoint or ends)
+    return ends
 
 
 def check_weights(step: int, objective: nn.Module) -> None:

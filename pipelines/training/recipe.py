@@ -3,11 +3,17 @@
 A recipe is a YAML file. `key=value` on the command line overrides a field by its dotted path (`training.steps=100`); the value
 is read as YAML. An objective's fields are the keyword arguments of its class, a recognizer's `options` those of its builder:
 one place for every constant and its published default.
+
+A recipe is checked twice: first its keys and names, from the sources alone (`models.names`), so that a slip is answered at once; then, with
+PyTorch imported, the values of the objective's fields and of the recognizer's options.
 """
 
+import copy
 import difflib
 import hashlib
 import inspect
+import re
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -15,14 +21,14 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, ValidationInfo, create_model, field_validator
 
+from models import names
 from models.charset import Charset
-from models.objectives import objective_named
 from models.own import names_of
-from models.recognizers import RECOGNIZERS, builder_named, check_options
-from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.evaluation.protocols import RULE_NAMES
 from pipelines.state import parse_yaml
+from pipelines.training.hints import nearest
+from pipelines.training.packaged import packaged
 
 
 class Section(BaseModel):
@@ -46,7 +52,7 @@ class Section(BaseModel):
 class RecognizerRecipe(Section):
     """Which architecture reads, and which characters."""
 
-    name: str = Field(description="a registered recognizer: " + ", ".join(RECOGNIZERS))
+    name: str = Field(description="a registered recognizer: " + ", ".join(names.recognizers()))
     charset: str = Field("36", description="36, 62, 94, or the characters themselves")
     rule: Literal[RULE_NAMES] = Field("charset", description="how its readings are compared with labels, also once it is registered: charset: what the "
                                       "charset has, as it spells it; 36, 62, 94; exact: every character")
@@ -59,18 +65,22 @@ class RecognizerRecipe(Section):
 
     @field_validator("name")
     @classmethod
-    def _known(cls, value: str) -> str:
-        try:
-            builder_named(value)
-        except ValueError as problem:
-            hint = problem if ".py:" in value else nearest(value, [*RECOGNIZERS, *names_of("recognizers")])
-            raise ValueError(f"no recognizer is called {value!r}; {hint}") from None
+    def _known(cls, value: str, info: ValidationInfo) -> str:
+        if value not in names.recognizers() and ".py:" not in value and value not in names_of("recognizers"):
+            raise ValueError(f"no recognizer is called {value!r}; {nearest(value, [*names.recognizers(), *names_of('recognizers')])}")
+        if not info.context:
+            from models.recognizers import builder_named
+            try:
+                builder_named(value)
+            except ValueError as problem:
+                raise ValueError(f"no recognizer is called {value!r}; {problem}") from None
         return value
 
     @field_validator("options")
     @classmethod
     def _options(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
-        if "name" in info.data:
+        if "name" in info.data and not info.context:
+            from models.recognizers import check_options
             check_options(info.data["name"], value)
         return value
 
@@ -78,7 +88,7 @@ class RecognizerRecipe(Section):
 class StreamRecipe(Section):
     """One stream of training images."""
 
-    corpus: str | list[str] = Field(description="a corpus, as `textray ingest` or `textray render` wrote it, or several: paths or URIs")
+    corpus: str | list[str] = Field(description="a corpus, as `textray ingest` or `textray render` wrote it, or a folder, LMDB or tar to bring in, or several: paths or URIs")
     batch_size: int = Field(gt=0, description="images per step and worker")
     fraction: float = Field(1.0, gt=0, le=1, description="share of the corpus, drawn by a seeded hash of the key: 5 % lies within 10 %")
     weights: dict[str, PositiveFloat] | None = Field(None, min_length=1, description="share of each source of the corpora in every batch, such "
@@ -137,7 +147,10 @@ class TrainingRecipe(Section):
     checkpoint_every: int = Field(500, gt=0, description="steps between checkpoints; the last step always has one")
     keep_checkpoints: int = Field(2, gt=0)
     log_every: int = Field(20, gt=0)
-    validate_every: int | None = Field(None, gt=0, description="steps between validations; none: only at the end")
+    validate_every: int | None = Field(None, gt=0, description="steps between validations; none: ten times a run")
+    keep: Literal["best", "last"] = Field("best", description="which model a run leaves where it has validation words: that of the validation that read the "
+                                          "most of them, or that of the last step")
+    patience: int | None = Field(None, gt=0, description="validations without a better word accuracy after which the run ends; none: it takes all its steps")
     workers: int = Field(1, gt=0, description="processes of data-parallel training")
     cpus_per_worker: float = Field(1.0, gt=0)
     threads_per_worker: int | None = Field(None, gt=0, description="none: the machine's cores divided among its workers, less one that reads")
@@ -149,6 +162,11 @@ class TrainingRecipe(Section):
                                  "workers on GPUs")
     compile: bool = Field(False, description="torch.compile the objective; the first step then takes a minute or more")
     max_failures: int = Field(2, ge=0, description="how many times lost workers are replaced")
+
+    @property
+    def steps_between_validations(self) -> int:
+        """As `validate_every` says, or a tenth of the run."""
+        return self.validate_every or max(1, self.steps // 10)
 
 
 class Recipe(Section):
@@ -166,8 +184,12 @@ class Recipe(Section):
 
     @field_validator("objective")
     @classmethod
-    def _objective(cls, value: dict[str, Any]) -> dict[str, Any]:
+    def _objective(cls, value: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
         name = value.get("name")
+        if info.context:
+            _check_names(value)
+            return value
+        from models.objectives import objective_named
         try:
             kind = objective_named(str(name))
         except ValueError as problem:
@@ -194,10 +216,18 @@ class Recipe(Section):
         return hashlib.sha256(self.to_yaml().encode()).hexdigest()[:16]
 
 
-def nearest(word: str, choices) -> str:
-    """A hint for a mistyped name."""
-    near = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else "known: " + ", ".join(choices)
+def _check_names(objective: dict[str, Any]) -> None:
+    """ValueError for the objective's name or one of its keys, as far as the sources tell."""
+    name = str(objective.get("name"))
+    if name in names.objectives():
+        keys = ["name", *names.fields_of(name)]
+        unknown = [f"there is no key 'objective.{key}': {nearest(str(key), keys)}" for key in objective if key not in keys]
+        if unknown:
+            raise ValueError("; ".join(unknown))
+    elif ".py:" not in name and name not in (installed := names_of("objectives")):
+        near = difflib.get_close_matches(name, [*names.objectives(), *installed], n=1, cutoff=0.5)
+        known = f"did you mean {near[0]!r}?" if near else "known: " + ", ".join([*names.objectives(), *installed, "FILE.py:CLASS"])
+        raise ValueError(f"objective.name is {objective.get('name')!r}; {known}")
 
 
 def _parameters(function) -> dict[str, inspect.Parameter]:
@@ -214,31 +244,50 @@ def options_of(objective: type) -> type[BaseModel]:
 
 
 def load_recipe(path: str | Path, overrides: list[str] = ()) -> Recipe:
-    """Read a recipe file, at a path or URI, and apply `key=value` overrides.
+    """Read a recipe file, at a path or URI, or one that comes with textray, by its name, and apply `key=value` overrides.
 
     Raises:
         BadInput: no such file, not YAML, an unknown key (names the nearest), or a value of the wrong type.
     """
     file = str(path)
     try:
-        data = storage.read_bytes(file)
+        data = _read(file)
     except (FileNotFoundError, NotADirectoryError):
-        raise BadInput(f"expected a recipe file, found nothing at {file}; recipes/ in the repository holds some") from None
+        known = {each.name: each for each in packaged()} if re.fullmatch(r"(recipes/)?[A-Za-z0-9_]+(\.yaml)?", file) else {}
+        stem = Path(file).name.removesuffix(".yaml")
+        if stem not in known:
+            near = difflib.get_close_matches(stem, known, n=1, cutoff=0.7)
+            hint = f"did you mean {near[0]!r}, which comes with textray?" if near else "`textray recipes` lists those that come with textray"
+            raise BadInput(f"expected a recipe file, found nothing at {file}; {hint}") from None
+        data = known[stem].text.encode()
     except OSError as problem:
         raise BadInput(f"{file}: expected a recipe file, found one that cannot be read ({problem.strerror}); correct it") from None
-    tree = parse_yaml(data, file, "correct it; recipes/ in the repository holds some that are right")
-    for override in overrides:
-        _override(tree, override)
-    return parse_recipe(tree, file)
+    return parse_recipe(overridden(parse_yaml(data, file, "correct it; `textray recipes` lists some that are right"), overrides), file)
+
+
+def _read(file: str) -> bytes:
+    if "://" not in file:
+        return Path(file).read_bytes()
+    from pipelines.corpus import storage  # with pyarrow, which takes its time
+    return storage.read_bytes(file)
 
 
 def parse_recipe(tree: dict[str, Any], where: str = "recipe") -> Recipe:
     """Check a recipe given as nested dictionaries."""
     try:
+        Recipe.model_validate(tree, context={"names alone": True})
         return Recipe.model_validate(tree)
     except ValidationError as problem:
         sentences = [_sentence(error, (), _keys_beside(error["loc"])) for error in problem.errors()]
         raise BadInput(f"{where}: " + "; ".join(sentences)) from None
+
+
+def overridden(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of nested dictionaries with `key=value` overrides. Raises BadInput for one that is none."""
+    changed = copy.deepcopy(dict(tree))
+    for override in overrides:
+        _override(changed, override)
+    return changed
 
 
 def _override(tree: dict[str, Any], override: str) -> None:

@@ -9,11 +9,12 @@ from dataclasses import asdict
 
 from pipelines import tracking
 from pipelines.errors import without_credentials
+from pipelines.handles import RunHandle
 from pipelines.training.journal import read_journal
 from pipelines.training.runs import RunFolder, RunState
 
 
-def begin(where: RunFolder, state: RunState, start: Callable[[str | None], tracking.RunHandle], store: str | None = None) -> None:
+def begin(where: RunFolder, state: RunState, start: Callable[[str | None], RunHandle], store: str | None = None) -> None:
     """Open the run's entry by `start`, which is given the run's token; or open it again, with the numbers that it lacks.
 
     Raises:

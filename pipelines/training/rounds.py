@@ -76,8 +76,9 @@ def check(plan: Rounds) -> None:
         if fraction != 1:
             raise BadInput(f"data.{part}.fraction: expected 1, for a round draws from labels and pseudo-labels together, found {fraction:g}: make a "
                            "corpus of that part")
-    if recipe.data.labeled.weights is not None:
-        raise BadInput("data.labeled.weights: expected none, for the sources of the pseudo-labels are not in them, found some: take --share instead")
+    if recipe.data.labeled.weights is not None and plan.share is None:
+        raise BadInput("data.labeled.weights: expected --share beside them, for the sources of the pseudo-labels are not in them, found none: say it, or "
+                       "leave the weights out")
     if plan.rounds < 1:
         raise BadInput(f"--rounds: expected at least 1, found {plan.rounds}")
     if plan.share is not None:
@@ -165,10 +166,11 @@ def student_recipe(plan: Rounds, number: int, model: str, labels: str) -> Recipe
 
 
 def _weights(recipe: Recipe, corpora: list[str], share: float) -> dict[str, float]:
-    """The share of each source in a batch: by its rows, `share` of the batch to the sources of `corpora`. BadInput for a source on both sides."""
+    """The share of each source in a batch: `share` of it to the sources of `corpora`, by their rows, the rest to the labeled ones, by the recipe's weights
+    or by their rows. BadInput for a source on both sides."""
     weights: dict[str, float] = {}
-    for places, part in ((recipe.data.labeled.corpora, 1 - share), (corpora, share)):
-        rows: dict[str, int] = {}
+    for places, part, given in ((recipe.data.labeled.corpora, 1 - share, recipe.data.labeled.weights), (corpora, share, None)):
+        rows: dict[str, float] = {}
         for place in places:
             for name, counts in Corpus.open(place).manifest.sources.items():
                 if counts.kept:
@@ -177,5 +179,6 @@ def _weights(recipe: Recipe, corpora: list[str], share: float) -> dict[str, floa
         if both:
             raise BadInput(f"--share: expected labeled and unlabeled sources of different names, found {both[0]} among both: leave --share out, or "
                            "ingest one of them under another name")
-        weights |= {name: part * count / sum(rows.values()) for name, count in rows.items()}
+        parts = given or rows
+        weights |= {name: part * count / sum(parts.values()) for name, count in parts.items()}
     return weights

@@ -16,6 +16,7 @@ from pipelines.corpus.images import Shape, decode_into
 from pipelines.corpus.reader import Corpus
 from pipelines.evaluation.features import features
 from pipelines.evaluation.label_free import CRITERION, label_free
+from pipelines.evaluation.look import look
 from pipelines.evaluation.protocols import rule_of
 from pipelines.evaluation.pseudo_labels import Example, Examples, PseudoLabel, accuracies, chosen, pseudo_labels
 from pipelines.reading.batches import shape_of
@@ -73,6 +74,12 @@ def features_on(sample: Sample, recognizer: Recognizer) -> dict[str, float]:
     if len(sample.keys) < 4:
         return {}
     return {PREFIX + name: value for name, value in features(recognizer, sample.images, sample.labels).numbers().items()} | {COUNT: len(sample.keys)}
+
+
+def look_at(sample: Sample, objective: nn.Module, step: int, file: str) -> None:
+    """Leave in a file, a path or URI, what the run's report shows of an encoder. Nothing of a sample of fewer than 4 images."""
+    if len(sample.keys) >= 4:
+        storage.write_bytes(file, look(objective, sample.images, sample.labels, step).to_json())
 
 
 def numbers_on(sample: Sample, recognizer: Recognizer) -> dict[str, float]:

@@ -56,8 +56,8 @@ def _labeled_rows(corpus: Corpus) -> np.ndarray:
     return np.flatnonzero(np.concatenate(labeled)) if labeled else np.zeros(0, np.int64)
 
 
-def check_words(corpus: Corpus, count: int, rule: Rule) -> int:
-    """How many words there are; looks at the labels alone, before anything is trained.
+def check_words(corpus: Corpus, count: int, rule: Rule) -> list[str]:
+    """The labels of the words; looks at nothing else, before anything is trained.
 
     Raises:
         BadInput: a corpus without labels, or with labels of which the rule leaves nothing to compare.
@@ -69,4 +69,4 @@ def check_words(corpus: Corpus, count: int, rule: Rule) -> int:
     if not any(map(rule.compared, texts)):
         raise BadInput(f"data.validation: expected labels that the rule {rule.name} can compare, found none among the {len(texts):,} words of {corpus.path} "
                        f"(the first is {texts[0]!r}): choose another recognizer.rule or recognizer.charset")
-    return len(texts)
+    return texts

@@ -4,23 +4,28 @@ import math
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
+from pipelines.evaluation.look import Look
+from pipelines.evaluation.metrics import with_interval
 from pipelines.evaluation.pseudo_labels import Examples
 from pipelines.feed.stream import Stream
 from pipelines.reports.html import write_text
 from pipelines.reports.run import as_page
 from pipelines.tracking import MetricLog, points_of
-from pipelines.training.journal import Follower, parse_line, read_journal
+from pipelines.training.journal import Follower, parse_line, read_journal, time_left
 from pipelines.training.prospects import prospects
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder
-from pipelines.training.unlabeled import DECIDES
+from pipelines.training.unlabeled import DECIDES, PREFIX
 
+Kind = TypeVar("Kind", Examples, Look)
+SHOWN = {DECIDES, *(PREFIX + name for name in ("effective_rank", "background", "neighbour_similarity"))}  # of them, on a line nevertheless
 SECONDS_BETWEEN_REPORTS = 30.0
-NOT_ON_A_LINE = ("step", "time", "consistency_position", "unlabeled_")  # beginnings of names; of the last that which may decide is shown
+NOT_ON_A_LINE = ("step", "time", "consistency_position", "unlabeled_", "memory_", "waiting_", "validation_words")  # beginnings of names
 
 
 def say(line: str, quiet: bool) -> None:
@@ -58,7 +63,7 @@ class Progress:
         self._where, self._recipe, self._log, self._quiet = where, recipe, log, quiet
         self._pause = 5.0 if storage.is_remote(where.place) else 0.5  # seconds
         self._done = threading.Event()
-        self._first: tuple[int, float] | None = None
+        self._first: dict[str, int | float] | None = None
         self._lines = read_journal(where.progress)
         self._concerns = dict(enumerate(said))
         self._drawn, self._drawn_at = 0, -math.inf  # lines that the report shows, and when it was written: it may be older than they are
@@ -85,14 +90,17 @@ class Progress:
             numbers = parse_line(line, self._where.progress)
             self._log.log(points_of([numbers]))
             self._lines.append(numbers)
-            say(self._line(numbers), self._quiet)
+            first = self._first = self._first or numbers
+            left = time_left([first, numbers], self._recipe.training.steps)
+            say(shown(numbers, self._recipe.training.steps, left), self._quiet)
             self._judge()
         for line in self._notices.new_lines():
             say(line.decode(errors="replace"), self._quiet)
 
     def _judge(self) -> None:
         """Say what speaks against the run, each once."""
-        for subject, sentence in prospects(self._lines, self._recipe.objective.get("confidence_threshold")):
+        for subject, sentence in prospects(self._lines, self._recipe.objective.get("confidence_threshold"), self._recipe.training.steps,
+                                           self._recipe.initialize_from is None):
             if subject not in self._concerns:
                 self._concerns[subject] = sentence
                 warn(sentence, self._quiet)
@@ -104,28 +112,32 @@ class Progress:
         self._drawn, self._drawn_at = len(self._lines), time.monotonic()
         recipe, about = self._recipe, f"{self._recipe.objective['name']} on {self._recipe.recognizer.name}"
         try:
-            examples = _examples_in(self._where.pseudo_labels)
-            page = as_page(recipe.name, about, recipe.training.steps, self._lines, list(self._concerns.values()), examples)
+            examples, seen = _left_in(self._where.pseudo_labels, Examples), _left_in(self._where.seen, Look)
+            page = as_page(recipe.name, about, recipe.training.steps, self._lines, list(self._concerns.values()), examples, seen)
             write_text(self._where.report, page)
         except (OSError, BadInput) as problem:
             if "report" not in self._concerns:
                 self._concerns["report"] = f"{self._where.report}: the report of the run was not written for a while ({problem})"
                 warn(self._concerns["report"], self._quiet)
 
-    def _line(self, numbers: dict[str, int | float]) -> str:
-        step, now, steps = numbers["step"], numbers["time"], self._recipe.training.steps
-        self._first = self._first or (step, now)
-        rate = (step - self._first[0]) / (now - self._first[1]) if now > self._first[1] else 0.0
-        left = f"  left {clock((steps - step) / rate)}" if rate > 0 and step < steps else ""
-        shown = "  ".join(f"{name.replace('_', ' ')} {value:,.0f}" if value >= 1000 else f"{name.replace('_', ' ')} {value:.4g}"
-                          for name, value in numbers.items() if name == DECIDES or not name.startswith(NOT_ON_A_LINE))
-        return f"step {step}/{steps}  {shown}{left}"
+
+def shown(numbers: Mapping[str, int | float], steps: int, left: float | None) -> str:
+    """A line of a journal for a terminal; `left` is the time to the last step in seconds, as far as it is known."""
+    named = "  ".join(f"{name.replace('_', ' ')} {_shown(name, value, numbers)}" for name, value in numbers.items()
+                      if name in SHOWN or not name.startswith(NOT_ON_A_LINE))
+    return f"step {numbers['step']}/{steps}  {named}" + (f"  left {clock(left)}" if left else "")
 
 
-def _examples_in(file: str) -> Examples | None:
-    """The examples that the last validation left; None before the first, of runs without unlabeled images, and where the file is damaged: the next
+def _shown(name: str, value: int | float, beside: Mapping[str, int | float]) -> str:
+    if name == "word_accuracy":
+        return with_interval(value, int(beside.get("validation_words", 0)))
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.4g}"
+
+
+def _left_in(file: str, kind: type[Kind]) -> Kind | None:
+    """What the last validation left to be shown; None before the first, of runs that leave no such thing, and where the file is damaged: the next
     validation writes it again."""
     try:
-        return Examples.from_json(storage.read_bytes(file), file)
+        return kind.from_json(storage.read_bytes(file), file)
     except (FileNotFoundError, BadInput):
         return None

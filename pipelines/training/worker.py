@@ -1,4 +1,4 @@
-"""What one process of data-parallel training does. Runs under Ray Train, in a process of its own."""
+"""What one worker of a run does, under Ray Train in a process of its own, or alone in the process of the command."""
 
 import os
 import sys
@@ -12,10 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
-import ray.train
 import torch
-from ray.train import Checkpoint
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
@@ -32,30 +29,18 @@ from pipelines.errors import BadInput
 from pipelines.evaluation.measure import evaluate_recognizer
 from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.batches import batches, threads_beside
-from pipelines.feed.datasource import Readers, ray_blocks
-from pipelines.feed.stream import Share, Stream
+from pipelines.feed.stream import Share
 from pipelines.feed.waiting import announced
 from pipelines.reading.batches import shape_of
 from pipelines.reading.weights import load_recognizer, read_description
 from pipelines.training import checkpoints, unlabeled
+from pipelines.training.crew import Crew, Job, bring
 from pipelines.training.journal import Journal, add_line
 from pipelines.training.loop import Hooks, NonFinite, Numerics, Schedule, build_optimizer, fit, one_cycle, step_decay
 from pipelines.training.recipe import OptimizerRecipe, Recipe, parse_recipe
 from pipelines.training.runs import RunFolder
+from pipelines.training.throughput import LARGEST, Meter, step_flops
 from pipelines.training.validation import spread_rows
-
-
-@dataclass(frozen=True)
-class Job:
-    """What the driver tells every worker."""
-
-    recipe: dict[str, Any]
-    streams: dict[str, Stream]
-    folder: str  # of the run, a path or URI
-    readers: Readers
-    done: int = 0  # steps of the checkpoint that the driver found whole; 0: the run begins
-    own_files: dict[str, str] = field(default_factory=dict)  # text of the files of the user's own that the recipe names, by name
-    start: ray.ObjectRef | None = None  # of the files of the model to start from, by name: it may lie on the driver's machine alone
 
 
 def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:
@@ -79,6 +64,10 @@ def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:
             objective = objective_named(recipe.objective["name"])(recognizer, **options)
         except ValueError as problem:
             raise BadInput(f"objective: {problem}") from None
+    if not isinstance(getattr(objective, "views", None), dict) or not isinstance(getattr(objective, "recognizer", None), Recognizer):
+        raise BadInput(f"objective: expected {recipe.objective['name']} to have `views`, a dictionary such as {{\"unlabeled\": (\"weak\",)}}, and `recognizer`, "
+                       f"the one that it was given, found {_named(getattr(objective, 'views', None))} and {_named(getattr(objective, 'recognizer', None))}; "
+                       "see docs/own.md")
     for notice in noticed:
         print(f"textray: warning: objective: {notice.message}", file=sys.stderr)
     if frozen and not any(parameter.requires_grad for parameter in recognizer.parameters()):
@@ -96,6 +85,10 @@ def build_rates(optimizer: torch.optim.Optimizer, options: OptimizerRecipe, step
         return step_decay(optimizer, steps=steps, at=options.decay_at, factor=options.decay_factor)
     return one_cycle(optimizer, steps=steps, learning_rate=options.learning_rate, warmup_fraction=options.warmup_fraction,
                      initial_division=options.initial_division, final_division=options.final_division)
+
+
+def _named(value: object) -> str:
+    return "none" if value is None else type(value).__name__
 
 
 def _has_parameters(part: nn.Module | None) -> bool:
@@ -129,12 +122,24 @@ def start_from(folder: Path, recognizer: Recognizer, source: str, *, decoder: bo
 
 
 def mean_over_ranks(numbers: dict[str, float], world: int, device: torch.device) -> dict[str, float]:
-    """What every rank measured on its own images, on average; images per second together. Every rank must call it with the same names."""
+    """What every rank measured on its own images, on average; images per second together, and the most memory. Every rank must call it with the same names."""
     if world > 1:
         values = torch.tensor(list(numbers.values()), dtype=torch.float64, device=device)
+        largest = values.clone()
         torch.distributed.all_reduce(values)
-        numbers = dict(zip(numbers, (values / world).tolist(), strict=True))
+        torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+        both = zip(numbers, (values / world).tolist(), largest.tolist(), strict=True)
+        numbers = {name: most if name == LARGEST else mean for name, mean, most in both}
     return {name: value * world if name == "images_per_second" else value for name, value in numbers.items()}
+
+
+def told_by_first(value: bool, world: int, device: torch.device) -> bool:
+    """What rank 0 says. Every rank must ask."""
+    if world == 1:
+        return value
+    told = torch.tensor([float(value)], device=device)
+    torch.distributed.broadcast(told, 0)
+    return bool(told.item())
 
 
 def trained_parts(objective: nn.Module) -> list[str]:
@@ -143,15 +148,14 @@ def trained_parts(objective: nn.Module) -> list[str]:
     return [name for name, part in recognizer.named_children() if any(recognizer.frozen or p.requires_grad for p in part.parameters())]
 
 
-def work(config: dict[str, Any]) -> None:
-    """The function that Ray Train runs in every worker."""
-    job: Job = config["job"]
-    own.remember(job.own_files)
+def work(job: Job, crew: Crew) -> None:
+    """Train as one of a crew to the last step. What the user must mend is also left in the run's folder."""
     failure = RunFolder(job.folder).failure
     if storage.kind(failure) is not None:
         raise RuntimeError("training has failed for good; another try would end the same way")
     try:
-        _Worker(job, parse_recipe(job.recipe)).run()
+        with own.held(job.own_files):
+            _Worker(job, parse_recipe(job.recipe), crew).run()
     except (NonFinite, BadInput) as problem:
         storage.write_bytes(failure, str(problem).encode())
         raise
@@ -161,7 +165,11 @@ def work(config: dict[str, Any]) -> None:
 class _Worker:
     job: Job
     recipe: Recipe
+    crew: Crew
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
+    best: dict[str, float] | None = None  # step and word accuracy of the validation that read the most words; of equals the first
+    stale: int = 0  # validations since then
+    ended: bool = False  # out of patience
     words: list[tuple] | None = None  # to validate on, once they are read
     sample: unlabeled.Sample | None = None  # of the unlabeled images, once it is read
     skipped: int = 0  # steps whose gradient was not finite
@@ -170,22 +178,26 @@ class _Worker:
 
     def run(self) -> None:
         recipe, training = self.recipe, self.recipe.training
-        context = ray.train.get_context()
-        self.rank, self.world = context.get_world_rank(), context.get_world_size()
+        self.rank, self.world = self.crew.rank, self.crew.world
         # One core stays free for reading and decoding: threads that wait for each other on busy cores are many times slower.
-        torch.set_num_threads(training.threads_per_worker or max(1, (os.cpu_count() or 1) // context.get_local_world_size() - 1))
-        self.device = device = ray.train.torch.get_device()
+        torch.set_num_threads(training.threads_per_worker or max(1, (os.cpu_count() or 1) // self.crew.beside - 1))
+        self.device = device = self.crew.device
         torch.manual_seed(recipe.seed)  # the same weights on every rank
         state = self._newest_checkpoint()
         objective = build_objective(recipe) if state else self._first_objective()
+        self.meter = Meter(device, step_flops(recipe, objective, device))
+        if self.world > 1:
+            self.meter.agree()
         self.objective = self._synchronised(objective.to(device, memory_format=torch.channels_last))  # a fifth faster, and what bf16 wants
         parameters = [parameter for parameter in self.objective.parameters() if parameter.requires_grad]
         options = recipe.optimizer
         self.optimizer = build_optimizer(parameters, name=options.name, learning_rate=options.learning_rate, weight_decay=options.weight_decay,
                                          fused=device.type == "cuda" and options.name != "adadelta")
         self.rates = build_rates(self.optimizer, options, training.steps)
-        done = self._restore(state) if state else 0
+        done = self._restore(state) if state else self._begin()
         del state  # as large as the model and its optimizer
+        if self.ended:
+            return
         with RunFolder(self.job.folder).training() if self.rank == 0 else nullcontext():
             self._train(device, done)
 
@@ -204,7 +216,8 @@ class _Worker:
         self.journal = Journal(RunFolder(self.job.folder).progress) if self.rank == 0 else None
         try:
             fit(self.objective, trained, self.optimizer, self.rates, self._batches(done),
-                schedule=Schedule(training.steps, training.log_every, self._validate_every(), training.checkpoint_every),
+                schedule=Schedule(training.steps, training.log_every, training.steps_between_validations,
+                                  training.checkpoint_every),
                 numerics=Numerics(device, bf16, options.gradient_clip, training.accumulate, options.non_finite == "skip"),
                 hooks=Hooks(self._log, self._validate, self._keep),
                 seed=recipe.seed, rank=self.rank, done=done, skipped=self.skipped)
@@ -212,20 +225,13 @@ class _Worker:
             if self.journal is not None:
                 self.journal.flush()
 
-    def _validate_every(self) -> int | None:
-        """As the recipe says; where nothing but the encoder is trained, ten times a run unless it says otherwise: that takes seconds."""
-        training = self.recipe.training
-        if training.validate_every is None and "decoder" not in trained_parts(self.objective):
-            return max(1, training.steps // 10)
-        return training.validate_every
-
     def _batches(self, done: int) -> Iterator[Batch]:
         recognizer = self.objective.recognizer
-        share, threads = self._share(done), threads_beside(ray.train.get_context().get_local_world_size())
-        parts = {name: batches(stream, share, ray_blocks(stream, share, self.job.readers), shape=shape_of(recognizer),
+        share, threads = self._share(done), threads_beside(self.crew.beside)
+        parts = {name: batches(stream, share, self.crew.blocks(stream, share), shape=shape_of(recognizer),
                                charset=recognizer.charset if name == "labeled" else None, decode_threads=threads)
                  for name, stream in self.job.streams.items()}
-        parts = {name: announced(part, partial(self._waits, name)) for name, part in parts.items()}
+        parts = {name: self.meter.waiting(announced(part, partial(self._waits, name))) for name, part in parts.items()}
         for _ in share.numbers:
             yield Batch(**{name: next(part) for name, part in parts.items()})
 
@@ -242,7 +248,7 @@ class _Worker:
     def _log(self, step: int, numbers: dict[str, float]) -> None:
         """The numbers of a step; every rank must bring its own."""
         self.skipped = int(numbers.get("skipped_steps", self.skipped))
-        self._write(step, mean_over_ranks(numbers, self.world, self.device))
+        self._write(step, mean_over_ranks(numbers | self.meter.numbers(step), self.world, self.device))
 
     def _write(self, step: int, numbers: dict[str, float]) -> None:
         """Write down what was measured, for the driver to show and to bring to MLflow."""
@@ -250,13 +256,31 @@ class _Worker:
             return
         self.journal.append({"step": step, "time": time.time(), **numbers})
 
-    def _validate(self, step: int) -> None:
-        """Measure on rank 0; the other ranks wait for it in their next collective operation."""
-        if self.rank != 0:
+    def _validate(self, step: int) -> bool:
+        """Measure on rank 0, and say whether patience is at an end; the other ranks wait for it, here or in their next collective operation."""
+        if self.rank == 0:
+            self.metrics = self._on_words() | self._on_unlabeled(step)
+            if self.metrics:
+                self._write(step, self.metrics)
+            self._compare_with_best(step)
+        patience = self.recipe.training.patience
+        if patience is not None:
+            self.ended = told_by_first(self.stale >= patience, self.world, self.device) and step < self.recipe.training.steps
+        return self.ended
+
+    def _compare_with_best(self, step: int) -> None:
+        """Note whether more words are read than ever, and keep the recognizer that does."""
+        accuracy = self.metrics.get("word_accuracy")
+        if accuracy is None:
             return
-        self.metrics = self._on_words() | self._on_unlabeled(step)
-        if self.metrics:
-            self._write(step, self.metrics)
+        if self.best is not None and accuracy <= self.best["word_accuracy"]:
+            self.stale += 1
+            return
+        self.best, self.stale = {"step": step, "word_accuracy": accuracy}, 0
+        if self.recipe.training.keep == "best":
+            with tempfile.TemporaryDirectory() as folder:
+                checkpoints.write_checkpoint(Path(folder), step, {"step": step, "metrics": self.metrics, "recognizer": self.objective.recognizer.state_dict()})
+                bring(Path(folder), storage.join(RunFolder(self.job.folder).best, f"checkpoint_{step:09d}"))
 
     def _on_words(self) -> dict[str, float]:
         """How many of the validation words are read."""
@@ -267,7 +291,7 @@ class _Worker:
             self.words = spread_rows(Corpus.open(validation.corpus), validation.words, ("key", "image", "text"))
         recognizer = self.objective.recognizer
         score = evaluate_recognizer(recognizer, self.words, rule=rule_of(self.recipe.recognizer.rule, recognizer.charset), keep_worst=0).score
-        metrics = {"word_accuracy": score.accuracy, "one_minus_ned": score.one_minus_ned, "cer": score.cer}
+        metrics = {"word_accuracy": score.accuracy, "validation_words": score.words, "one_minus_ned": score.one_minus_ned, "cer": score.cer}
         return metrics | ({"incomparable_words": score.incomparable} if score.incomparable else {})
 
     def _on_unlabeled(self, step: int) -> dict[str, float]:
@@ -277,30 +301,26 @@ class _Worker:
         if self.sample is None:
             self.sample = unlabeled.open_sample(self.recipe, self.objective.recognizer)
         if "decoder" not in trained_parts(self.objective):
+            unlabeled.look_at(self.sample, self.objective, step, RunFolder(self.job.folder).seen)
             return unlabeled.features_on(self.sample, self.objective.recognizer)
         return unlabeled.measure(self.sample, self.objective, self.recipe, step, RunFolder(self.job.folder).pseudo_labels)
 
     def _keep(self, step: int, checkpoint: bool) -> None:
-        """Report to Ray Train; every rank must, at the same steps. Rank 0 brings the checkpoint."""
+        """Report to the crew; every rank must, at the same steps. Rank 0 brings the checkpoint."""
         report = {"step": step, **self.metrics}
         if not checkpoint or self.rank != 0:
-            ray.train.report(report)
+            self.crew.report(report, None)
             return
         self.journal.flush()
         with tempfile.TemporaryDirectory() as folder:
             checkpoints.write_checkpoint(Path(folder), step, {
                 "step": step, "batches": self._taken_at(step), "objective": self.objective.state_dict(), "optimizer": self.optimizer.state_dict(),
-                "rates": self.rates.state_dict() if self.rates else None, "metrics": self.metrics, "skipped": self.skipped})
-            ray.train.report(report, checkpoint=Checkpoint.from_directory(folder), checkpoint_upload_fn=self._bring)
-        checkpoints.prune(RunFolder(self.job.folder).checkpoints, self.recipe.training.keep_checkpoints)
-
-    def _bring(self, checkpoint: Checkpoint, name: str) -> Checkpoint:
-        """Bring a checkpoint to its place, its record last. Ray itself would by `pyarrow.fs.copy_files`, which hides that a store took nothing."""
-        place = storage.join(RunFolder(self.job.folder).checkpoints, name)
-        for file in (checkpoints.STATE, checkpoints.RECORD):
-            storage.bring(storage.join(checkpoint.path, file), storage.join(place, file))
-        system, inside = storage.locate(place)
-        return Checkpoint(inside, system)
+                "rates": self.rates.state_dict() if self.rates else None, "metrics": self.metrics, "skipped": self.skipped,
+                "best": self.best, "stale": self.stale, "ended": self.ended})
+            self.crew.report(report, Path(folder))
+        where = RunFolder(self.job.folder)
+        checkpoints.prune(where.checkpoints, self.recipe.training.keep_checkpoints)
+        checkpoints.prune(where.best, 1)  # now, when a checkpoint knows of it: a run that goes on from an earlier one needs the best before that
 
     def _taken_at(self, step: int) -> int:
         return self.taken + (step - self.resumed_at) * self.recipe.training.accumulate * self.world
@@ -318,9 +338,15 @@ class _Worker:
         if self.job.start is None:
             return build_objective(self.recipe)
         with tempfile.TemporaryDirectory() as folder:
-            for name, content in ray.get(self.job.start).items():
+            for name, content in self.job.start.items():
                 Path(folder, name).write_bytes(content)
             return build_objective(self.recipe, Path(folder))
+
+    def _begin(self) -> int:
+        """Begin at step 0; what an attempt without a checkpoint found best is another future's."""
+        if self.rank == 0:
+            checkpoints.drop_after(RunFolder(self.job.folder).best, 0)
+        return 0
 
     def _restore(self, state: dict[str, Any]) -> int:
         """Go on from the state in a checkpoint; returns the steps done."""
@@ -329,4 +355,11 @@ class _Worker:
         if self.rates is not None:
             self.rates.load_state_dict(state["rates"])
         self.metrics, self.taken, self.resumed_at, self.skipped = state["metrics"], state["batches"], state["step"], state.get("skipped", 0)
+        self.best, self.stale, self.ended = state.get("best"), state.get("stale", 0), state.get("ended", False)
+        if self.rank == 0:
+            best = RunFolder(self.job.folder).best
+            checkpoints.drop_after(best, state["step"])
+            kept, _ = checkpoints.newest_whole(best)
+            if self.recipe.training.keep == "best" and self.best is not None and (kept is None or kept.step != self.best["step"]):
+                self.best, self.stale = None, 0  # lost, with a checkpoint that was damaged: the next validation is the best known
         return state["step"]

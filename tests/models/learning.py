@@ -6,11 +6,12 @@ import torch
 def learn(recognizer, pictures, words, *, steps, rate, mixed):
     """Train on one batch of pictures (n, 3, H, W) with AdamW and gradients of norm at most 5, in bfloat16 where `mixed`.
 
-    The recognizer is left in eval mode.
+    It ends after `steps`, or earlier when the words have been read twice, 20 steps apart. The recognizer is left in eval mode.
     """
     targets = recognizer.train().decoder.encode(words)
     optimizer = torch.optim.AdamW(recognizer.parameters(), lr=rate)
-    for _ in range(steps):
+    read = 0
+    for step in range(1, steps + 1):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
             decoded = recognizer(pictures, recognizer.decoder.inputs(targets))
         loss = recognizer.decoder.loss(decoded, targets)
@@ -18,4 +19,10 @@ def learn(recognizer, pictures, words, *, steps, rate, mixed):
         loss.backward()
         torch.nn.utils.clip_grad_norm_(recognizer.parameters(), 5)
         optimizer.step()
+        if step % 20 == 0:
+            with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=mixed):
+                read += recognizer.eval().read(pictures).texts == words
+            if read == 2:
+                return
+            recognizer.train()
     recognizer.eval()

@@ -15,6 +15,7 @@ from models.batch import Batch, Part
 from models.charset import Charset
 from models.objectives import objective_named
 from models.recognizers import build
+from pipelines.cli import main
 
 DOCS = (Path(__file__).parents[2] / "docs" / "own.md").read_text(encoding="utf-8")
 EXAMPLES = {re.match(r"# (\w+\.py)", code).group(1): code for code in re.findall(r"```python\n(.*?)```", DOCS, re.DOTALL)}
@@ -93,3 +94,9 @@ def test_a_file_that_fails_says_so_itself_and_again(here):
     for _ in range(2):
         with pytest.raises(ModuleNotFoundError, match="no_such_package"):
             objective_named("failing.py:Sure")
+
+
+def test_a_recognizer_of_ones_own_is_shown_in_detail(here, capsys):
+    assert main(["models", "--name", "thin.py:thin"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("thin.py:thin\nreads 32 x 100 gray, ctc: a class for each frame; 37 classes with 36 characters\n") and "  width = 100\n" in shown

@@ -63,7 +63,8 @@ def step(model: torch.nn.Module, optimizer: torch.optim.Optimizer, number: int, 
 
 def test_all_of_them_are_tested_here():
     served = {"semimtr": "abinet", "mae": "vitstr", "dig": "vitstr"}
-    views = {name: kind(build(served.get(name, "crnn_tiny"), Charset.named("36"))).views for name, kind in OBJECTIVES.items()}
+    views = {name: kind(build(served.get(name, "crnn_tiny"), Charset.named("36"))).views for name, kind in OBJECTIVES.items()
+             if name != "bcn"}  # which learns from texts
     assert set(SMALL) == {name for name, wanted in views.items() if "labeled" not in wanted}
 
 

@@ -220,3 +220,31 @@ def test_two_ranks_with_half_the_batch_each_are_one_rank_with_the_whole_batch(tm
             assert parameter.grad.abs().max() > 0, name
             for rank in ranks:
                 torch.testing.assert_close(rank["gradients"][name], parameter.grad, atol=1e-12, rtol=1e-6)
+
+
+def test_before_the_sequence_stage_that_stage_rests_and_its_loss_is_that_of_the_visual_features():
+    model = objective(mapping="frame", features="visual", head="none")
+    first, second = images(2, seed=1), images(2, seed=2)
+    loss = model(batch_of(first, second)).total
+    frames = [frame for view in (first, second) for frame in model.recognizer.visual(view).flatten(0, 1)]  # 2 images of 25 frames each
+    assert loss.item() == pytest.approx(plain_loss(frames, [*range(50, 100), *range(50)], 0.1), abs=1e-10)
+    loss.backward()
+    assert all(not parameter.requires_grad for parameter in model.recognizer.sequence.parameters())
+    assert all(parameter.grad is not None for parameter in model.recognizer.encoder.parameters())
+
+
+def test_two_batches_have_their_own_statistics():
+    """In training mode: one pass of both views, and a pass of each, differ by batch normalization alone."""
+    first, second = images(6, seed=1), images(6, seed=2)
+    one, two = (objective(mapping="frame", head="none", batches=batches).train() for batches in ("one", "two"))
+    frames = torch.cat([objective(mapping="frame").train().recognizer.encode(view) for view in (first, second)])  # fresh running statistics do not matter
+    expected = contrast(frames.flatten(0, 1), 0.1)[0]
+    assert two(batch_of(first, second)).total.item() == pytest.approx(expected.item(), abs=1e-12)
+    assert one(batch_of(first, second)).total.item() != pytest.approx(expected.item(), abs=1e-6)
+    assert one.eval()(batch_of(first, second)).total.item() != two.eval()(batch_of(first, second)).total.item()  # what they remember differs, too
+
+
+def test_features_whose_columns_the_sequence_stage_makes_are_refused():
+    with pytest.raises(ValueError, match="seqclr expects features: contextual of vit_tiny, whose columns are made by the sequence stage"):
+        SeqCLR(build("vit_tiny", Charset.named("36")), features="visual")
+    assert SeqCLR(build("vit_tiny", Charset.named("36"))).instances == 5

@@ -97,7 +97,7 @@ CASES: list[tuple[list[str], str]] = [
         ("--student", "crnn_tinny", "did you mean 'crnn_tiny'?"), ("--lexicon", "full", "--lexicon: expected a file of words"),
         ("objective={name: ccr}", "objective.name: expected supervised"), ("data.labeled.fraction=0.5", "data.labeled.fraction: expected 1"),
         ("data.unlabeled=null", "data.unlabeled: expected the corpora that are to be labeled, found none"),
-        ("data.labeled.weights={words: 1}", "data.labeled.weights: expected none"), ("training.steps", "expected key=value"))),
+        ("data.labeled.weights={words: 1}", "data.labeled.weights: expected --share beside them"), ("training.steps", "expected key=value"))),
     # recipes: numbers
     *(([*FINETUNE, f"{key}={text}"], f"{key}: input should be a finite number") for key in (
         "optimizer.learning_rate", "optimizer.weight_decay", "optimizer.gradient_clip", "training.cpus_per_worker", "data.labeled.fraction",
@@ -189,7 +189,33 @@ CASES: list[tuple[list[str], str]] = [
         ("initialize_from", "nowhere", "nowhere"), ("initialize_from", "file", "file"), ("recognizer.charset", "aa", "charset"))),
     # what a command line lacks or does not know
     *(([name, "--no-such-option"], f"`textray {name} --help` shows what it takes") for name in COMMANDS),
-    *(([name], "the following arguments are required") for name in COMMANDS if name not in ("demo", "doctor", "models", "import-weights", "render")),
+    *(([name], "the following arguments are required") for name in COMMANDS if name not in ("demo", "doctor", "models", "import-weights", "recipes", "render", "runs")),
+    # what runs and comparisons cannot be made of
+    *((["runs", *rest], sentence) for *rest, sentence in (
+        ("runs: expected a folder of runs",), ("file", "file: expected a folder of runs"), ("--follow", "none", "runs/none: expected a run, found none"),
+        ("--follow", "./empty", "./empty: expected a run, found none"))),
+    *((["split", *rest], sentence) for *rest, sentence in (
+        ("nowhere", "nowhere: expected a corpus"), ("file", "file: expected a corpus"), ("corpus", "--validation", "nan", f"argument --validation: {FINITE} 'nan'"),
+        ("corpus", "--test", "-1", "argument --test: expected 0 or more, found -1"), ("corpus", "--test", "1", "expected shares that are together above 0"),
+        ("corpus", "--out", "file/below", "file/below-train"))),
+    *((["relabel", *rest], sentence) for *rest, sentence in (
+        ("nowhere", "list.csv", "--out", "new", "nowhere: expected a corpus"), ("corpus", "nowhere", "--out", "new", "nowhere: expected a list of corrections"),
+        ("corpus", "file", "--out", "new", "file: expected the columns key and correct"), ("corpus", "binary.yaml", "--out", "new", "binary.yaml: expected a list in UTF-8"))),
+    *((["describe", "corpus", *rest], sentence) for *rest, sentence in (
+        ("--suspects", "nowhere", "nowhere"), ("--suspects", "model", "--min-confidence", "2", "--min-confidence 2"), ("--suspects", "model", "--html", "file", "--html file"),
+        ("--suspects", "model", "--most", "0", "--most 0"))),
+    *((["adapt", *rest], sentence) for *rest, sentence in (
+        ("nowhere", "nowhere"), ("file", "file"), ("pictures", "--labels", "nowhere", "--labels nowhere"), ("pictures", "--words", "nowhere", "nowhere"),
+        ("pictures", "--pattern", "[A", "--pattern '[A'"), ("pictures", "--model", "nowhere", "nowhere"), ("pictures", "--charset", "aa", "--charset aa"),
+        ("pictures", "--minutes", "0", "argument --minutes: expected a number above 0, found 0"), ("pictures", "--out", "file", "file"),
+        ("pictures", "--words", "file", "--pattern", "A", "not allowed with argument"))),
+    *((["recipes", *rest], sentence) for *rest, sentence in (
+        ("nowhere", "expected a recipe of textray's, found 'nowhere'"), ("ccr_trba", "--copy", "file", "--copy file: expected a new file"),
+        ("ccr_trba", "--copy", "nowhere/x", "--copy nowhere/x: expected a folder that is there"))),
+    *((["compare", *rest], sentence) for *rest, sentence in (
+        ("model", "nowhere", "--data", "corpus", "nowhere"), ("model", "model", "--data", "nowhere", "nowhere"),
+        ("model", "model", "--data", "corpus", "--batch-size", "0", "--batch-size: expected at least 1, found 0"),
+        ("model", "model", "--data", "corpus", "--out", "file", "--out file"), ("model", "model", "--data", "corpus", "--out", "file/page", "file/page"))),
 ]
 
 

@@ -65,8 +65,9 @@ def test_the_old_train_is_refused(value, monkeypatch):
 
 
 def test_a_command_says_so_before_it_misses_a_name_of_the_other_version(tmp_path):
-    (tmp_path / "try.py").write_text("import ray; ray.__version__ = '2.50.0'\nfrom pipelines.cli import run\nraise SystemExit(run('finetune', ['x']))\n",
-                                     encoding="utf-8")
+    """Whatever opens what trains under Ray."""
+    (tmp_path / "try.py").write_text("import ray; ray.__version__ = '2.50.0'\nfrom pipelines import cli\n"
+                                     "cli.COMMANDS['opens'] = ('pipelines.training.distributed', '')\nraise SystemExit(cli.run('opens', []))\n", encoding="utf-8")
     done = subprocess.run([sys.executable, "try.py"], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr.startswith("textray: error: expected Ray 2.60, with which textray was tested, found 2.50.0: pip install") and \

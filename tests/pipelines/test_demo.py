@@ -20,7 +20,7 @@ def test_the_vocabulary_holds_each_word_in_three_spellings(tmp_path):
     assert all(3 <= len(line) <= 8 for line in lines)
 
 
-def test_drawn_words_become_the_files_of_a_user_and_come_back(tmp_path, ray_session, capsys):
+def test_drawn_words_become_the_files_of_a_user_and_come_back(tmp_path, capsys):
     render(["--out", str(tmp_path / "drawn"), "-n", "12", "--style", "plain", "--charset", "36"])
     write_pictures(tmp_path / "drawn", tmp_path / "labeled", range(0, 5).__contains__, labels=True)
     write_pictures(tmp_path / "drawn", tmp_path / "unlabeled", range(5, 12).__contains__, labels=False)
@@ -77,7 +77,7 @@ def test_the_winner_is_chosen_on_validation_words_and_gated_on_others_and_measur
     assert "ccr                      10         70.00%    0.800   0.100  validation  <- chosen, registered" in capsys.readouterr().out
 
 
-def test_of_the_real_images_no_one_is_in_two_parts(tmp_path, ray_session, monkeypatch):
+def test_of_the_real_images_no_one_is_in_two_parts(tmp_path, monkeypatch):
     render(["--out", str(tmp_path / "real"), "-n", "40", "--style", "plain", "--charset", "36"])
     data = tmp_path / "data"
     for place in ("train/IIIT5K", "train/IC15", "train/SVT", "test/SVT", "test/IIIT5K", "test/IC13"):
@@ -95,7 +95,7 @@ def test_of_the_real_images_no_one_is_in_two_parts(tmp_path, ray_session, monkey
 def test_a_step_that_fails_stops_the_demo_and_names_itself(tmp_path, capsys):
     step = Steps(3)
     step("look", "doctor")
-    with pytest.raises(BadInput, match=r"the demo stops, since its step 2 \(describe it\) failed; what is done so far is kept"):
+    with pytest.raises(BadInput, match=r"it stops, since its step 2 \(describe it\) failed; what is done so far is kept"):
         step("describe it", "describe", tmp_path / "nowhere")
     shown = capsys.readouterr().err
     assert "[1/3] 00:0" in shown and "look: textray doctor" in shown and "nowhere" in shown

@@ -73,7 +73,7 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_an_lmdb_comes_back_key_for_key_and_byte_for_byte(ray_session, tmp_path):
+def test_an_lmdb_comes_back_key_for_key_and_byte_for_byte(tmp_path):
     source = make_lmdb(tmp_path / "in", {number: picture(number) for number in range(1, 31)},
                        {number: f"wörd {number}\t\n".encode() for number in range(1, 31) if number % 3})
     ingest([str(source)], tmp_path / "c", Options(rows_per_shard=7, rows_per_group=3))

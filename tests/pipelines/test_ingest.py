@@ -13,6 +13,7 @@ import pytest
 from killing import Killed, killing
 from pipelines.cli import run
 from pipelines.corpus.images import decode_gray, perceptual_hash
+from pipelines.corpus.manifest import write_manifest
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
@@ -95,14 +96,17 @@ def test_every_row_arrives_once_with_its_bytes_and_label(ray_session, tmp_path, 
         "words": {"in": 25, "kept": 25, "duplicates": 0, "quarantined": 0, "filtered": 0, "labeled": 25, "reasons": {}}}
 
 
-def test_two_runs_give_the_same_bytes_and_no_other_files(ray_session, tmp_path, sources):
+def test_two_runs_give_the_same_bytes_and_no_other_files(ray_session, tmp_path, sources, monkeypatch):
+    """One by the tasks of Ray, one in this process."""
     ingest(sources, tmp_path / "a", SMALL)
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr("ray.data.from_items", None)
     ingest(sources, tmp_path / "b", SMALL)
     assert content(tmp_path / "a") == content(tmp_path / "b")
     assert left_in(tmp_path) == ["a", "b"]
 
 
-def test_bad_rows_are_quarantined_and_small_ones_filtered_with_exact_counts(ray_session, tmp_path):
+def test_bad_rows_are_quarantined_and_small_ones_filtered_with_exact_counts(tmp_path):
     images = {number: jpeg(number) for number in range(1, 21)}
     images |= {3: images[3][:-40], 5: b"", 8: b"<html>", 11: jpeg(11, width=40, height=6)}
     labels = {number: "w" * number for number in range(1, 21)}
@@ -121,7 +125,7 @@ def test_bad_rows_are_quarantined_and_small_ones_filtered_with_exact_counts(ray_
     assert kept == {f"mixed/{number:09d}" for number in range(1, 21)} - {key for key, _, _ in rejected(corpus)}
 
 
-def test_missing_files_and_allowed_holes_are_quarantined(ray_session, tmp_path):
+def test_missing_files_and_allowed_holes_are_quarantined(tmp_path):
     holes = make_lmdb(tmp_path / "in/holes", {1: jpeg(1), 3: jpeg(3)}, samples=3)
     folder = make_folder(tmp_path / "in/files", {"a.jpg": jpeg(4)}, "a.jpg\tA\ngone.jpg\tG\n")
     corpus = ingest([str(holes), str(folder)], tmp_path / "c", max_errors=0.5, reading=ReadOptions(allow_holes=True))
@@ -141,13 +145,13 @@ def test_too_many_bad_rows_leave_nothing(ray_session, tmp_path):
     assert ingest([folder], tmp_path / "c", max_errors=0.02).rows == 49
 
 
-def test_a_corpus_of_which_nothing_is_left_is_refused(ray_session, tmp_path, sources):
+def test_a_corpus_of_which_nothing_is_left_is_refused(tmp_path, sources):
     with pytest.raises(BadInput, match=r"found all 29 rejected \(29 side below 100 px\): loosen the filters"):
         ingest(sources, tmp_path / "c", Options(min_side=100))
     assert left_in(tmp_path) == []
 
 
-def test_a_chunk_of_which_nothing_is_left_makes_no_shard(ray_session, tmp_path):
+def test_a_chunk_of_which_nothing_is_left_makes_no_shard(tmp_path):
     images = {number: jpeg(number, height=6 if number <= 10 else 20) for number in range(1, 16)}
     corpus = ingest([str(make_lmdb(tmp_path / "in/s", images))], tmp_path / "c", Options(min_side=8, rows_per_shard=10))
     assert [shard.name for shard in corpus.manifest.shards] == ["part-s-00001.parquet"]
@@ -170,7 +174,7 @@ def test_a_killed_ingest_continues_and_ends_with_the_same_bytes(ray_session, tmp
 
 
 @pytest.mark.parametrize("moment", range(4))
-def test_a_kill_while_a_corpus_is_replaced_loses_neither(ray_session, tmp_path, sources, monkeypatch, moment):
+def test_a_kill_while_a_corpus_is_replaced_loses_neither(tmp_path, sources, monkeypatch, moment):
     """Killed before or after each of the two renames that replace a corpus."""
     import os
     ingest(sources[:1], tmp_path / "c", SMALL)
@@ -194,7 +198,7 @@ def test_a_kill_while_a_corpus_is_replaced_loses_neither(ray_session, tmp_path, 
     assert left_in(tmp_path) == ["c", "whole"]
 
 
-def test_a_damaged_or_changed_beginning_is_not_continued(ray_session, tmp_path, sources, monkeypatch):
+def test_a_damaged_or_changed_beginning_is_not_continued(tmp_path, sources, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(LocalStaging, "publish", killing(None))
         with pytest.raises(Killed):
@@ -207,7 +211,7 @@ def test_a_damaged_or_changed_beginning_is_not_continued(ray_session, tmp_path, 
     assert corpus.rows == 29
 
 
-def test_a_corpus_is_replaced_only_on_request(ray_session, tmp_path, sources):
+def test_a_corpus_is_replaced_only_on_request(tmp_path, sources):
     ingest(sources, tmp_path / "c", SMALL)
     before = content(tmp_path / "c")
     with pytest.raises(BadInput, match="found a corpus: choose another --out, or add --overwrite"):
@@ -217,7 +221,7 @@ def test_a_corpus_is_replaced_only_on_request(ray_session, tmp_path, sources):
     assert left_in(tmp_path) == ["c"]
 
 
-def test_a_failed_replacement_leaves_the_old_corpus(ray_session, tmp_path, sources):
+def test_a_failed_replacement_leaves_the_old_corpus(tmp_path, sources):
     ingest(sources, tmp_path / "c", SMALL)
     before = content(tmp_path / "c")
     with pytest.raises(BadInput, match="loosen the filters"):
@@ -258,7 +262,7 @@ def test_a_full_disk_is_told_and_what_is_done_is_kept(tmp_path, sources, monkeyp
     assert left_in(tmp_path) == []
 
 
-def test_the_command_prints_the_account_and_where_the_corpus_is(ray_session, tmp_path, sources, capsys):
+def test_the_command_prints_the_account_and_where_the_corpus_is(tmp_path, sources, capsys):
     assert run("ingest", [*sources, "--out", str(tmp_path / "c"), "--min-side", "8"]) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines()[:4] == [
@@ -307,7 +311,7 @@ def test_labels_keep_their_script_and_get_one_normal_form(form, kept):
     assert inspect(row, "s", Options(unicode=form)).row.text == kept
 
 
-def test_names_of_any_kind_come_through(ray_session, tmp_path, monkeypatch, capsys):
+def test_names_of_any_kind_come_through(tmp_path, monkeypatch, capsys):
     (tmp_path / "a b?%20#[1]+(2)").mkdir()
     monkeypatch.chdir(tmp_path / "a b?%20#[1]+(2)")
     make_folder(Path("w?%20 +[x](y)"), {"p?%20 #+.png": jpeg(0), "q.jfif": jpeg(1), "r.heic": b"\0\0\0\x18ftypheic" + bytes(20)})
@@ -316,3 +320,37 @@ def test_names_of_any_kind_come_through(ray_session, tmp_path, monkeypatch, caps
     assert sorted(row["key"] for row in all_rows(corpus)) == [f"{source}/{name}" for source in ("n (1)+[2]", "w?%20 +[x](y)") for name in ("p?%20 #+.png", "q.jfif")]
     assert {key: reason for key, _, reason in rejected(corpus)} == {f"{source}/r.heic": "image format that is not read" for source in ("n (1)+[2]", "w?%20 +[x](y)")}
     assert left_in(tmp_path) == ["a b?%20#[1]+(2)"]
+
+
+def test_what_a_task_of_a_killed_ingest_still_writes_does_not_come_into_the_corpus(tmp_path, sources, monkeypatch):
+    """It goes on for a moment where the cluster lives on, up to the time at which the corpus gets its name."""
+    def written_late(folder, *arguments):
+        (Path(folder) / "part-words-00002.parquet.11431.tmp").write_bytes(b"half a shard")
+        return write_manifest(folder, *arguments)
+
+    monkeypatch.setattr("pipelines.ingestion.staging.write_manifest", written_late)
+    ingest(sources, tmp_path / "c", SMALL)
+    assert [name for name in content(tmp_path / "c") if name.endswith(".tmp")] == []
+
+
+def test_labels_may_lie_elsewhere(tmp_path, capsys):
+    folder = tmp_path / "photos"
+    (folder / "day").mkdir(parents=True)
+    for number in range(4):
+        (folder / ("day" if number > 1 else ".") / f"{number}.jpg").write_bytes(jpeg(number))
+    (tmp_path / "few.csv").write_text("file_name,text\n0.jpg,zero\nday/3.jpg,three\n", encoding="utf-8")
+    corpus = ingest([str(folder)], tmp_path / "c", reading=ReadOptions(labels=str(tmp_path / "few.csv")))
+    assert {row["key"]: row["text"] for table in corpus.rows_iter(["key", "text"]) for row in table.to_pylist()} == {
+        "photos/0.jpg": "zero", "photos/1.jpg": None, "photos/day/2.jpg": None, "photos/day/3.jpg": "three"}
+    (tmp_path / "few.csv").write_text("file_name,text\n0.jpg,naught\n", encoding="utf-8")
+    assert run("ingest", [str(folder), "--labels", str(tmp_path / "few.csv"), "--out", str(tmp_path / "d")]) == 0  # not what was there before
+    assert [row["text"] for table in Corpus.open(tmp_path / "d").rows_iter(["text"]) for row in table.to_pylist()] == ["naught", None, None, None]
+    capsys.readouterr()
+    (folder / "labels.tsv").write_text("1.jpg\tone\n", encoding="utf-8")
+    for sources, labels, sentence in (([folder], "few.csv", f"few.csv: expected a folder without labels of its own, found {folder}/labels.tsv: leave one of the two out"),
+                                      ([folder], "none.csv", "none.csv: expected a label file, found no such file: correct its name"),
+                                      ([folder, f"more={folder}"], "few.csv", "expected one folder of images, to which the labels belong, found")):
+        if labels == "none.csv":
+            (folder / "labels.tsv").unlink()
+        assert run("ingest", [*map(str, sources), "--labels", str(tmp_path / labels), "--out", str(tmp_path / "e")]) == 2
+        assert sentence in capsys.readouterr().err

@@ -1,5 +1,10 @@
 """`textray models`."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from models.recognizers import RECOGNIZERS, SOURCES
@@ -44,3 +49,22 @@ def test_bad_input_is_one_sentence(arguments, sentence, capsys):
 
 def test_counts_are_shown_with_three_digits():
     assert [millions(count) for count in (6_280_000, 686_300_000, 5_314_200_000, 12_345_678_901)] == ["6.28 M", "686 M", "5.31 G", "12.3 G"]
+
+
+@pytest.mark.parametrize("arguments", [["models"], ["models", "--name", "crnn_tiny"], ["--help"]])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(arguments, buffered):
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | ({} if buffered else {"PYTHONUNBUFFERED": "1"})
+    command = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               cwd=Path(__file__).parents[2], env=environment)
+    command.stdout.close()  # as `| head -0` does
+    assert command.stderr.read() == b""
+    assert command.wait() == 141
+
+
+def test_another_pipe_that_breaks_is_not_taken_for_it(monkeypatch):
+    def broken(argv):
+        raise BrokenPipeError(32, "a store's")
+    monkeypatch.setattr("pipelines.models.main", broken)
+    with pytest.raises(BrokenPipeError, match="a store's"):
+        main(["models"])

@@ -9,12 +9,10 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 
 from foreign import make_folder, make_lmdb
 from killing import Killed, killing
 from models.charset import Charset
-from models.recognizers import build
 from pipelines.cli import run
 from pipelines.corpus.manifest import SourceCounts, write_manifest
 from pipelines.corpus.quarantine import write_quarantine
@@ -22,14 +20,12 @@ from pipelines.corpus.reader import Corpus
 from pipelines.corpus.shards import ShardWriter
 from pipelines.corpus.verification import verify_corpus
 from pipelines.evaluation.measure import evaluate_recognizer
-from pipelines.evaluation.protocols import rule_of
 from pipelines.ingestion.staging import LocalStaging
 from pipelines.prediction import pipeline, readings
 from pipelines.prediction.sources import CorpusSource, open_all
-from pipelines.prediction.tally import LEVELS, Tally, left_out, reaches
 from pipelines.progress import Progress
-from pipelines.reading.batches import Read
-from pipelines.reading.weights import load_recognizer, read_description, save_recognizer, save_temperature
+from pipelines.reading.weights import load_recognizer, read_description, save_temperature
+from sure import sure_model
 
 BROKEN = b"\x89PNG\r\n\x1a\n no more"
 LEAST = 0.425  # a confidence that about half of the pictures reach
@@ -48,12 +44,7 @@ PICTURES = [picture(seed) for seed in range(26)]
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-    torch.manual_seed(3)
-    recognizer = build("crnn_tiny", Charset.named("36"))
-    with torch.no_grad():
-        for parameter in recognizer.decoder.classifier.parameters():
-            parameter.mul_(1000)
-    return save_recognizer(tmp_path_factory.mktemp("model"), recognizer, {"run": "sure"})
+    return sure_model(tmp_path_factory.mktemp("model"), run="sure")
 
 
 @pytest.fixture(scope="module")
@@ -142,16 +133,18 @@ def test_a_name_with_tabs_and_line_ends_stays_one_line_of_three_columns(model, e
 def test_a_list_is_read_and_what_cannot_be_read_is_named_and_counted(model, expected, tmp_path, monkeypatch, capsys):
     no_ray(monkeypatch)
     monkeypatch.chdir(tmp_path)
-    make_folder(tmp_path, {"a, b.png": PICTURES[0], "broken.png": BROKEN, "list": b"a, b.png\ngone.png\n\nbroken.png\n"})
+    make_folder(tmp_path, {"a, b.png": PICTURES[0], "broken.png": BROKEN, "list": b"a, b.png\ngone.png\n\nbroken.png\nsome\n", "some/c.png": PICTURES[1]})
     assert predict(model, "@list", "--json") == 0
     shown = capsys.readouterr()
-    first, gone, broken = map(json.loads, shown.out.splitlines())
-    assert first == {"key": "a, b.png", "text": expected[0][0], "confidence": near(expected[0][1]), "labeler": labeler(model), "problem": None}
+    first, gone, broken, folder = map(json.loads, shown.out.splitlines())
+    assert first == {"key": "a, b.png", "text": expected[0][0], "confidence": near(expected[0][1]), "labeler": labeler(model), "problem": None,
+                     "upside_down": False}
     assert (gone["text"], gone["confidence"], gone["problem"], broken["problem"]) == ("", 0.0, "missing file", "truncated image")
-    assert shown.err.splitlines() == ["gone.png: missing file", "broken.png: truncated image"]
+    assert shown.err.splitlines() == ["gone.png: missing file", "broken.png: truncated image", "some: folder where an image was named"]
+    assert (folder["key"], folder["text"]) == ("some", "")
     assert predict(model, "@list", "--min-confidence", "0") == 0
     shown = capsys.readouterr()
-    assert len(shown.out.splitlines()) == 1 and shown.err == "predict: 1 of 3 images kept (1 missing file, 1 truncated image)\n"
+    assert len(shown.out.splitlines()) == 1 and shown.err == "predict: 1 of 4 images kept (1 missing file, 1 truncated image, 1 folder where an image was named)\n"
 
 
 @pytest.mark.parametrize("ending, delimiter", [("csv", ","), ("tsv", "\t")])
@@ -162,9 +155,9 @@ def test_few_images_become_a_table_without_ray(model, expected, tmp_path, monkey
     assert predict(model, "a, \"b\".png", "broken.png", "--out", f"new.{ending}", "--keep-images", "no") == 0
     raw = (tmp_path / f"new.{ending}").read_bytes().decode("utf-8").split("\n")
     head, first, broken = csv.reader(raw[:-1], delimiter=delimiter)
-    assert head == ["key", "text", "confidence", "labeler", "problem"] and raw[-1] == ""
-    assert [*first[:2], *first[3:]] == ["a, \"b\".png", expected[0][0], labeler(model), ""] and float(first[2]) == near(expected[0][1])
-    assert broken == ["broken.png", "", "0.000000", labeler(model), "truncated image"]
+    assert head == ["key", "text", "confidence", "labeler", "problem", "upside_down"] and raw[-1] == ""
+    assert [*first[:2], *first[3:]] == ["a, \"b\".png", expected[0][0], labeler(model), "", "false"] and float(first[2]) == near(expected[0][1])
+    assert broken == ["broken.png", "", "0.000000", labeler(model), "truncated image", "false"]
     assert raw[2] == delimiter.join(broken)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a, \"b\".png", "broken.png", f"new.{ending}"]
 
@@ -221,9 +214,10 @@ def test_a_killed_prediction_goes_on_and_ends_with_the_same_bytes(model, corpus,
 
 
 @pytest.fixture(scope="module")
-def whole(ray_session, model, corpus, tmp_path_factory) -> dict[str, bytes]:
-    """The same corpus, never killed."""
+def whole(ray_of_process, model, corpus, tmp_path_factory) -> dict[str, bytes]:
+    """The same corpus, never killed, read by Ray."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_ADDRESS", "local")
         patch.setattr(readings, "LEAST_BLOCK", 4)
         folder = tmp_path_factory.mktemp("whole") / "new"
         assert predict(model, corpus, "--out", folder, "--min-confidence", LEAST) == 0
@@ -241,7 +235,7 @@ def test_no_block_is_read_twice_and_a_half_written_one_is_read_again(ray_session
     (blocks / f"{names[1]}.json").unlink()
     times = {name: (blocks / name).stat().st_mtime_ns for name in names}
     read = []
-    monkeypatch.setattr(pipeline, "read_blocks", lambda *arguments, real=pipeline.read_blocks: read.extend(arguments[3]) or real(*arguments))
+    monkeypatch.setattr(pipeline, "read_blocks", lambda *arguments, real=pipeline.read_blocks, **few: read.extend(arguments[3]) or real(*arguments, **few))
     written = []
 
     def into_file(*arguments, real=pipeline._into_file):
@@ -257,7 +251,7 @@ def test_no_block_is_read_twice_and_a_half_written_one_is_read_again(ray_session
     assert [path.name for path in tmp_path.iterdir()] == ["new.jsonl"]
 
 
-def test_another_model_does_not_go_on_but_another_threshold_does(ray_session, model, corpus, tmp_path, monkeypatch, capsys):
+def test_another_model_does_not_go_on_but_another_threshold_does(model, corpus, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr(LocalStaging, "publish", killing(None))
         with pytest.raises(Killed):
@@ -276,7 +270,7 @@ def test_another_model_does_not_go_on_but_another_threshold_does(ray_session, mo
     assert [row["phash"] for row in rows_of(tmp_path / "new")] == [seed for seed in range(26) if seed != 7]
 
 
-def test_where_nothing_is_sure_enough_the_readings_are_kept(ray_session, model, corpus, tmp_path, capsys):
+def test_where_nothing_is_sure_enough_the_readings_are_kept(model, corpus, tmp_path, capsys):
     assert predict(model, corpus, "--out", tmp_path / "new", "--min-confidence", "1") == 2
     assert ("new: expected pseudo-labels, found none among 26 images (25 confidence below 1, 1 truncated image): lower --min-confidence (the "
             f"readings are kept in {tmp_path / 'new.readings'})") in capsys.readouterr().err
@@ -285,7 +279,7 @@ def test_where_nothing_is_sure_enough_the_readings_are_kept(ray_session, model, 
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
-def test_what_is_there_is_replaced_only_on_request(ray_session, model, corpus, tmp_path, capsys):
+def test_what_is_there_is_replaced_only_on_request(model, corpus, tmp_path, capsys):
     arguments = (model, corpus, "--out", tmp_path / "new.csv")
     assert predict(*arguments) == 0
     first = (tmp_path / "new.csv").read_bytes()
@@ -311,7 +305,27 @@ def test_beams_and_lexicons_choose_as_in_evaluation(ray_session, model, corpus, 
     assert {line["text"] for line in found.values() if line["problem"] is None} <= {"other", "words"}
 
 
-def test_a_picture_that_was_read_upside_down_is_turned_in_the_corpus(ray_session, model, expected, corpus, tmp_path):
+def test_a_table_says_which_images_were_turned_to_be_read(model, expected, tmp_path, monkeypatch):
+    no_ray(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    for seed in range(8):
+        cv2.imwrite(f"{seed}.png", cv2.imdecode(np.frombuffer(PICTURES[seed], np.uint8), cv2.IMREAD_COLOR)[::-1, ::-1])
+    assert predict(model, *[f"{seed}.png" for seed in range(8)], "--out", "new.jsonl") == 0
+    as_they_stand = [line["confidence"] for line in map(json.loads, open("new.jsonl", encoding="utf-8"))]
+    assert predict(model, *[f"{seed}.png" for seed in range(8)], "--out", "both.jsonl", "--both-ways-up") == 0
+    lines = [json.loads(line) for line in open("both.jsonl", encoding="utf-8")]
+    for seed, (line, upright) in enumerate(zip(lines, as_they_stand)):
+        assert line["upside_down"] == (expected[seed][1] > upright)  # `expected` is of the images before they were turned
+    assert 0 < sum(line["upside_down"] for line in lines)
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_answered(model, name, capsys):
+    assert predict(model, name) == 2
+    assert "found an empty name" in capsys.readouterr().err
+
+
+def test_a_picture_that_was_read_upside_down_is_turned_in_the_corpus(model, expected, corpus, tmp_path):
     """Its text then stands in it from left to right; what was read as it stands keeps its bytes."""
     assert predict(model, corpus, "--out", tmp_path / "new", "--both-ways-up") == 0
     pixels = {seed: cv2.imdecode(np.frombuffer(PICTURES[seed], np.uint8), cv2.IMREAD_COLOR) for seed in range(26) if seed != 7}
@@ -345,7 +359,7 @@ def test_a_registered_model_is_the_labeler_by_its_version(model, store, tmp_path
         assert json.loads(capsys.readouterr().out)["labeler"] == "models:/predicted/1"
 
 
-def test_a_recognizer_is_trained_on_pseudo_labels_as_they_are(ray_session, model, corpus, store, tmp_path, monkeypatch):
+def test_a_recognizer_is_trained_on_pseudo_labels_as_they_are(model, corpus, store, tmp_path, monkeypatch):
     from pipelines.training.driver import train
     from pipelines.training.recipe import parse_recipe
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
@@ -357,29 +371,6 @@ def test_a_recognizer_is_trained_on_pseudo_labels_as_they_are(ray_session, model
     last = json.loads((outcome.folder / "progress.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     assert last["step"] == 4 and np.isfinite(last["loss"])
     assert load_recognizer(outcome.model).charset.characters == Charset.named("36").characters
-
-
-def test_images_are_counted_by_confidence_and_held_against_their_labels():
-    tally, other, rule = Tally(), Tally(), rule_of("36", Charset.named("36"))
-    tally.count(Read("stop", 0.9), "STOP!", rule)
-    tally.count(Read("shop", 0.89), "stop", rule)
-    tally.count(Read("stop", 0.4), None, rule)
-    tally.count(Read("stop", 1.0), "!", rule)  # of which the rule can compare nothing
-    tally.count(Read("", 0.99), "stop", rule)
-    tally.count(Read("", 0.0, "truncated image"), "stop", rule)
-    assert LEVELS == (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99)
-    assert (tally.images, tally.empty, tally.unreadable) == (6, 1, {"truncated image": 1})
-    assert tally.sure == [4, 3, 3, 3, 2, 1, 1] and tally.labeled == [2, 2, 2, 2, 1, 0, 0] and tally.equal == [1, 1, 1, 1, 1, 0, 0]
-    other.add(tally)
-    other.add(tally)
-    assert other.images == 12 and other.unreadable == {"truncated image": 2} and other.sure == [8, 6, 6, 6, 4, 2, 2]
-    assert str(tally).splitlines()[5] == ">= 0.90          2     33.3             1             100.00"
-
-
-def test_a_confidence_is_compared_as_it_is_kept():
-    assert reaches(float(np.float32(0.9)), 0.9) and not reaches(float(np.nextafter(np.float32(0.9), np.float32(0))), 0.9)
-    assert left_out("a", 0.5, None, 0.5) is None and left_out("a", 0.4, None, 0.5) == ("filtered", "confidence below 0.5")
-    assert left_out("", 1.0, None, 0.5) == ("filtered", "empty reading") and left_out("", 0.0, "not an image", 0.0) == ("quarantined", "not an image")
 
 
 def test_a_corpus_is_cut_into_whole_row_groups_of_one_shard(corpus):

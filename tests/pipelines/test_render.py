@@ -160,7 +160,6 @@ def test_shards_are_the_same_under_ray_and_without(tmp_path, ray_session):
 
 def test_a_broken_off_corpus_is_continued_by_the_same_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("pipelines.synthesis.corpus.rows_per_shard", lambda count: 20)
-    monkeypatch.setattr("pipelines.synthesis.corpus.drawn_by_ray", drawn_here)
     settings = Settings("plain")
     whole = render_corpus(tmp_path / "whole", 60, settings)
     drawn = []
@@ -173,7 +172,7 @@ def test_a_broken_off_corpus_is_continued_by_the_same_command(tmp_path, monkeypa
             yield result
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("pipelines.synthesis.corpus.drawn_by_ray", break_off)
+        patched.setattr("pipelines.synthesis.corpus.drawn_here", break_off)
         render_corpus(tmp_path / "corpus", 60, settings)
     assert not (tmp_path / "corpus").exists()
     corpus = render_corpus(tmp_path / "corpus", 60, settings)

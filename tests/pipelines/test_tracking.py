@@ -21,10 +21,11 @@ from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_MAX_RETRIES, MLFLOW
 from mlflow.exceptions import MlflowException
 
 from killing import Killed, killing
-from pipelines import tracking
+from pipelines import handles, tracking
 from pipelines.errors import BadInput, Unavailable
+from pipelines.handles import RunHandle
 from pipelines.reading.weights import find_model
-from pipelines.tracking import MetricLog, RunHandle, complete, find_run, metric_history, points_of, start_run
+from pipelines.tracking import MetricLog, complete, find_run, metric_history, points_of, start_run
 
 
 @pytest.fixture
@@ -70,11 +71,11 @@ def test_artifacts_lie_beside_the_store_whatever_the_working_folder(store, clien
 def test_the_default_store_is_in_the_working_folder_and_absolute(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert handles.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///other.db")
-    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/other.db"
+    assert handles.tracking_uri() == f"sqlite:///{tmp_path}/other.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracking:5000")
-    assert tracking.tracking_uri() == "http://tracking:5000"
+    assert handles.tracking_uri() == "http://tracking:5000"
 
 
 def test_a_store_of_a_retired_kind_is_refused_with_a_sentence(tmp_path):
@@ -253,8 +254,8 @@ def test_a_store_lies_in_its_folder_whatever_its_name(tmp_path, monkeypatch, nam
     (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / name)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert tracking.tracking_uri() == f"sqlite:///{tmp_path / name / 'mlflow.db'}"
-    assert shlex.split(tracking.shown_uri()) == [tracking.tracking_uri()]
+    assert handles.tracking_uri() == f"sqlite:///{tmp_path / name / 'mlflow.db'}"
+    assert shlex.split(handles.shown_uri()) == [handles.tracking_uri()]
 
 
 def test_a_folder_in_which_mlflow_cannot_open_a_store_is_refused(tmp_path, monkeypatch):
@@ -265,12 +266,12 @@ def test_a_folder_in_which_mlflow_cannot_open_a_store_is_refused(tmp_path, monke
         with pytest.raises(BadInput, match="what.*expected a folder for the MLflow store without . in its name, found one with it"):
             tracking.prepare_store()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-    assert tracking.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
+    assert handles.tracking_uri() == f"sqlite:///{tmp_path}/mlflow.db"
     assert list(tmp_path.rglob("*")) == [tmp_path / "what?"]
 
 
 def test_the_store_s_password_is_not_shown(monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql://me:SECRET@nowhere.invalid/runs")
-    assert tracking.shown_uri() == "'postgresql://***@nowhere.invalid/runs'"
+    assert handles.shown_uri() == "'postgresql://***@nowhere.invalid/runs'"
     with pytest.raises(BadInput, match=r"the MLflow store postgresql://\*\*\*@nowhere.invalid/runs cannot be used"):
         tracking.prepare_store()

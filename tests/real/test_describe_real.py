@@ -14,7 +14,7 @@ from pipelines.ingestion.pipeline import ingest
 
 
 @pytest.fixture(scope="module")
-def corpus(ray_session, real_data, tmp_path_factory):
+def corpus(ray_of_process, real_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("real_page")
     broken = folder / "broken"
     shutil.copytree(real_data / "scripts/bengali", broken)

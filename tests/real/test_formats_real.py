@@ -29,7 +29,7 @@ def pairs(path) -> list[tuple[bytes, str | None]]:
 
 
 @pytest.fixture(scope="module")
-def corpus(ray_session, real_data, tmp_path_factory) -> Corpus:
+def corpus(ray_of_process, real_data, tmp_path_factory) -> Corpus:
     """IIIT5K train (an LMDB) and Greek lines (a folder)."""
     return ingest([str(real_data / "words/train/IIIT5K"), str(real_data / "scripts/greek")], tmp_path_factory.mktemp("formats") / "c",
                   AS_IT_IS, max_errors=0)

@@ -16,7 +16,7 @@ WORDS = {
 
 
 @pytest.fixture(scope="module")
-def corpus(ray_session, real_data, tmp_path_factory):
+def corpus(ray_of_process, real_data, tmp_path_factory):
     return ingest([str(real_data / "words/train"), f"test={real_data / 'words/test'}"],
                   tmp_path_factory.mktemp("real") / "c",
                   max_errors=0)

@@ -20,7 +20,7 @@ from pipelines.render import main as render
 from pipelines.tracking import metric_history, prepare_store
 from pipelines.training.recipe import load_recipe, parse_recipe
 from pipelines.training.runs import RunFolder
-from tuning.sweep import restorable, sweep
+from tuning.search import restorable, sweep
 
 
 @pytest.fixture(scope="module")

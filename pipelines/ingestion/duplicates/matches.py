@@ -6,6 +6,8 @@ Rows and guards are numbered in their order: guards below 0, rows from 0.
 from collections.abc import Callable, Iterator
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from pipelines.ingestion.duplicates.similarity import ASPECT_TOLERANCE, SAME, SKETCH_LIMIT, similarities
 
@@ -121,6 +123,18 @@ def earliest(edges: np.ndarray) -> np.ndarray:
     likeness = np.where(rank == 1, -edges["similarity"], 0)
     edges = edges[np.lexsort((edges["match"], likeness, rank, edges["id"]))]
     return edges[np.r_[True, edges["id"][1:] != edges["id"][:-1]]] if len(edges) else edges
+
+
+def components(ones: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of a graph with these edges, its points in their order, and the smallest point that is joined with each."""
+    points, place = np.unique(np.concatenate([ones, others]), return_inverse=True)
+    if not len(points):
+        return points, points
+    one, other = place.reshape(2, -1)
+    graph = coo_array((np.ones(len(one), np.uint8), (one, other)), shape=(len(points), len(points)))
+    _, component = connected_components(graph, directed=False)
+    _, first = np.unique(component, return_index=True)  # points are in order, so the first of a component is its smallest
+    return points, points[first][component]
 
 
 def to_kept(edges: np.ndarray) -> np.ndarray:

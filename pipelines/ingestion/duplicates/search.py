@@ -12,19 +12,20 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import ray
-import ray.data
-from ray.data.grouped_data import GroupedData
 
 from pipelines.cluster import start_ray
 from pipelines.corpus.storage import is_remote
 from pipelines.ingestion.duplicates.hashes import GUARD_HASHES, Rows, as_rows, read_hashes
-from pipelines.ingestion.duplicates.matches import EDGE, NEAR, PAIR, candidates, earliest, same_bytes, to_kept, verify
+from pipelines.ingestion.duplicates.matches import EDGE, NEAR, PAIR, candidates, components, earliest, same_bytes, to_kept, verify
 from pipelines.ingestion.duplicates.similarity import SIGNATURE_BYTES, band_keys, sketches
+
+if TYPE_CHECKING:  # for more rows than one process compares
+    import ray.data
+    from ray.data.grouped_data import GroupedData
 
 RESULT = pa.schema([
     pa.field("source", pa.string(), nullable=False),
@@ -74,12 +75,15 @@ def _open_rows(path: str, version: tuple[int, int] | None) -> Rows:
 class Shelf:
     """Where a row's signature is looked up by its number. Small to send to a task."""
 
-    def __init__(self, paths: list[str], guards: Rows | ray.ObjectRef):
+    def __init__(self, paths: list[str], guards: "Rows | ray.ObjectRef"):
         self.paths, self.guards = paths, guards
 
     def guard_rows(self) -> Rows:
         """The guards; in a task they come from Ray's shared memory."""
-        return ray.get(self.guards) if isinstance(self.guards, ray.ObjectRef) else self.guards
+        if isinstance(self.guards, Rows):
+            return self.guards
+        import ray
+        return ray.get(self.guards)
 
     def look_up(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Signatures (n, 256) int8 and sizes (n, 2) of rows; guard g of G has the number g - G."""
@@ -123,6 +127,21 @@ def find(files: list[HashFile], guards: list[pa.Table] = (), *, exact: bool = Tr
     guard = pa.concat_tables(guards) if guards else GUARD_HASHES.empty_table()
     if not files or not (exact or near or len(guard)):
         return
+    yield from _tables(to_kept(earliest(_edges_of(files, guard, exact, near, partitions))), files, guard["key"].to_pylist())
+
+
+def together(files: list[HashFile], *, near: bool = True, partitions: int | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that have duplicates, and the first of the rows with which each belongs together, both (n, 2) int64: place in `files`, row.
+
+    Unlike in `find`, rows belong together that a chain of matches joins, however unlike its ends are: cut apart, some match would be cut.
+    """
+    edges = _edges_of(files, GUARD_HASHES.empty_table(), True, near, partitions)
+    rows, first = components(edges["id"], edges["match"])
+    return tuple(np.stack([ids >> ROW_BITS, ids & (2**ROW_BITS - 1)], 1) for ids in (rows, first))
+
+
+def _edges_of(files: list[HashFile], guard: pa.Table, exact: bool, near: bool, partitions: int | None) -> np.ndarray:
+    """All matches, as EDGE."""
     rows = len(guard) + sum(read_hashes(file.path).num_rows for file in files)
     work = Work(Shelf([file.path for file in files], as_rows(guard)), rows, partitions)
     edges = [np.zeros(0, EDGE)]
@@ -130,7 +149,7 @@ def find(files: list[HashFile], guards: list[pa.Table] = (), *, exact: bool = Tr
         edges += work.exact(exact)
     if near or len(guard):
         edges += work.near(near)
-    yield from _tables(to_kept(earliest(np.concatenate(edges))), files, guard["key"].to_pylist())
+    return np.concatenate(edges)
 
 
 class Work(NamedTuple):
@@ -174,10 +193,12 @@ class Work(NamedTuple):
     def _shared(self) -> Shelf:
         """The shelf for tasks."""
         start_ray()
+        import ray
         return Shelf(self.shelf.paths, ray.put(self.shelf.guards))
 
-    def _shuffled(self, entries_of: EntriesOf, partitions: int) -> GroupedData:
+    def _shuffled(self, entries_of: EntriesOf, partitions: int) -> "GroupedData":
         shelf = self._shared()
+        import ray.data
 
         def read(batch: pa.Table) -> Iterator[pa.Table]:
             for file in batch["file"].to_pylist():
@@ -216,7 +237,7 @@ def _unpacked(group: pa.Table, dtype: np.dtype) -> np.ndarray:
     return np.concatenate([np.frombuffer(records.as_buffer(), dtype) for records in group["records"]])
 
 
-def _edges(found: ray.data.Dataset) -> Iterator[np.ndarray]:
+def _edges(found: "ray.data.Dataset") -> Iterator[np.ndarray]:
     for row in found.iter_rows():
         yield np.frombuffer(row["records"], EDGE)
 

@@ -108,15 +108,23 @@ def folder_format(place: Place) -> str | None:
     return "folder" if place.path.lower().endswith(LIST_SUFFIXES) else None
 
 
-def open_folder(name: str, place: Place) -> FolderSource:
-    """List the images of a folder and read its label file. Raises BadInput for two label files or no images."""
+def open_folder(name: str, place: Place, labels: str | None = None) -> FolderSource:
+    """List the images of a folder and read its label file, or another one, whose paths are relative to the folder all the same.
+
+    Raises BadInput for two label files or no images.
+    """
     if not place.is_folder:
         return _open_list(name, place)
-    label_files = [file for file in LABEL_FILES if file in place.files]
+    label_files = [storage.join(place.path, file) for file in LABEL_FILES if file in place.files]
+    if labels is not None:
+        own = [file for file in label_files if storage.absolute(file) != storage.absolute(labels)]
+        if own:
+            raise BadInput(f"--labels {labels}: expected a folder without labels of its own, found {own[0]}: leave one of the two out")
+        label_files = [labels]
     if len(label_files) > 1:
-        raise BadInput(f"{place.path}: expected one label file, found {' and '.join(label_files)}: remove or rename one, "
-                       f"or name the one that holds, {storage.join(place.path, label_files[0])}")
-    entries = _labeled_entries(place.path, label_files[0], place.files) if label_files else []
+        raise BadInput(f"{place.path}: expected one label file, found {' and '.join(map(posixpath.basename, label_files))}: remove or rename one, "
+                       f"or name the one that holds, {label_files[0]}")
+    entries = _labeled_entries(label_files[0], place.files) if label_files else []
     named = {entry.path for entry in entries}
     entries += _other_entries(place, named)
     if not entries:
@@ -127,9 +135,9 @@ def open_folder(name: str, place: Place) -> FolderSource:
 
 def _open_list(name: str, place: Place) -> FolderSource:
     """The images that one label file names, and no others."""
-    folder, file = posixpath.split(place.path)
+    folder = posixpath.dirname(place.path)
     files = list_folder(folder)
-    entries = _labeled_entries(folder, file, files)
+    entries = _labeled_entries(place.path, files)
     if not entries:
         raise BadInput(f"{place.path}: expected lines that name images, found an empty file: correct it")
     return FolderSource(name, folder, tuple(entries), _fingerprint(entries, files))
@@ -157,10 +165,12 @@ def _pair_stems(path: str) -> tuple[str, str, str]:
     return stem, without_suffix(stem, VARIANTS), posixpath.splitext(path)[0]
 
 
-def _labeled_entries(folder: str, label_file: str, files: dict[str, Stamp]) -> list[Entry]:
-    path = storage.join(folder, label_file)
+def _labeled_entries(path: str, files: dict[str, Stamp]) -> list[Entry]:
+    label_file = posixpath.basename(path)
     try:
         data = storage.read_bytes(path)
+    except FileNotFoundError:
+        raise BadInput(f"{path}: expected a label file, found no such file: correct its name") from None
     except OSError as problem:
         raise BadInput(f"{path}: expected a readable label file, found {problem.strerror or problem}: correct its permissions") from problem
     entries, seen, forms = [], set(), _normal_forms(files)

@@ -48,7 +48,7 @@ FORMATS = (
     Format(("tar",), tar_format, lambda name, place, _, options: open_tars(name, place, options)),
     Format(("parquet",), parquet_format, lambda name, place, _, options: open_parquet(name, place, options)),
     Format(SCENE_FORMATS, _scene_format, _open_scenes),
-    Format(("folder",), folder_format, lambda name, place, *_: open_folder(name, place)),
+    Format(("folder",), folder_format, lambda name, place, _, options: open_folder(name, place, options.labels)),
 )
 OPENED_BY = {name: format for format in FORMATS for name in format.names}
 LOOSE = "folder"  # what a folder of images is that no format claims
@@ -72,6 +72,9 @@ def open_sources(arguments: list[str], options: ReadOptions = ReadOptions()) -> 
     Raises BadInput for what cannot be opened and for names that clash.
     """
     sources = [source for argument in arguments for source in _open(argument, options)]
+    if options.labels is not None and [source.kind for source in sources] != ["folder"]:
+        kinds = ", ".join(f"{source.path} ({source.kind})" for source in sources)
+        raise BadInput(f"--labels {options.labels}: expected one folder of images, to which the labels belong, found {kinds}: bring it in alone")
     _check_names(sources)
     return sources
 

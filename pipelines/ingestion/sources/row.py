@@ -24,6 +24,7 @@ class ReadOptions:
     image_column: str | None = None  # of Parquet files; None: found by its name
     text_column: str | None = None  # likewise; "": the images are unlabeled
     vertical: bool = False  # scenes: the crops of words that stand are turned, so that they lie
+    labels: str | None = None  # of the only source, a folder of images: a label file that lies elsewhere
 
 
 class Piece(Protocol):

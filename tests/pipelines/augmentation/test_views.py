@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pictures import HEIGHT, WIDTH, seeded, word_images
-from pipelines.augmentation import photometric, views, warps
+from pipelines.augmentation import operations, photometric, views, warps
 from pipelines.augmentation.views import VIEWS, augment
 from pipelines.errors import BadInput
 
@@ -27,7 +27,7 @@ def test_shape_range_and_untouched_input(name, n, height, width):
     assert not n or (view.amin() >= -1 and view.amax() <= 1 and view.std() > 0.01)
 
 
-@pytest.mark.parametrize("name", ["weak", "strong", "seqclr", "semimtr"])
+@pytest.mark.parametrize("name", ["weak", "strong", "seqclr", "semimtr", "abinet", "moco"])
 def test_the_generator_is_the_only_source_of_randomness(name):
     images = word_images(16)
     torch.manual_seed(1)
@@ -40,14 +40,14 @@ def test_the_generator_is_the_only_source_of_randomness(name):
     assert not torch.equal(augment(images, name, generator), first), "the generator moves on"
 
 
-@pytest.mark.parametrize("name", ["weak", "strong", "seqclr", "semimtr"])
+@pytest.mark.parametrize("name", ["weak", "strong", "seqclr", "semimtr", "abinet", "moco"])
 def test_images_of_a_batch_are_augmented_independently(name):
     same = word_images(1).expand(64, -1, -1, -1)
     view = augment(same, name, seeded(8))
-    assert len(torch.unique(view.flatten(1), dim=0)) >= {"weak": 64, "strong": 45, "seqclr": 64, "semimtr": 60}[name]
+    assert len(torch.unique(view.flatten(1), dim=0)) >= {"weak": 64, "strong": 45, "seqclr": 64, "semimtr": 60, "abinet": 36, "moco": 64}[name]
 
 
-@pytest.mark.parametrize("name", ["weak", "strong", "seqclr", "semimtr"])
+@pytest.mark.parametrize("name", ["weak", "strong", "seqclr", "semimtr", "abinet", "moco"])
 def test_an_image_does_not_depend_on_its_neighbours(name):
     images = word_images(12)
     others = images.clone()
@@ -64,12 +64,12 @@ def test_views_are_float32_under_autocast(name):
 
 
 def test_each_image_gets_its_own_operations_in_its_own_order_with_its_own_strengths():
-    n = 3 * views.CACHED + 5
+    n = 3 * operations.CACHED + 5
     start, addend, factor = torch.arange(float(n)), torch.arange(n) * 10.0, torch.arange(n) % 3 + 2.0
     drawn = torch.tensor([[0, 1], [1, 0], [-1, 1], [-1, -1], [0, 0]]).repeat(n // 5 + 1, 1)[:n]
-    operations = [(lambda images, number: images + number, addend.view(n, 1, 1, 1)),
-                  (lambda images, number: images * number, factor.view(n, 1, 1, 1))]
-    found = views._in_order(start.view(n, 1, 1, 1).clone(), drawn, operations).flatten()
+    both = [(lambda images, number: images + number, addend.view(n, 1, 1, 1)),
+            (lambda images, number: images * number, factor.view(n, 1, 1, 1))]
+    found = operations.in_order(start.view(n, 1, 1, 1).clone(), drawn, both).flatten()
     cases = torch.stack([(start + addend) * factor, start * factor + addend, start * factor, start, start + 2 * addend])
     assert torch.equal(found, cases[torch.arange(n) % 5, torch.arange(n)])
 

@@ -5,14 +5,15 @@ import multiprocessing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 CONTEXT = multiprocessing.get_context("spawn")
+START = {"after": 0, "refuse": 0, "status": 503, "asked": 0, "refused": 0}
 
 
 class Between:
-    """Of the next `refuse` requests it answers `status` instead of asking the store, or hangs up if that is 0."""
+    """After `after` more requests it answers the next `refuse` with `status` instead of asking the store, or hangs up if that is 0."""
 
     def __init__(self, store: str):
         self.store = store
-        self._values = {name: CONTEXT.Value("q", start) for name, start in {"refuse": 0, "status": 503, "asked": 0, "refused": 0}.items()}
+        self._values = {name: CONTEXT.Value("q", start) for name, start in START.items()}
         here, there = CONTEXT.Pipe()
         self._process = CONTEXT.Process(target=serve, args=(store, self._values, there), daemon=True)
         self._process.start()
@@ -20,12 +21,12 @@ class Between:
 
     def begin(self) -> None:
         """Hand everything on, and count from zero."""
-        for name, start in {"refuse": 0, "status": 503, "asked": 0, "refused": 0}.items():
+        for name, start in START.items():
             self._values[name].value = start
 
-    def away(self, requests: int, status: int = 503) -> None:
-        """Refuse so many requests from now on."""
-        self._values["status"].value, self._values["refuse"].value = status, requests
+    def away(self, requests: int, status: int = 503, after: int = 0) -> None:
+        """Refuse so many requests, once so many have been handed on."""
+        self._values["status"].value, self._values["after"].value, self._values["refuse"].value = status, after, requests
 
     @property
     def asked(self) -> int:
@@ -54,6 +55,9 @@ def serve(store: str, values: dict, pipe) -> None:
         def is_refused(self) -> bool:
             with values["refuse"].get_lock():
                 values["asked"].value += 1
+                if values["after"].value:
+                    values["after"].value -= 1
+                    return False
                 refused = values["refuse"].value > 0
                 values["refuse"].value -= refused
                 values["refused"].value += refused

@@ -84,6 +84,15 @@ def test_a_file_that_is_open_is_read_on_whatever_the_store_says_meanwhile(betwee
     assert capsys.readouterr().err.count("the store does not answer") == 1
 
 
+@pytest.mark.parametrize("after", [0, 1])
+def test_a_store_that_goes_away_while_a_file_is_opened_is_waited_for(between, place, after, capsys):
+    storage.write_bytes(f"{place}/a", b"first")
+    between.away(2, after=after)  # Google's client asks twice: what the file is, then for its bytes
+    assert storage.read_bytes(f"{place}/a") == b"first"
+    assert between.refused == 2
+    assert capsys.readouterr().err.count("the store does not answer") == 1
+
+
 def test_a_corpus_is_read_through_an_outage(between, place, tmp_path):
     render_corpus(tmp_path / "c", 30, Settings(style="plain", charset="36"))
     for file in (tmp_path / "c").iterdir():

@@ -62,7 +62,7 @@ def content(folder: Path) -> dict[str, bytes]:
 EXACT = [("a/08.jpg", "duplicate", "exact duplicate", "a/02.jpg"), ("b/01.jpg", "duplicate", "exact duplicate", "a/01.jpg")]
 
 
-def test_exact_duplicates_go_and_the_first_stays(ray_session, tmp_path, sources, drawn):
+def test_exact_duplicates_go_and_the_first_stays(tmp_path, sources, drawn):
     corpus = ingest(sources, tmp_path / "c", Options(duplicates="exact", **SMALL))
     assert rejected(corpus) == EXACT
     assert keys(corpus) == [f"a/{number:02}.jpg" for number in range(8)] + ["b/00.jpg", "b/02.jpg", "b/03.jpg", "b/04.jpg"]
@@ -77,12 +77,12 @@ def test_near_duplicates_go_unless_their_labels_differ(ray_session, tmp_path, so
     assert rejected(corpus) == [*EXACT, ("b/02.jpg", "duplicate", "near duplicate", "a/03.jpg")]
 
 
-def test_the_order_of_the_sources_decides_which_one_stays(ray_session, tmp_path, sources):
+def test_the_order_of_the_sources_decides_which_one_stays(tmp_path, sources):
     corpus = ingest(sources[::-1], tmp_path / "c", Options(duplicates="exact", **SMALL))
     assert rejected(corpus) == [("a/01.jpg", "duplicate", "exact duplicate", "b/01.jpg"), ("a/08.jpg", "duplicate", "exact duplicate", "a/02.jpg")]
 
 
-def test_a_guarded_benchmark_is_filtered_from_training(ray_session, tmp_path, sources, drawn):
+def test_a_guarded_benchmark_is_filtered_from_training(tmp_path, sources, drawn):
     benchmark = folder_of(tmp_path / "in/test", [(encoded_again(drawn[0][0]), drawn[0][1]), drawn[9], drawn[10]])
     corpus = ingest(sources, tmp_path / "c", Options(**SMALL), guard=[f"SVT={benchmark}"])
     assert rejected(corpus) == [("a/00.jpg", "filtered", "near a benchmark image", "SVT:SVT/00.jpg"),
@@ -90,13 +90,13 @@ def test_a_guarded_benchmark_is_filtered_from_training(ray_session, tmp_path, so
     assert corpus.rows == 12 and corpus.manifest.sources["a"].filtered == 1
 
 
-def test_a_corpus_of_nothing_but_the_benchmark_is_refused(ray_session, tmp_path, sources):
+def test_a_corpus_of_nothing_but_the_benchmark_is_refused(tmp_path, sources):
     with pytest.raises(BadInput, match=r"expected images that stay, found that the benchmarks to guard hold all of them \(\d+ benchmark image"):
         ingest(sources[:1], tmp_path / "c", guard=sources[:1])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
 
 
-def test_without_anything_to_drop_the_corpus_is_the_same(ray_session, tmp_path, drawn):
+def test_without_anything_to_drop_the_corpus_is_the_same(tmp_path, drawn):
     source = folder_of(tmp_path / "in/a", drawn)
     plain, sought = ingest([source], tmp_path / "plain", Options(**SMALL)), ingest([source], tmp_path / "sought", Options(duplicates="near", **SMALL))
     assert [shard.sha256 for shard in plain.manifest.shards] == [shard.sha256 for shard in sought.manifest.shards]
@@ -105,13 +105,6 @@ def test_without_anything_to_drop_the_corpus_is_the_same(ray_session, tmp_path, 
 @pytest.mark.parametrize("place, calls", [("unique.write_without", 0), ("unique.write_without", 1), ("staging.os.link", 0), ("staging.write_manifest", 0),
                                           ("staging.os.rename", 0), ("staging.os.rename", 1)])
 def test_a_kill_loses_nothing_and_doubles_nothing(tmp_path, sources, monkeypatch, place, calls):
-    """The tasks run in this process here, so that it can be stopped at an exact place."""
-
-    def in_tasks(work, items):
-        return (work(item) for item in items)
-
-    monkeypatch.setattr(pipeline, "in_tasks", in_tasks)
-    monkeypatch.setattr(unique, "in_tasks", in_tasks)
     options = Options(duplicates="near", **SMALL)
     whole = ingest(sources, tmp_path / "whole", options)
     module, *inside, name = place.split(".")
@@ -128,8 +121,6 @@ def test_a_kill_loses_nothing_and_doubles_nothing(tmp_path, sources, monkeypatch
 
 
 def test_what_is_done_is_not_done_again(tmp_path, sources, monkeypatch):
-    monkeypatch.setattr(pipeline, "in_tasks", lambda work, items: (work(item) for item in items))
-    monkeypatch.setattr(unique, "in_tasks", lambda work, items: (work(item) for item in items))
     options = Options(duplicates="exact", **SMALL)
     with monkeypatch.context() as patch:
         patch.setattr("pipelines.ingestion.staging.write_manifest", killing(None))
@@ -140,7 +131,7 @@ def test_what_is_done_is_not_done_again(tmp_path, sources, monkeypatch):
     assert ingest(sources, tmp_path / "c", options).rows == 12
 
 
-def test_the_command_says_what_went(ray_session, tmp_path, sources, capsys):
+def test_the_command_says_what_went(tmp_path, sources, capsys):
     assert run("ingest", [*sources, "--out", str(tmp_path / "c"), "--duplicates", "near", "--rows-per-shard", "6"]) == 0
     printed = capsys.readouterr()
     assert printed.out.splitlines()[:4] == [

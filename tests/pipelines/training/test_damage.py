@@ -25,7 +25,7 @@ def small_recipe(corpus: Path | str, runs: Path | str, **fields) -> dict:
 
 
 @pytest.fixture(scope="module")
-def begun(tmp_path_factory, store, ray_session) -> Path:
+def begun(tmp_path_factory, store) -> Path:
     """A working folder with a corpus, a model to start from, and a run of six steps that started from it; 3 of its checkpoints are left."""
     place = tmp_path_factory.mktemp("damage")
     render_corpus(place / "words", 60, Settings(style="plain", charset="36"))

@@ -14,7 +14,8 @@ from pipelines.corpus.quarantine import write_quarantine
 from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
 from pipelines.feed.datasource import Readers
-from pipelines.training.driver import fingerprints, interruptible, share_readers, train
+from pipelines.training.distributed import interruptible, share_readers
+from pipelines.training.driver import fingerprints, train
 from pipelines.training.recipe import parse_recipe
 from pipelines.training.runs import RunFolder
 

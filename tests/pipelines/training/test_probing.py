@@ -42,7 +42,7 @@ def test_the_table_has_the_mean_the_spread_and_what_pretraining_adds():
         "difference       0.05              2  +10.00 ± 0.00  +0.00 ± 0.00"]
 
 
-def test_from_a_run_to_the_row_of_the_table(ray_session, store, tmp_path, monkeypatch, capsys):
+def test_from_a_run_to_the_row_of_the_table(store, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     monkeypatch.chdir(tmp_path)
     render_corpus("words", 120, Settings(style="plain", charset="36"))

@@ -3,8 +3,11 @@
 import pytest
 import yaml
 
+from models import names
+from models.objectives import OBJECTIVES
+from models.recognizers import RECOGNIZERS
 from pipelines.errors import BadInput
-from pipelines.training.recipe import load_recipe, parse_recipe
+from pipelines.training.recipe import load_recipe, options_of, parse_recipe
 
 
 def tree(**changes) -> dict:
@@ -77,3 +80,9 @@ def test_a_missing_file_a_broken_file_and_a_broken_override_are_refused(file, tm
         load_recipe(file, ["training.steps"])
     with pytest.raises(BadInput, match="there is no key 'training.stps': did you mean 'steps'"):
         load_recipe(file, ["training.stps=3"])
+
+
+def test_what_is_read_from_the_sources_is_what_the_classes_say():
+    """Names are looked at before PyTorch is there; a paper that is added needs no second list."""
+    assert list(names.objectives()) == list(OBJECTIVES) and names.recognizers() == list(RECOGNIZERS)
+    assert {name: names.fields_of(name) for name in OBJECTIVES} == {name: list(options_of(kind).model_fields) for name, kind in OBJECTIVES.items()}

@@ -78,7 +78,7 @@ def test_the_share_of_pseudo_labels_is_divided_by_rows(plan, corpora, tmp_path):
         assert student.data.labeled.weights == {names[0]: 0.75, names[1]: 0.25}
 
 
-def test_killed_rounds_go_on_and_learn_from_the_last_models_readings(ray_session, plan, tmp_path, monkeypatch):
+def test_killed_rounds_go_on_and_learn_from_the_last_models_readings(plan, tmp_path, monkeypatch):
     plan = replace(plan, rounds=1)
     with monkeypatch.context() as patch:
         patch.setattr(rounds, "train", killing(rounds.train, calls=1))  # behind the pseudo-labels of round 1
@@ -111,7 +111,7 @@ def test_each_round_learns_from_what_the_last_rounds_model_reads(plan, monkeypat
     assert trained == [("try-round-0", None), ("try-round-1", models[0]), ("try-round-2", models[1])]
 
 
-def test_an_n_gram_of_what_is_read_surely_guides_the_beam(ray_session, plan, tmp_path, monkeypatch):
+def test_an_n_gram_of_what_is_read_surely_guides_the_beam(plan, tmp_path, monkeypatch):
     """The 30 images are read greedily, and all anew; killed between the two, the first are not read again, nor for another confidence."""
     teacher = build("crnn_tiny", Charset("36"))
     with torch.no_grad():
@@ -139,7 +139,8 @@ def test_an_n_gram_of_what_is_read_surely_guides_the_beam(ray_session, plan, tmp
 def test_an_n_gram_of_readings_knows_their_spaces(tmp_path):
     file = tmp_path / "first.csv"
     with open(file, "w", encoding="utf-8", newline="") as out:
-        write_csv(out, [Line("1", "ab c", 0.9, None), Line("2", "b", 0.2, None), Line("3", " ", 0.9, None), Line("4", "", 0.0, "no image")], "me")
+        write_csv(out, [Line("1", "ab c", 0.9, None, False), Line("2", "b", 0.2, None, False), Line("3", " ", 0.9, None, True),
+                        Line("4", "", 0.0, "no image", False)], "me")
     job = Namespace(labeler=Namespace(name="me", recognizer=Namespace(charset=Charset("ab c"))))
     assert own_ngram._ngram(job, str(file), 0.9).counts == trained_on(["ab c"], Charset("ab c")).counts
 

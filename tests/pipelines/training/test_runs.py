@@ -12,7 +12,7 @@ import pytest
 from pipelines import cli
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
-from pipelines.tracking import RunHandle
+from pipelines.handles import RunHandle
 from pipelines.training import record
 from pipelines.training.recipe import parse_recipe
 from pipelines.training.runs import RunFolder, RunState
@@ -46,6 +46,8 @@ def test_a_run_killed_before_its_state_was_written_starts_anew(tmp_path):
     (tmp_path / "try").mkdir()
     (tmp_path / "try" / "lock").touch()
     (tmp_path / "try" / "recipe.yaml").write_text("name: tr", encoding="utf-8")
+    (tmp_path / "try" / "files").mkdir()
+    (tmp_path / "try" / "files" / "my_objective.py").write_text("class Half: ...", encoding="utf-8")
     with RunFolder(tmp_path / "try").claimed(recipe(), resume=False) as state:
         assert state.status == "running" and state.handle is None
 
@@ -129,7 +131,7 @@ def test_a_run_in_a_store_has_one_writer_and_leaves_nothing_if_its_state_was_nev
     assert storage.kind(folder.place) is None
     with folder.claimed(recipe(), resume=False) as state:
         folder.write(state)
-        with pytest.raises(BadInput, match="the run 'try' in s3://runs/try is being trained by another process .* whose lease holds until"):
+        with pytest.raises(BadInput, match=f"the run 'try' in {bucket}/try is being trained by another process .* whose lease holds until"):
             RunFolder(f"{bucket}/try").claim(recipe(), resume=False)
     with pytest.raises(BadInput, match=r"with another recipe \(training.steps was 10, is 20\)"):
         RunFolder(f"{bucket}/try").claim(recipe(steps=20), resume=True)

@@ -11,6 +11,7 @@ from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.reading.weights import load_recognizer, save_temperature
 from pipelines.synthesis.corpus import Settings, render_corpus
+from pipelines.training.distributed import OnRay
 from pipelines.training.driver import train
 from pipelines.training.journal import read_journal
 from pipelines.training.recipe import parse_recipe
@@ -18,7 +19,7 @@ from pipelines.training.runs import RunFolder
 
 
 @pytest.fixture(scope="module")
-def recipe(bucket, tmp_path_factory, store, ray_session):
+def recipe(bucket, tmp_path_factory, store):
     """A recipe all of whose places are URIs, in a working folder that stays empty."""
     for name, count in (("words", 60), ("more", 30)):
         render_corpus(f"{bucket}/{name}", count, Settings(style="plain", charset="36", seed=count), source=name)
@@ -35,8 +36,9 @@ def recipe(bucket, tmp_path_factory, store, ray_session):
 
 
 @pytest.fixture(scope="module")
-def run(recipe) -> RunFolder:
-    train(recipe, quiet=True)
+def run(recipe, ray_of_process) -> RunFolder:
+    """Trained under Ray; what the tests make of it is trained in this process."""
+    train(recipe, engine=OnRay(), quiet=True)
     return RunFolder(f"{recipe.runs}/try")
 
 
@@ -51,7 +53,7 @@ def test_a_run_in_a_store_is_taken_up_after_a_kill_when_its_lease_is_over(recipe
     storage.write_bytes(f"{run.checkpoints}/{newest}/state.pt", b"PK")
     until = int(1000 * time.time()) + 2500
     storage.write_bytes(run.file("lease.json"), json.dumps({"owner": "a killed one", "until": until}).encode())
-    with pytest.raises(BadInput, match=r"the run 'try' in s3://runs/runs/try is being trained by another process \(a killed one\), whose lease"):
+    with pytest.raises(BadInput, match=rf"the run 'try' in {run.place} is being trained by another process \(a killed one\), whose lease"):
         train(recipe, quiet=True)
     time.sleep(max(0.0, until / 1000 - time.time()))
     outcome = train(recipe, quiet=True)
@@ -79,7 +81,7 @@ def test_a_run_in_a_store_is_measured_calibrated_exported_and_registered_by_its_
 
 
 def test_a_sweep_lives_in_a_store_with_its_corpora(recipe, bucket):
-    from tuning.sweep import sweep
+    from tuning.search import sweep
     searched = recipe.model_copy(update={
         "name": "search", "objective": parse_recipe(recipe.model_dump() | {"objective": {"name": "ccr"}}).objective,
         "initialize_from": f"{bucket}/runs/try", "data": recipe.data.model_copy(update={"unlabeled": recipe.data.labeled})})

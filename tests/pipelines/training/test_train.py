@@ -74,11 +74,12 @@ def logged(folder: Path) -> list[dict]:
     return [json.loads(line) for line in (folder / "progress.jsonl").read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_run_killed_with_sigkill_continues_with_the_same_command_and_ends_with_the_same_bits(corpora, place, ray_session, capsys):
+def test_a_run_killed_with_sigkill_continues_with_the_same_command_and_ends_with_the_same_bits(corpora, place, capsys):
+    """The killed one trained under Ray; what goes on trains in this process, as the one that was never killed."""
     whole = train(parse_recipe(recipe(corpora, place, "whole", steps=10, checkpoint_every=4)), quiet=True)
     (place / "killed.yaml").write_text(yaml.safe_dump(recipe(corpora, place, "killed", steps=10, checkpoint_every=4)), encoding="utf-8")
     command = [sys.executable, "-m", "pipelines.finetune", "killed.yaml"]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3]), "RAY_ADDRESS": "local"}
     progress = place / "runs" / "killed" / "progress.jsonl"
     with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL, start_new_session=True) as process:
         while not (progress.is_file() and '"step": 6' in progress.read_text(encoding="utf-8")):
@@ -101,6 +102,9 @@ def without_validation_words_it_is_judged_by_unlabeled_images(run: Path, metrics
     """The labels of these, which the corpus has, are known to nothing but the numbers and the report."""
     found = {name: value for name, value in logged(run)[-1].items() if name != "time"}
     assert found == metrics  # of the run that was never stopped: the same images, the same views
+    of_steps = [line for line in logged(run) if "loss" in line]
+    assert all(line["images_per_second"] > 0 and line["memory_gib"] > 0.05 for line in of_steps)
+    assert all(0 <= line["waiting_fraction"] <= 1 for line in of_steps if line["step"] == 10)
     assert found["unlabeled_images"] == 150 and 0 <= found["unlabeled_strong_similarity"] <= 1 and 0 <= found["pseudo_label_accuracy"] <= 1
     assert f"no validation words: unlabeled strong similarity {found['unlabeled_strong_similarity']:.2%} on 150 images is what textray can tell" in told
     examples = Examples.from_json((run / "pseudo_labels.json").read_bytes(), "")
@@ -147,7 +151,7 @@ def went_on_at(steps: list[int]) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def shrunk(corpora, place_of_module, ray_session) -> Path:
+def shrunk(corpora, place_of_module, ray_of_process) -> Path:
     """A pretrained run whose two workers lost one of them twice, which it survives once, and which one worker finished."""
     tree = recipe(corpora, place_of_module, "shrunk", {"name": "seqclr"}, steps=12, checkpoint_every=2, workers=2, max_failures=1)
     progress = place_of_module / "runs" / "shrunk" / "progress.jsonl"
@@ -170,7 +174,7 @@ def test_a_run_survives_the_loss_of_a_worker_and_goes_on_with_another_number_of_
     assert load_recognizer(shrunk).name == "crnn_tiny"
 
 
-def test_a_finished_run_is_left_as_it_is_and_a_changed_recipe_refused(corpora, place, ray_session):
+def test_a_finished_run_is_left_as_it_is_and_a_changed_recipe_refused(corpora, place):
     tree = recipe(corpora, place, "once", {"name": "supervised"}, steps=2)
     first = train(parse_recipe(tree), quiet=True)
     before = weights(first.folder)
@@ -183,7 +187,7 @@ def test_a_finished_run_is_left_as_it_is_and_a_changed_recipe_refused(corpora, p
             train(parse_recipe(tree), resume=resume, quiet=True)
 
 
-def test_sources_are_mixed_and_aspect_ratios_kept_from_training_to_reading(corpora, place, ray_session):
+def test_sources_are_mixed_and_aspect_ratios_kept_from_training_to_reading(corpora, place):
     from pipelines.corpus.reader import Corpus
     from pipelines.evaluation.measure import evaluate_recognizer
     tree = recipe(corpora, place, "kept", {"name": "supervised"}, steps=2, data={"labeled": {
@@ -235,7 +239,7 @@ def test_a_loss_that_is_not_finite_ends_the_command_with_its_sentence(corpora, p
     ({"data": {"unlabeled": {"corpus": "TARGET", "batch_size": 400}}}, "a batch of 400 images on each of 1 workers needs at least 400 rows"),
     ({"workers": 9}, r"9 workers with 0.5 CPUs each leave 0 of \d+ CPUs for the \d+ tasks that read for them, .*; set training.cpus_per_worker="),
 ])
-def test_what_cannot_work_is_refused_before_anything_is_written(corpora, place, ray_session, change, sentence):
+def test_what_cannot_work_is_refused_before_anything_is_written(corpora, place, change, sentence):
     if change.get("data", {}).get("unlabeled"):
         change["data"]["unlabeled"]["corpus"] = change["data"]["unlabeled"]["corpus"].replace("TARGET", str(corpora / "target"))
     with pytest.raises(BadInput, match=sentence):

@@ -70,3 +70,12 @@ def test_a_run_whose_workers_outlived_their_command_gets_its_report_without_a_ne
     with Progress(RunFolder(tmp_path), RECIPE, Log(), quiet=True):
         pass
     assert "Step 160 of 160" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_whether_an_encoder_is_alive_stands_on_a_line(tmp_path, capsys):
+    written = Journal(RunFolder(tmp_path).progress)
+    with Progress(RunFolder(tmp_path), RECIPE, Log(), quiet=False):
+        written.append({"step": 20, "time": 1.0, "unlabeled_effective_rank": 41.5, "unlabeled_alignment": 0.1, "unlabeled_uniformity": -0.5,
+                        "unlabeled_background": 0.75, "unlabeled_neighbour_similarity": 0.25, "unlabeled_images": 256})
+        written.flush()
+    assert "step 20/160  unlabeled effective rank 41.5  unlabeled background 0.75  unlabeled neighbour similarity 0.25" in capsys.readouterr().err

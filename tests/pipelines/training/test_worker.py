@@ -6,10 +6,10 @@ import torch
 from models.batch import Batch, Part
 from pipelines.errors import BadInput
 from pipelines.reading.weights import save_recognizer
-from pipelines.training.driver import check_batch_normalization
+from pipelines.training.distributed import check_batch_normalization
 from pipelines.training.loop import build_optimizer
 from pipelines.training.recipe import parse_recipe
-from pipelines.training.worker import build_objective, build_rates, mean_over_ranks, trained_parts
+from pipelines.training.worker import build_objective, build_rates, mean_over_ranks, told_by_first, trained_parts
 
 
 def recipe(**changes):
@@ -20,13 +20,14 @@ def recipe(**changes):
 def _one_of_two_ranks(rank: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     numbers = mean_over_ranks({"loss": [1.0, 4.0][rank], "gradient_norm": 3.0, "images_per_second": [10.0, 30.0][rank]}, 2, torch.device("cpu"))
-    torch.save(numbers, f"{folder}/{rank}.pt")
+    torch.save({**numbers, "told": told_by_first(rank == 0, 2, torch.device("cpu"))}, f"{folder}/{rank}.pt")
 
 
 def test_logged_numbers_are_those_of_all_ranks(tmp_path):
     torch.multiprocessing.spawn(_one_of_two_ranks, (str(tmp_path),), nprocs=2)
     for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == {"loss": 2.5, "gradient_norm": 3.0, "images_per_second": 40.0}
+        assert torch.load(tmp_path / f"{rank}.pt", weights_only=True) == {"loss": 2.5, "gradient_norm": 3.0, "images_per_second": 40.0,
+                                                                               "told": True}
 
 
 def test_one_rank_logs_what_it_measured():
@@ -68,9 +69,10 @@ def test_what_an_objective_warns_of_is_one_line_on_stderr(capsys):
 
 
 def test_synchronised_batch_normalization_on_cpus_is_one_sentence(monkeypatch):
-    from pipelines.training.worker import Job, _Worker
+    from pipelines.training.crew import Job
+    from pipelines.training.worker import _Worker
     wanted = recipe(training={"steps": 10, "workers": 2, "sync_batchnorm": True})
-    worker = _Worker(Job({}, {}, "runs/try", None), wanted)
+    worker = _Worker(Job({}, {}, "runs/try"), wanted, None)
     objective = build_objective(wanted)
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 4.0})
     with pytest.raises(BadInput, match="training.sync_batchnorm: expected workers on GPUs, found CPUs"):
