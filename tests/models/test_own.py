@@ -71,11 +71,12 @@ def test_another_text_is_another_class(here):
 
 def test_an_installed_package_s_entry_point_is_a_name(here, monkeypatch):
     monkeypatch.syspath_prepend(str(here))
+    monkeypatch.setitem(sys.modules, "sure", None)  # whatever has the name here is back after the test
+    del sys.modules["sure"]
     monkeypatch.setattr(own, "entry_points", lambda group: [EntryPoint("sure", "sure:Sure", group)] if group == "textray.objectives" else [])
     assert objective_named("sure").__name__ == "Sure"
     with pytest.raises(ValueError, match="did you mean 'sure'?"):
         objective_named("sur")
-    sys.modules.pop("sure")
 
 
 @pytest.mark.parametrize(("name", "message"), [

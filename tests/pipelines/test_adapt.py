@@ -14,7 +14,7 @@ from pipelines.corpus.reader import Corpus
 from pipelines.journey import plan
 from pipelines.journey.plan import Wishes, budget, characters_of, parts_of
 from pipelines.synthesis.corpus import Settings, render_corpus
-from sure import sure_model
+from confident import sure_model
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ from pipelines.prediction import pipeline, readings
 from pipelines.prediction.sources import CorpusSource, open_all
 from pipelines.progress import Progress
 from pipelines.reading.weights import load_recognizer, read_description, save_temperature
-from sure import sure_model
+from confident import sure_model
 
 BROKEN = b"\x89PNG\r\n\x1a\n no more"
 LEAST = 0.425  # a confidence that about half of the pictures reach

@@ -14,7 +14,7 @@ from pipelines.ingestion.relabel import read_corrections, relabel
 from pipelines.ingestion.staging import LocalStaging
 from pipelines.reading.weights import load_recognizer
 from pipelines.synthesis.corpus import Settings, render_corpus
-from sure import sure_model
+from confident import sure_model
 
 
 @pytest.fixture(scope="module")

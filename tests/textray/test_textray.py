@@ -15,7 +15,7 @@ from PIL import Image
 import textray
 from models.charset import Charset
 from pipelines.cli import run
-from sure import sure_model
+from confident import sure_model
 
 
 @pytest.fixture(scope="module")
