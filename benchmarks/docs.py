@@ -1,6 +1,6 @@
-"""Pages of docs/ that are made from the code: the recipe reference from the schema, the API from the docstrings.
+"""Pages of docs/ that are made from the code: the recipe reference from the schema, the API from the docstrings, and what marked commands print (`blocks.py`).
 
-    python benchmarks/docs.py            # writes docs/recipes.md and docs/api.md
+    python benchmarks/docs.py            # writes docs/recipes.md, docs/api.md and the blocks that are marked <!-- run -->
     python benchmarks/docs.py --check    # says which of them are not what the code says
 
 The tests hold that they are up to date.
@@ -9,13 +9,18 @@ The tests hold that they are up to date.
 import argparse
 import inspect
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import textray
 from models.objectives import OBJECTIVES
 from models.recognizers import RECOGNIZERS, SOURCES
+from pipelines.training.packaged import packaged
 from pipelines.training.recipe import DataRecipe, OptimizerRecipe, Recipe, RecognizerRecipe, StreamRecipe, TrainingRecipe, ValidationRecipe, options_of
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks.blocks import run_blocks  # noqa: E402
 
 DOCS = Path(__file__).parents[1] / "docs"
 SECTIONS = {"": Recipe, "recognizer.": RecognizerRecipe, "data.": DataRecipe, "data.labeled. and data.unlabeled.": StreamRecipe, "data.validation.": ValidationRecipe,
@@ -25,7 +30,9 @@ SECTIONS = {"": Recipe, "recognizer.": RecognizerRecipe, "data.": DataRecipe, "d
 def recipes() -> str:
     """The recipe reference."""
     parts = ["# Recipes: every field\n\nMade from the code by `python benchmarks/docs.py`. A recipe is YAML; `key=value` on the command line changes a field by its dotted "
-             "path. Editors complete recipes by `textray recipes --schema`; `textray recipes` lists those that come with it."]
+             "path. Editors complete recipes by `textray recipes --schema`.",
+             "## The recipes that come with it\n\n`textray recipes` lists them, `textray recipes NAME` shows one with its command, its data, its cost and what it is expected to read, "
+             "`--copy FILE` makes one your own. Names that end in `_8gpu` and `_32gpu` are for one node of 8 GPUs and for 32.\n\n" + _packaged()]
     for prefix, section in SECTIONS.items():
         parts.append(f"## {'`' + prefix + '`' if prefix else 'A recipe'}\n\n{_first(section.__doc__)}\n\n" + _table(section.model_json_schema(), section))
     parts.append("## `objective:`\n\n`name`, and the fields of that objective. `FILE.py:CLASS` is one of your own ([own](own.md)).")
@@ -37,6 +44,12 @@ def recipes() -> str:
                      for name, builder in RECOGNIZERS.items())
     parts.append(f"## `recognizer.name` and its `options`\n\nBeside these every recognizer has `aspect: stretch | pad | keep`.\n\n| name | source | options |\n|---|---|---|\n{rows}")
     return "\n\n".join(parts) + "\n"
+
+
+def _packaged() -> str:
+    """The recipes as a table: names as they are asked for, and the first sentence of each head."""
+    rows = "\n".join(f"| [`{each.name}`](../recipes/{each.file.name}) | {each.kind} | {each.about.replace('|', chr(92) + '|')} |" for each in packaged())
+    return f"| name | objective and recognizer | |\n|---|---|---|\n{rows}"
 
 
 def _table(schema: dict[str, Any], section: Any) -> str:
@@ -106,17 +119,24 @@ def _first(text: str | None) -> str:
     return " ".join((text or "").strip().split("\n\n")[0].split())
 
 
-PAGES = {"recipes.md": recipes, "api.md": api}
+def ran(name: str) -> str:
+    """A page whose marked blocks hold what their commands print now."""
+    return run_blocks((DOCS / name).read_text(encoding="utf-8"))
+
+
+RUN = [page.name for page in sorted(DOCS.glob("*.md")) if "<!-- run -->\n```" in page.read_text(encoding="utf-8")]
+PAGES = {"recipes.md": recipes, "api.md": api, **{name: partial(ran, name) for name in RUN}}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0], epilog="example: python benchmarks/docs.py --check")
     parser.add_argument("--check", action="store_true", help="write nothing; exit with 1 if a page is out of date")
     check = parser.parse_args().check
-    old = [name for name, made in PAGES.items() if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != made()]
+    made = {name: make() for name, make in PAGES.items()}
+    old = [name for name, text in made.items() if not (DOCS / name).exists() or (DOCS / name).read_text(encoding="utf-8") != text]
     for name in old:
         if not check:
-            (DOCS / name).write_text(PAGES[name](), encoding="utf-8")
+            (DOCS / name).write_text(made[name], encoding="utf-8")
         print(f"docs/{name}: {'out of date, run python benchmarks/docs.py' if check else 'written'}", file=sys.stderr)
     return int(check and bool(old))
 
