@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.arguments import Parser, positive
+from pipelines.arguments import Parser, add_both_ways_up, add_charset, add_labels, add_name, add_out, add_words, positive
 from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
 from pipelines.demo import Steps
@@ -55,17 +55,14 @@ def parser() -> argparse.ArgumentParser:
     """The command line of `textray adapt`."""
     arguments = Parser(prog="textray adapt", description=DESCRIPTION, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("images", metavar="IMAGES", help="a folder of word images, or whatever else `textray ingest` takes")
-    arguments.add_argument("--labels", metavar="FILE", help="what some of them say: .csv or .jsonl with columns file_name and text, or lines `image<TAB>text` "
-                           "(default: a label file in the folder)")
-    words = arguments.add_mutually_exclusive_group()
-    words.add_argument("--words", metavar="FILE", help="words like those on the images, one a line (default: English)")
-    words.add_argument("--pattern", metavar="REGEX", help="the form of codes on the images, such as '[A-Z]{1,2}[0-9]{2,4}'")
+    add_labels(arguments, "some labels help (default: a label file in the folder)")
+    add_words(arguments)
     arguments.add_argument("--model", metavar="MODEL", help="begin with it: a run, a model folder, or models:/NAME@champion")
-    arguments.add_argument("--charset", help="36, 62, 94, or the characters to read (default: those of the labels and of the words)")
-    arguments.add_argument("--both-ways-up", action="store_true", help="some images stand on their head: read each both ways")
+    add_charset(arguments, " (default: those of the labels and of the words)")
+    add_both_ways_up(arguments)
     arguments.add_argument("--minutes", type=positive, default=30.0, help="about how long it may take (default 30)")
-    arguments.add_argument("--name", default="adapted", help="of the reader in the registry, and of its runs (default: adapted)")
-    arguments.add_argument("--out", metavar="FOLDER", help="where everything goes (default: --name)")
+    add_name(arguments, ", and that of its runs (default: %(default)s)", default="adapted")
+    add_out(arguments, "FOLDER", "all that is made (default: --name)")
     return arguments
 
 

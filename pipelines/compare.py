@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_json, add_out
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.evaluation.columns import as_text
@@ -29,8 +29,8 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("a", metavar="A", help="a run's name or folder, a model folder, or models:/NAME@champion, for short NAME@champion")
     arguments.add_argument("b", metavar="B", help="another")
     add_reading_arguments(arguments)
-    arguments.add_argument("--out", metavar="FILE.html", help="where the page goes, a path or URI (default: reports/comparison-A-B.html)")
-    arguments.add_argument("--json", action="store_true", help="every number as JSON in place of the table")
+    add_out(arguments, "FILE.html", "the page, a path or URI (default: reports/comparison-A-B.html)")
+    add_json(arguments, "every number, in place of the table")
     add_options(arguments)
     return arguments
 

@@ -28,6 +28,8 @@ ZSH = """# textray: completion for zsh. Add to ~/.zshrc:  eval "$(textray comple
 autoload -U +X bashcompinit && bashcompinit
 """
 
+SHARED = ("pipelines.arguments", "pipelines.reading.options", "pipelines.evaluation.options", "pipelines.training.command")  # define options of several commands
+
 
 @cache
 def _functions(module: str) -> dict[str, ast.FunctionDef]:
@@ -35,7 +37,7 @@ def _functions(module: str) -> dict[str, ast.FunctionDef]:
     tree = ast.parse(Path(importlib.util.find_spec(module).origin).read_text(encoding="utf-8"))
     found = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
     for node in tree.body:
-        if isinstance(node, ast.ImportFrom) and node.module in ("pipelines.reading.options", "pipelines.evaluation.options", "pipelines.training.command"):
+        if isinstance(node, ast.ImportFrom) and node.module in SHARED:
             found |= {alias.asname or alias.name: each for alias in node.names if (each := _functions(node.module).get(alias.name)) is not None}
             found |= {name: each for name, each in _functions(node.module).items() if name not in found}
     return found

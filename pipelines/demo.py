@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import cli
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_out, add_overwrite
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.storage import here
 from pipelines.errors import BadInput, Unavailable
@@ -216,8 +216,8 @@ def remove_demo(folder: Path) -> None:
     names = {item.name for item in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else {"another file"}
     others = sorted(name for name in names if name not in MADE and not name.startswith("mlflow.db")) or sorted(names if MARK not in names else [])
     if others:
-        raise BadInput(f"--folder {folder}: expected what an earlier demo made ({MARK} says so) and nothing else, found {others[0]}; nothing is "
-                       "removed: name another --folder, or move that away")
+        raise BadInput(f"--out {folder}: expected what an earlier demo made ({MARK} says so) and nothing else, found {others[0]}; nothing is "
+                       "removed: name another --out, or move that away")
     shutil.rmtree(folder)
 
 
@@ -225,18 +225,20 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command."""
     parser = Parser(prog="textray demo", formatter_class=argparse.RawDescriptionHelpFormatter,
                                      description="Render, ingest, pretrain, fine-tune, sweep, evaluate, register, read.",
-                                     epilog="example: textray demo\n         textray demo --data ../shared/data --folder real")
-    parser.add_argument("--folder", default="demo", help="where everything goes (default demo); must not exist, unless --overwrite")
-    parser.add_argument("--data", help="real benchmarks (words/train/{IIIT5K,IC15,SVT}, words/test/{SVT,IIIT5K,IC13}) instead of drawn targets")
-    parser.add_argument("--overwrite", action="store_true", help="remove what an earlier demo left in the folder")
+                                     epilog="example: textray demo\n         textray demo --benchmarks ../shared/data --out real")
+    add_out(parser, "FOLDER", "all that is made; it must not exist, unless --overwrite (default: demo)")
+    parser.renamed("--folder", "--out FOLDER")
+    parser.add_argument("--benchmarks", metavar="FOLDER", help="real benchmarks (words/train/{IIIT5K,IC15,SVT}, words/test/{SVT,IIIT5K,IC13}) instead of drawn targets")
+    parser.renamed("--data", "--benchmarks FOLDER")
+    add_overwrite(parser, "an earlier demo")
     arguments = parser.parse_args(argv)
-    folder = here(arguments.folder, "--folder")
-    data = arguments.data and here(arguments.data, "--data")
+    folder = here(arguments.out or "demo", "--out")
+    data = arguments.benchmarks and here(arguments.benchmarks, "--benchmarks")
     if data:
         real_sets(data)
     if os.path.lexists(folder):
         if not arguments.overwrite:
-            raise BadInput(f"expected no folder {arguments.folder}, found one; say --overwrite to remove it, or name another with --folder")
+            raise BadInput(f"expected no folder {os.path.relpath(folder)}, found one; say --overwrite to remove it, or name another with --out")
         remove_demo(folder)
     folder.mkdir(parents=True)
     (folder / MARK).write_text("textray demo made this folder, and removes what is in it if it is told to --overwrite.\n", encoding="utf-8")
@@ -246,7 +248,7 @@ def main(argv: list[str] | None = None) -> int:
     models = learn(folder, step, material)
     chosen_by = {name: measure(folder, step, f"choose: {name}", model, {"validation": material.validation}) for name, model in models.items()}
     winner = max(chosen_by, key=lambda name: chosen_by[name]["accuracy"])
-    step(f"register the winner, {winner}", "register", models[winner], "--name", MODEL, "--promote", "--gate", f"gate={material.gate}")
+    step(f"register the winner, {winner}", "register", models[winner], "--name", MODEL, "--promote", "--data", f"gate={material.gate}")
     measured = measure(folder, step, f"measure the winner, {winner}", models[winner], material.tests)
     read_five(step, material.tests)
     _conclude(folder, chosen_by, winner, measured, list(material.tests), step.seconds)

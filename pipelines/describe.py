@@ -6,7 +6,7 @@ import os
 import sys
 import textwrap
 
-from pipelines.arguments import Parser, finite
+from pipelines.arguments import Parser, add_guard, add_json, add_min_confidence, add_seed
 from pipelines.corpus import storage
 from pipelines.corpus.account import counted, counts_table, table
 from pipelines.corpus.characters import visible
@@ -32,16 +32,14 @@ def main(argv: list[str] | None = None) -> int:
     parse = Parser(prog="textray describe", description=DESCRIPTION, epilog=EXAMPLE,
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("corpus", metavar="CORPUS", help="a folder made by ingest, render or predict")
-    parse.add_argument("--json", action="store_true", help="print the numbers as JSON, with every character")
+    add_json(parse, "the numbers, with every character")
     parse.add_argument("--html", metavar="PAGE", help="write a page with pictures, one file that needs nothing but a browser")
     parse.add_argument("--images", type=int, default=40, metavar="N", help="on the page, of each source (default: %(default)s)")
-    parse.add_argument("--seed", type=int, default=0, help="of the draw of the images on the page (default: 0)")
-    parse.add_argument("--guard", nargs="+", action="extend", default=[], metavar="SET",
-                       help="the benchmarks that ingest guarded, PATH or NAME=PATH: the page shows their images beside the leaked ones "
-                            "(default: those that the corpus names, where they are at hand)")
+    add_seed(parse, "images on the page")
+    add_guard(parse, "those of `textray ingest`; the page shows their images beside the leaked ones (default: those that the corpus names, where they are at hand)")
     parse.add_argument("--suspects", metavar="MODEL", help="instead of numbers: the labels that this model reads confidently otherwise, as a page of pictures (--html, by "
                        "default reports/suspects-CORPUS.html) and a list to correct beside it, for `textray relabel`")
-    parse.add_argument("--min-confidence", type=finite, default=0.9, metavar="P", help="with --suspects: of such a reading (default: %(default)s)")
+    add_min_confidence(parse, 0.9, "with --suspects (default: %(default)s)")
     parse.add_argument("--most", type=int, default=500, metavar="N", help="with --suspects: how many, the surest first (default: %(default)s)")
     arguments = parse.parse_args(argv)
     if arguments.suspects is not None:

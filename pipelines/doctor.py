@@ -9,7 +9,7 @@ from argparse import RawDescriptionHelpFormatter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_json
 
 GIB = 1024**3
 PACKAGES = ("torch", "ray", "mlflow", "pyarrow", "pydantic", "numpy", "opencv-python-headless", "lmdb", "pillow", "wordfreq")
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command; exit status 1 if something would fail."""
     parser = Parser(prog="textray doctor", description="Say what this machine has, and what would fail.",
                                      epilog="example: textray doctor", formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("--json", action="store_true", help="the findings as JSON")
+    add_json(parser, "the findings")
     as_json = parser.parse_args(argv).json
     findings = examine()
     if as_json:

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_json, add_out
 from pipelines.corpus import storage
 from pipelines.evaluation.columns import as_text
 from pipelines.evaluation.gates import failed_gates, parse_gates
@@ -27,8 +27,8 @@ def parser() -> argparse.ArgumentParser:
                "  textray evaluate my-run --data SVT=data/SVT --lexicon 50")
     arguments.add_argument("model", help="a run's name or folder, a model folder, or models:/NAME@champion")
     add_reading_arguments(arguments)
-    arguments.add_argument("--out", metavar="FOLDER", help="where the report goes, a folder or URI (default: reports/evaluation-MODEL)")
-    arguments.add_argument("--json", action="store_true", help="every number as JSON in place of the table: what evaluation.json holds")
+    add_out(arguments, "FOLDER", "the report, a folder or URI (default: reports/evaluation-MODEL)")
+    add_json(arguments, "every number, in place of the table: what evaluation.json holds")
     add_options(arguments)
     arguments.add_argument("--gate", action="append", default=[], metavar="NAME=ACCURACY",
                            help="exit with status 1 if a set, or `average`, is below this accuracy (0 to 1)")

@@ -3,7 +3,7 @@
 import argparse
 import time
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_out, add_overwrite
 from pipelines.corpus.account import counted
 from pipelines.errors import BadInput
 from pipelines.exporting.copy import export
@@ -23,11 +23,11 @@ def main(argv: list[str] | None = None) -> int:
     parse = Parser(prog="textray export", description=DESCRIPTION, epilog=EXAMPLE,
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("corpus", metavar="CORPUS", help="a folder or URI made by ingest, render or predict")
-    parse.add_argument("--format", required=True, choices=("lmdb", "webdataset", "folder"))
-    parse.add_argument("--out", required=True, metavar="PATH", help="the folder to make, on this machine")
+    parse.add_argument("--format", required=True, choices=("lmdb", "webdataset", "folder"), help="what others read")
+    add_out(parse, "PATH", "a new folder, on this machine", required=True)
     parse.add_argument("--sources", metavar="A,B", help="only these sources of the corpus")
     parse.add_argument("--rows-per-file", type=int, default=10_000, metavar="N", help="images in a tar (default: %(default)s)")
-    parse.add_argument("--overwrite", action="store_true", help="replace what an earlier export left at --out, once the new one is whole")
+    add_overwrite(parse, "an earlier export, once the new one is whole")
     arguments = parse.parse_args(argv)
     if arguments.rows_per_file < 1:
         raise BadInput(f"--rows-per-file: expected 1 or more, found {arguments.rows_per_file}: correct it")

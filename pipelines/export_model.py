@@ -7,7 +7,7 @@ from itertools import islice
 
 import numpy as np
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_data, add_out, add_overwrite
 from pipelines.corpus import storage
 from pipelines.corpus.images import Shape, decode_image
 from pipelines.corpus.storage import here
@@ -17,7 +17,7 @@ from pipelines.reading.batches import shape_of
 from pipelines.reading.graphs import FORMATS, MARK, export_model, format_of
 from pipelines.reading.weights import find_model, load_recognizer, read_description
 
-CHECKED_WORDS = 64  # of each --check set
+CHECKED_WORDS = 64  # of each --data set
 
 
 def pictures_of(sets: list[str], shape: Shape) -> list[np.ndarray]:
@@ -36,12 +36,12 @@ def parser() -> argparse.ArgumentParser:
         description="Write a model as one file for other programs, for batches of any size. Its ending chooses the format:\n"
                     + "\n".join(f"  {ending:<13} {known.name}" for ending, known in FORMATS.items())
                     + "\nCharacters, preprocessing and origin are inside. The file is compared with the model before it is kept.",
-        epilog="example:\n  textray export-model my-run --out words.onnx --check data/IIIT5K")
+        epilog="example:\n  textray export-model my-run --out words.onnx --data data/IIIT5K")
     arguments.add_argument("model", help="a run's name or folder, a model folder, or models:/NAME@champion")
-    arguments.add_argument("--out", required=True, metavar="FILE", help="where it goes; the ending chooses the format")
-    arguments.add_argument("--check", action="append", default=[], metavar="NAME=PATH",
-                           help=f"compare on the first {CHECKED_WORDS} images of a corpus, an LMDB or a folder, not on noise; repeatable")
-    arguments.add_argument("--overwrite", action="store_true", help="replace a file that an earlier export left there")
+    add_out(arguments, "FILE", "a file, whose ending chooses the format", required=True)
+    add_data(arguments, f"file and model are compared on the first {CHECKED_WORDS} images, not on noise")
+    arguments.renamed("--check", "--data NAME=PATH")
+    add_overwrite(arguments, "a file of an earlier export")
     return arguments
 
 
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         raise BadInput(f"--out: expected a folder that exists, found none at {target.absolute().parent}: make it first")
     folder = find_model(options.model)
     recognizer = load_recognizer(folder)
-    pictures = pictures_of(options.check, shape_of(recognizer))
+    pictures = pictures_of(options.data, shape_of(recognizer))
     print(f"export-model: {recognizer.name} as {chosen.name}; a decoder that writes symbol by symbol takes minutes", file=sys.stderr)
     compared = export_model(recognizer, target, read_description(folder), pictures)
     print(f"made {target}: {recognizer.name} as {chosen.name}, {target.stat().st_size / 1e6:.1f} MB, in {time.monotonic() - start:.0f} s; "

@@ -12,7 +12,7 @@ import yaml
 from models.charset import Charset
 from models.published import LAYOUTS
 from models.recognizer import Recognizer
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_charset, add_name, add_out
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.handles import shown_uri
@@ -73,10 +73,9 @@ def parser() -> argparse.ArgumentParser:
         epilog="example:\n  textray import-weights TPS-ResNet-BiLSTM-Attn.pth --name trba\n"
                "  textray evaluate models:/trba/1 --data IIIT5K=data/IIIT5K")
     arguments.add_argument("file", help="a checkpoint of PyTorch: a state dict, or a dictionary that holds one")
-    arguments.add_argument("--name", help="the registered model's name")
-    arguments.add_argument("--out", metavar="FOLDER", help="write a model folder, a path or URI; without --name only that")
-    arguments.add_argument("--charset", metavar="CHARACTERS",
-                           help="36, 62, 94, the characters themselves in the file's order, or @FILE that holds them")
+    add_name(arguments)
+    add_out(arguments, "FOLDER", "a model folder, a path or URI; without --name only that")
+    add_charset(arguments, " in the file's order, or @FILE that holds them")
     arguments.add_argument("--branch", choices=BRANCHES, help="which network of a file that holds two, as those of CCR and SemiMTR may (default: online)")
     arguments.add_argument("--option", action="append", default=[], metavar="KEY=VALUE",
                            help="an option of the recognizer that the file's shapes do not tell, such as width=128; repeat for more")

@@ -5,7 +5,7 @@ import textwrap
 import time
 from dataclasses import fields
 
-from pipelines.arguments import Parser, finite
+from pipelines.arguments import Parser, add_guard, add_labels, add_max_length, add_out, add_overwrite, finite
 from pipelines.corpus.account import counted, counts_table
 from pipelines.errors import BadInput
 from pipelines.ingestion.chunks import Options
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
                                     epilog=EXAMPLE.format(formats=textwrap.fill(", ".join(OPENED_BY), 100, initial_indent="  ", subsequent_indent="  ")),
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("sources", nargs="+", metavar="SOURCE", help="PATH or NAME=PATH, also [NAME=]FORMAT:PATH; keys begin with the name")
-    parse.add_argument("--out", required=True, metavar="CORPUS", help="the folder or URI to make")
+    add_out(parse, "CORPUS", "the new corpus, a folder or URI", required=True)
     parse.add_argument("--max-errors", type=finite, default=0.01, metavar="SHARE",
                        help="give up when more than this share of all rows is unusable (default: 0.01)")
     parse.add_argument("--min-side", type=int, default=defaults.min_side, metavar="PIXELS",
@@ -46,24 +46,21 @@ def parser() -> argparse.ArgumentParser:
                        help="normal form of the labels; every script is kept (default: %(default)s)")
     parse.add_argument("--duplicates", choices=("keep", "exact", "near"), default=defaults.duplicates,
                        help="exact: drop rows with the bytes of an earlier row; near: also those that show the same picture (default: keep)")
-    parse.add_argument("--guard", nargs="+", action="extend", default=[], metavar="SET",
-                       help="PATH or NAME=PATH of benchmarks: filter every row that is, or nearly is, one of their images")
-    parse.add_argument("--max-text-length", type=int, default=0, metavar="N",
-                       help="filter labels with more characters than this")
+    add_guard(parse, "filter every row that is, or nearly is, one of their images")
+    add_max_length(parse, 0, "filter longer ones (default: any length)")
+    parse.renamed("--max-text-length", "--max-length N")
     parse.add_argument("--rows-per-shard", type=int, default=defaults.rows_per_shard, metavar="N",
                        help="default: %(default)s")
     parse.add_argument("--rows-per-group", type=int, default=defaults.rows_per_group, metavar="N",
                        help="row groups are the unit of shuffling (default: %(default)s)")
     parse.add_argument("--allow-holes", action="store_true",
                        help="bring in damaged LMDBs (holes, no num-samples) and cut tars; what is missing is quarantined")
-    parse.add_argument("--labels", metavar="FILE", help="the labels of a folder of images, where they lie elsewhere: lines `image<TAB>text`, or a .csv or .jsonl "
-                       "with columns file_name and text; images that it does not name are unlabeled")
+    add_labels(parse, "images that it does not name are unlabeled")
     parse.add_argument("--only", choices=("labeled", "unlabeled"), help="filter all other rows")
     parse.add_argument("--image-column", metavar="NAME", help="of Parquet files whose column of images is not recognised")
     parse.add_argument("--text-column", metavar="NAME", help="of Parquet files whose column of labels is not recognised")
     parse.add_argument("--vertical", action="store_true", help="turn the crops of vertical words in scenes, so that they lie")
-    parse.add_argument("--overwrite", action="store_true",
-                       help="replace the corpus at --out, once the new one is whole")
+    add_overwrite(parse, "a corpus, once the new one is whole")
     return parse
 
 
@@ -83,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _options(arguments: argparse.Namespace) -> Options:
-    for name, least in (("min_side", 0), ("max_aspect", 1), ("min_contrast", 0), ("max_text_length", 0), ("rows_per_shard", 1), ("rows_per_group", 1)):
+    for name, least in (("min_side", 0), ("max_aspect", 1), ("min_contrast", 0), ("max_length", 0), ("rows_per_shard", 1), ("rows_per_group", 1)):
         if not least <= getattr(arguments, name) < float("inf"):
             raise BadInput(f"--{name.replace('_', '-')}: expected {least} or more, "
                            f"found {getattr(arguments, name)}: correct it")

@@ -12,7 +12,7 @@ from models.charset import Charset
 from models.costs import Costs, costs
 from models.recognizer import Recognizer
 from models.recognizers import RECOGNIZERS, SOURCES, build, builder_named
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_charset, add_json
 from pipelines.errors import BadInput
 
 CHARSET = "36"
@@ -27,7 +27,7 @@ def weightless(name: str, charset: Charset) -> Recognizer:
     except ValueError as problem:
         near = difflib.get_close_matches(name, RECOGNIZERS, n=1, cutoff=0.5)
         hint = problem if ".py:" in name else f"did you mean {near[0]!r}?" if near else "`textray models` lists them"
-        raise BadInput(f"--name: expected a recognizer, found {name!r}: {hint}") from None
+        raise BadInput(f"expected a recognizer, found {name!r}: {hint}") from None
     with torch.device("meta"):
         return build(name, charset)
 
@@ -66,7 +66,7 @@ def table(charset: Charset) -> Iterator[str]:
 
 
 def details(name: str, charset: Charset) -> Iterator[str]:
-    """The lines of `textray models --name`: its source, what it sees and writes, its parts, its settings."""
+    """The lines of `textray models NAME`: its source, what it sees and writes, its parts, its settings."""
     recognizer = weightless(name, charset)
     found = costs(recognizer)
     decoder = recognizer.decoder
@@ -110,10 +110,11 @@ def parser() -> argparse.ArgumentParser:
         prog="textray models", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="List the recognizers with their parameters and the multiply-adds of reading one image: the products of convolutions,\n"
                     "linear layers, recurrent cells and attention. A decoder that writes symbol by symbol writes all of its steps.",
-        epilog="example:\n  textray models\n  textray models --name trba --charset 94")
-    arguments.add_argument("--name", help="one of them, in detail: its parts and its settings")
-    arguments.add_argument("--json", action="store_true", help="the list, or the one, as JSON")
-    arguments.add_argument("--charset", default=CHARSET, help="36, 62, 94, or the characters themselves (default: 36)")
+        epilog="example:\n  textray models\n  textray models trba --charset 94")
+    arguments.add_argument("recognizer", nargs="?", metavar="NAME", help="one of them, in detail: its parts and its settings (default: list all)")
+    arguments.renamed("--name", "NAME, such as `textray models trba`")
+    add_json(arguments, "the list, or the one")
+    add_charset(arguments, " (default: %(default)s)", CHARSET)
     return arguments
 
 
@@ -125,13 +126,13 @@ def main(argv: list[str] | None = None) -> int:
     except ValueError as problem:
         raise BadInput(f"--charset: {problem}") from None
     if options.json:
-        names = [options.name] if options.name else list(RECOGNIZERS)
+        names = [options.recognizer] if options.recognizer else list(RECOGNIZERS)
         print(json.dumps([as_record(name, charset) for name in names], indent=1, ensure_ascii=False, default=str))
         return 0
-    for shown in details(options.name, charset) if options.name else table(charset):
+    for shown in details(options.recognizer, charset) if options.recognizer else table(charset):
         print(shown, flush=True)
-    if not options.name:
-        print(f"\n{len(RECOGNIZERS)} recognizers, with {len(charset)} characters; textray models --name NAME shows one's parts and settings")
+    if not options.recognizer:
+        print(f"\n{len(RECOGNIZERS)} recognizers, with {len(charset)} characters; textray models NAME shows one's parts and settings")
     return 0
 
 

@@ -4,7 +4,7 @@ import argparse
 import sys
 import time
 
-from pipelines.arguments import Parser, finite
+from pipelines.arguments import Parser, add_batch_size, add_json, add_min_confidence, add_out, add_overwrite
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.evaluation.options import add_device_arguments, device_named
@@ -34,16 +34,15 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("model", help="a run's name or folder, a model folder, or models:/NAME@champion, for short NAME@champion")
     arguments.add_argument("sources", nargs="+", metavar="SOURCE", help="an image, a folder of images, a corpus, an LMDB or whatever else `textray "
                            "ingest` takes; @FILE holds the names of images, one a line (@-: the standard input)")
-    arguments.add_argument("--out", metavar="FILE|CORPUS", help="what to make, a path or URI (default: lines on the standard output)")
-    arguments.add_argument("--min-confidence", type=finite, metavar="P", help="leave out readings below it, empty ones and images that cannot be "
-                           "decoded (default: all are kept, but a corpus keeps no empty readings)")
+    add_out(arguments, "FILE|CORPUS", "a file of readings, or a corpus, a path or URI (default: lines on the standard output)")
+    add_min_confidence(arguments, None, "those below it, empty ones and images that cannot be decoded are left out (default: all are kept, but a corpus keeps "
+                       "no empty readings)")
     arguments.add_argument("--keep-images", choices=("yes", "no"), help="whether what is made holds the images: a corpus does, a file does not")
-    arguments.add_argument("--json", action="store_true", help="without --out: a JSON object for each image instead of its line")
-    arguments.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
+    add_json(arguments, "without --out an object for each image, instead of its line")
+    add_batch_size(arguments)
     add_device_arguments(arguments)
     add_options(arguments)
-    arguments.add_argument("--overwrite", action="store_true", help="replace the corpus, or the file of readings, at --out, once the new "
-                           "one is whole")
+    add_overwrite(arguments, "a corpus, or a file of readings, once the new one is whole")
     return arguments
 
 

@@ -3,7 +3,7 @@
 import argparse
 from statistics import mean, stdev
 
-from pipelines.arguments import Parser, positive
+from pipelines.arguments import Parser, add_data, add_precision, positive
 from pipelines.corpus import storage
 from pipelines.corpus.account import table
 from pipelines.errors import BadInput
@@ -18,15 +18,16 @@ DESCRIPTION = """Fine-tune a pretrained model on fractions of the labels, over s
 --baseline adds the same from nothing, without pretraining. Each probe is a run of its own (RUNS/NAME-...); stopped or killed, the same
 command goes on."""
 EXAMPLE = """example:
-  textray probe seqclr_crnn_tiny --labels corpora/wires-train --data wires=corpora/wires-test --fractions 0.05,0.1,1 --seeds 3 --baseline"""
+  textray probe seqclr_crnn_tiny --labeled corpora/wires-train --data wires=corpora/wires-test --fractions 0.05,0.1,1 --seeds 3 --baseline"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line of `textray probe`."""
     arguments = Parser(prog="textray probe", description=DESCRIPTION, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("model", help="a run's name or folder, a model folder, or models:/NAME@champion")
-    arguments.add_argument("--labels", required=True, metavar="CORPUS", help="the labeled words, of which fractions are drawn by a hash of their keys")
-    arguments.add_argument("--data", action="append", required=True, metavar="NAME=PATH", help="to measure on; repeat for more sets")
+    arguments.add_argument("--labeled", required=True, metavar="CORPUS", help="the words to train on, of which fractions are drawn by a hash of their keys")
+    arguments.renamed("--labels", "--labeled CORPUS")
+    add_data(arguments, "each probe is measured on them", required=True)
     arguments.add_argument("--fractions", type=_fractions, default=[0.05, 0.1, 1.0], metavar="P,P,...", help="of the labels (default: 0.05,0.1,1)")
     arguments.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
     arguments.add_argument("--baseline", action="store_true", help="also without pretraining")
@@ -34,8 +35,9 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--recognizer", metavar="NAME", help="another decoder on the same encoder, such as trba_tiny behind crnn_tiny's")
     arguments.add_argument("--steps", type=int, default=1000, metavar="N", help="of each probe (default: 1000)")
     arguments.add_argument("--learning-rate", type=positive, default=1e-3, metavar="RATE", help="(default: 0.001)")
-    arguments.add_argument("--precision", choices=("auto", "float32", "bf16"), default="auto", help="of training (default: auto)")
-    arguments.add_argument("--name", metavar="NAME", help="the probes' names begin with it (default: MODEL-probe)")
+    add_precision(arguments, ("auto", "float32", "bf16"), "of training; auto: bf16 on a GPU that has it")
+    arguments.add_argument("--prefix", metavar="NAME", help="with which the names of the probes' runs begin (default: MODEL-probe)")
+    arguments.renamed("--name", "--prefix NAME")
     arguments.add_argument("--runs", default="runs", metavar="FOLDER", help="(default: runs)")
     return arguments
 
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     for name in ("seeds", "steps"):
         if getattr(options, name) < 1:
             raise BadInput(f"--{name}: expected at least 1, found {getattr(options, name)}")
-    plan = Probe(options.model, brought_in(options.labels), open_sets(options.data), options.name or f"{file_safe(options.model)}-probe",
+    plan = Probe(options.model, brought_in(options.labeled), open_sets(options.data), options.prefix or f"{file_safe(options.model)}-probe",
                  options.recognizer, options.freeze, options.steps, options.learning_rate, options.precision, options.runs)
     done = []
     for probed in probe(plan, options.fractions, list(range(options.seeds)), options.baseline):

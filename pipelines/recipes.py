@@ -5,7 +5,7 @@ import json
 import textwrap
 from pathlib import Path
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_json
 from pipelines.errors import BadInput
 from pipelines.training.packaged import Packaged, packaged, recipe_named
 
@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = Parser(prog="textray recipes", description=DESCRIPTION, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("recipe", nargs="?", metavar="NAME", help="show this one (default: list all)")
     arguments.add_argument("--copy", metavar="FILE", help="write it to a new file instead, to be changed")
-    arguments.add_argument("--json", action="store_true", help="the list as JSON")
+    add_json(arguments, "the list")
     arguments.add_argument("--schema", action="store_true", help="the JSON schema of recipes, with every objective's fields and defaults")
     return arguments
 

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_data, add_name
 from pipelines.evaluation.options import add_rule_argument
 from pipelines.handles import shown_uri
 from pipelines.ingestion.wordsets import open_sets
@@ -15,14 +15,14 @@ def parser() -> argparse.ArgumentParser:
         prog="textray register", formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Store a run's model in the MLflow registry as a model that carries the code it needs.\n"
                     "Input: a column `image` of encoded images. Output: columns `text` and `confidence`.",
-        epilog="example:\n  textray register my-run --name words --promote --gate IIIT5K=data/IIIT5K\n"
+        epilog="example:\n  textray register my-run --name words --promote --data IIIT5K=data/IIIT5K\n"
                "  mlflow models serve -m models:/words@champion --env-manager local")
     arguments.add_argument("run", help="a run's name or folder, a model folder, or the id of an MLflow run")
-    arguments.add_argument("--name", required=True, help="the registered model's name")
+    add_name(arguments, required=True)
     arguments.add_argument("--promote", action="store_true",
-                           help="make it the champion if it reads more words of the gate than the champion does")
-    arguments.add_argument("--gate", action="append", default=[], metavar="NAME=PATH",
-                           help="words to compare on, as `textray evaluate --data` takes them; repeat for more sets")
+                           help="make it the champion if it reads more words of --data than the champion does")
+    add_data(arguments, "the champion reads them, too")
+    arguments.renamed("--gate", "--data NAME=PATH")
     add_rule_argument(arguments)
     return arguments
 
@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `textray register`: 0 whether or not the model became the champion."""
     options = parser().parse_args(argv)
-    registered = register(options.run, options.name, promote=options.promote, gates=open_sets(options.gate), rule=options.rule)
+    registered = register(options.run, options.name, promote=options.promote, gates=open_sets(options.data), rule=options.rule)
     print(registered.sentence)
     print(f"made {registered.uri} in {shown_uri()}; serve it: "
           f"MLFLOW_TRACKING_URI={shown_uri()} mlflow models serve -m {registered.uri} --env-manager local")

@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_out, add_overwrite
 from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
 from pipelines.ingestion.brought import brought_in
@@ -19,8 +19,8 @@ def parser() -> argparse.ArgumentParser:
     parse = Parser(prog="textray relabel", description=DESCRIPTION, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("corpus", metavar="CORPUS", help="a folder or URI made by ingest, render or predict")
     parse.add_argument("list", metavar="LIST.csv", help="with the columns key and correct")
-    parse.add_argument("--out", required=True, metavar="CORPUS", help="the folder or URI to make")
-    parse.add_argument("--overwrite", action="store_true", help="replace the corpus at --out, once the new one is whole")
+    add_out(parse, "CORPUS", "the new corpus, a folder or URI", required=True)
+    add_overwrite(parse, "a corpus, once the new one is whole")
     return parse
 
 

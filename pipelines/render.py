@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_charset, add_max_length, add_out, add_overwrite, add_seed, add_words
 from pipelines.synthesis.corpus import Settings, render_corpus
 from pipelines.synthesis.sheet import write_sheet
 from pipelines.synthesis.styles import STYLES
@@ -26,25 +26,20 @@ def parser() -> argparse.ArgumentParser:
     options = Parser(prog="textray render", description=DESCRIPTION, epilog=EPILOG.format(looks=looks),
                                       formatter_class=argparse.RawDescriptionHelpFormatter)
     target = options.add_mutually_exclusive_group(required=True)
-    target.add_argument("--out", metavar="CORPUS", help="folder of the new corpus")
+    add_out(target, "CORPUS", "the new corpus, a folder or URI")
     target.add_argument("--sheet", metavar="FILE.png",
                         help="only draw the first pictures, on one contact sheet (.png or .jpg)")
     options.add_argument("-n", type=int, metavar="COUNT", help="pictures to make (default: 100000; on a sheet 64)")
-    options.add_argument("--seed", type=int, default=0, help="another seed gives other pictures (default: 0)")
+    add_seed(options, "pictures")
     options.add_argument("--style", default="scene", help=f"{', '.join(STYLES)} (default: scene)")
-    options.add_argument("--charset", default="94",
-                         help="36 (letters and digits, drawn in both cases), 62, 94, or the characters (default: 94)")
-    options.add_argument("--max-length", type=int, default=25, help="longest label in characters (default: 25)")
-    what = options.add_mutually_exclusive_group()
-    what.add_argument("--words", metavar="FILE",
-                      help="draw these lines as they stand, instead of English words and numbers")
-    what.add_argument("--pattern", metavar="REGEX", help="draw codes of this form, such as '[A-Z]{1,2}[0-9]{2,4}', instead of English words")
+    add_charset(options, "; 36 is letters and digits, drawn in both cases (default: %(default)s)", "94")
+    add_max_length(options, 25, "longer words are not drawn (default: %(default)s)")
+    add_words(options)
     options.add_argument("--fonts", metavar="FOLDER",
                          help="use the .ttf and .otf files below it, instead of the packaged fonts")
     options.add_argument("--source", default="", metavar="NAME",
                          help="name of the source in the corpus (default: the style)")
-    options.add_argument("--overwrite", action="store_true",
-                         help="replace the corpus at --out, once the new one is whole")
+    add_overwrite(options, "a corpus, once the new one is whole")
     return options
 
 

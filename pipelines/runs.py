@@ -4,7 +4,7 @@ import argparse
 import json
 import time
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_json
 from pipelines.evaluation.columns import as_text
 from pipelines.progress import clock
 from pipelines.training.listing import FAILED, KILLED, TRAINING, Overview, ago, as_record, follow, overview, runs_in
@@ -20,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
                     epilog="examples:\n  textray runs\n  textray runs --follow my-run")
     parser.add_argument("folders", nargs="*", default=["runs"], metavar="FOLDER", help="folders of runs, or single runs, paths or URIs (default: runs)")
     parser.add_argument("--follow", metavar="RUN", help="show what a run logs, until nobody trains it any more; its name in the folder, or its own folder")
-    parser.add_argument("--json", action="store_true", help="an object for each run, as a JSON list")
+    add_json(parser, "a list with an object for each run")
     options = parser.parse_args(argv)
     if options.follow:
         place = options.follow if "/" in options.follow else f"{options.folders[0]}/{options.follow}"

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING
 
-from pipelines.arguments import Parser, finite
+from pipelines.arguments import Parser, add_batch_size, add_min_confidence, add_precision, finite
 from pipelines.corpus import storage
 from pipelines.corpus.account import table
 from pipelines.errors import BadInput
@@ -30,15 +30,15 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("recipe", help="a recipe file (YAML) with objective supervised, data.labeled and data.unlabeled")
     arguments.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to change, such as training.steps=100")
     arguments.add_argument("--rounds", type=int, default=1, metavar="N", help="of pseudo-labels (default: 1)")
-    arguments.add_argument("--min-confidence", type=finite, default=0.5, metavar="P", help="of a pseudo-label (default: 0.5; 0.9 for a beam with an n-gram)")
+    add_min_confidence(arguments, 0.5, "it becomes a pseudo-label (default: %(default)s; 0.9 for a beam with an n-gram)")
     arguments.add_argument("--teacher", metavar="MODEL", help="a run, a model folder or NAME@champion in place of round 0")
     arguments.add_argument("--student", metavar="NAME", help="another recognizer from round 1 on, with its defaults; it begins anew")
     arguments.add_argument("--from-scratch", action="store_true", help="each student begins anew, or from the recipe's initialize_from")
     arguments.add_argument("--share", type=finite, metavar="P", help="share of pseudo-labels in each batch (default: every row counts the same)")
     arguments.add_argument("--own-ngram", type=finite, metavar="P", help="with --beam: an n-gram of what the model itself reads in these images "
                            "with a confidence of P or more guides it; reads twice (0.3 is a good start for codes and names)")
-    arguments.add_argument("--batch-size", type=int, default=256, metavar="N", help="images that are read at a time (default: 256)")
-    arguments.add_argument("--precision", choices=("float32", "bf16"), default="float32", help="of reading (default: float32)")
+    add_batch_size(arguments)
+    add_precision(arguments, ("float32", "bf16"), "of reading")
     add_options(arguments)
     return arguments
 

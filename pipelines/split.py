@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 
-from pipelines.arguments import Parser, not_negative
+from pipelines.arguments import Parser, add_json, add_out, add_overwrite, add_seed, not_negative
 from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
 from pipelines.ingestion.brought import brought_in
@@ -22,19 +22,20 @@ def parser() -> argparse.ArgumentParser:
     parse.add_argument("corpus", metavar="CORPUS", help="a folder or URI made by ingest, render or predict")
     parse.add_argument("--validation", type=not_negative, default=0.1, metavar="SHARE", help="of the labeled images (default %(default)s; 0: no such part)")
     parse.add_argument("--test", type=not_negative, default=0.1, metavar="SHARE", help="of the labeled images (default %(default)s; 0: no such part)")
-    parse.add_argument("--seed", type=int, default=0, help="another seed, other parts (default %(default)s)")
-    parse.add_argument("--duplicates", choices=("near", "exact", "keep"), default="near",
-                       help="which images stay together: that are nearly the same, the same to the byte, or none (default %(default)s)")
-    parse.add_argument("--out", metavar="NAME", help="the parts are NAME-train, NAME-validation, NAME-test (default: CORPUS)")
-    parse.add_argument("--json", action="store_true", help="what was made as JSON")
-    parse.add_argument("--overwrite", action="store_true", help="replace corpora that lie at these places, each once the new one is whole")
+    add_seed(parse, "parts")
+    parse.add_argument("--together", choices=("near", "exact", "none"), default="near",
+                       help="which images stay in one part: that are nearly the same, the same to the byte, or none (default %(default)s)")
+    parse.renamed("--duplicates", "--together near, exact or none")
+    add_out(parse, "NAME", "the parts, as NAME-train, NAME-validation, NAME-test (default: CORPUS)")
+    add_json(parse, "what was made")
+    add_overwrite(parse, "corpora, each once the new one is whole")
     return parse
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run `textray split`."""
     arguments = parser().parse_args(argv)
-    how = checked(Split(arguments.validation, arguments.test, arguments.seed, arguments.duplicates))
+    how = checked(Split(arguments.validation, arguments.test, arguments.seed, arguments.together))
     corpus = Corpus.open(brought_in(arguments.corpus))
     if not labeled_rows(corpus):
         print(f"textray: warning: {arguments.corpus} holds no labels: its parts can be read, and not be marked", file=sys.stderr)

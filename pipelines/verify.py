@@ -22,12 +22,13 @@ def main(argv: list[str] | None = None) -> int:
     parse = Parser(prog="textray verify", description=DESCRIPTION_OF_COMMAND, epilog=EXAMPLE,
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("paths", nargs="+", metavar="PATH", help="a corpus, a model, or a run: a folder or URI, a run's name, models:/NAME@champion")
-    parse.add_argument("--images", action="store_true", help="decode every image of a corpus too, about 15,000 a second and core")
+    parse.add_argument("--decode", action="store_true", help="decode every image of a corpus too, about 15,000 a second and core")
+    parse.renamed("--images", "--decode")
     arguments = parse.parse_args(argv)
     places = [locate(path) for path in arguments.paths]  # a mistyped name shows before hours of reading
     damaged = 0
     for path, (kind, place) in zip(arguments.paths, places):
-        findings = {"corpus": lambda place: verify_corpus(place, arguments.images), "model": verify_model, "run": verify_run}[kind](place)
+        findings = {"corpus": lambda place: verify_corpus(place, arguments.decode), "model": verify_model, "run": verify_run}[kind](place)
         print(report(path, findings), flush=True)
         damaged += bool(findings.damaged)
     return 1 if damaged else 0

@@ -14,7 +14,7 @@ Place = str | os.PathLike[str]  # a path or a URI
 
 
 def ingest(*sources: Place, out: Place, max_errors: float = 0.01, min_side: int = 4, max_aspect: float = 40.0, min_contrast: int = 8, unicode: str = "NFC",
-           duplicates: Literal["keep", "exact", "near"] = "keep", guard: Sequence[str] = (), max_text_length: int = 0, rows_per_shard: int = 100_000,
+           duplicates: Literal["keep", "exact", "near"] = "keep", guard: Sequence[str] = (), max_length: int = 0, rows_per_shard: int = 100_000,
            rows_per_group: int = 1000, labels: str | None = None,
            only: Literal["labeled", "unlabeled"] | None = None, allow_holes: bool = False, image_column: str | None = None, text_column: str | None = None, vertical: bool = False,
            overwrite: bool = False) -> "Corpus":
@@ -27,12 +27,12 @@ def ingest(*sources: Place, out: Place, max_errors: float = 0.01, min_side: int 
     from pipelines.ingestion.chunks import Options
     from pipelines.ingestion.sources.row import ReadOptions
     options = Options(min_side=min_side, max_aspect=max_aspect, min_contrast=min_contrast, duplicates=duplicates, unicode=unicode,
-                      max_text_length=max_text_length, only=only, rows_per_shard=rows_per_shard, rows_per_group=rows_per_group)
+                      max_length=max_length, only=only, rows_per_shard=rows_per_shard, rows_per_group=rows_per_group)
     return pipeline.ingest([os.fspath(source) for source in sources], out, options, max_errors=max_errors, guard=guard, overwrite=overwrite,
                            reading=ReadOptions(allow_holes, image_column, text_column, vertical, labels))
 
 
-def split(corpus: Place, *, validation: float = 0.1, test: float = 0.1, seed: int = 0, duplicates: Literal["near", "exact", "keep"] = "near",
+def split(corpus: Place, *, validation: float = 0.1, test: float = 0.1, seed: int = 0, together: Literal["near", "exact", "none"] = "near",
           out: Place | None = None, overwrite: bool = False) -> "dict[str, Corpus]":
     """Cut a corpus into parts to train, to validate and to test on, and open them: by their names, at OUT-train, OUT-validation, OUT-test.
 
@@ -43,7 +43,7 @@ def split(corpus: Place, *, validation: float = 0.1, test: float = 0.1, seed: in
     from pipelines.ingestion.brought import brought_in
     from pipelines.ingestion.split import Split, checked
     from pipelines.ingestion.split import split as cut
-    return cut(Corpus.open(brought_in(os.fspath(corpus))), os.fspath(out or corpus).rstrip("/"), checked(Split(validation, test, seed, duplicates)), overwrite)
+    return cut(Corpus.open(brought_in(os.fspath(corpus))), os.fspath(out or corpus).rstrip("/"), checked(Split(validation, test, seed, together)), overwrite)
 
 
 def render(out: Place, n: int = 100_000, *, seed: int = 0, style: str = "scene", charset: str = "94", max_length: int = 25, words: str | None = None,

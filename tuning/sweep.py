@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.arguments import Parser
+from pipelines.arguments import Parser, add_resume
 from pipelines.errors import BadInput
 from pipelines.training.recipe import load_recipe
 
@@ -16,7 +16,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to change")
     parser.add_argument("--trials", type=int, default=8, help="how many to run (default 8); the first is the recipe itself")
     parser.add_argument("--concurrency", type=int, help="trials at once (default: as many as fit)")
-    parser.add_argument("--resume", action="store_true", help="go on with the sweep of this name, whatever its state; a killed one goes on anyway")
+    add_resume(parser, "sweep")
     arguments = parser.parse_intermixed_args(argv)
     if arguments.trials < 1:
         raise BadInput(f"expected --trials of at least 1, found {arguments.trials}")

@@ -4,15 +4,15 @@ import argparse
 
 import torch
 
+from pipelines.arguments import add_batch_size, add_data, add_precision
 from pipelines.errors import BadInput
 from pipelines.evaluation.protocols import RULE_NAMES
 
 
 def add_reading_arguments(arguments: argparse.ArgumentParser) -> None:
     """What every command asks for that reads labeled words."""
-    arguments.add_argument("--data", action="append", required=True, metavar="NAME=PATH",
-                           help="a corpus, or an LMDB or folder as `textray ingest` takes them; repeat for more sets")
-    arguments.add_argument("--batch-size", type=int, default=256, metavar="N", help="images at a time (default: 256)")
+    add_data(arguments, "they are read", required=True)
+    add_batch_size(arguments)
     add_rule_argument(arguments)
     add_device_arguments(arguments)
 
@@ -20,8 +20,7 @@ def add_reading_arguments(arguments: argparse.ArgumentParser) -> None:
 def add_device_arguments(arguments: argparse.ArgumentParser) -> None:
     """Where and how precisely a model computes."""
     arguments.add_argument("--device", help="cpu, cuda, cuda:1 ... (default: a GPU if there is one)")
-    arguments.add_argument("--precision", choices=("float32", "bf16"), default="float32",
-                           help="of the arithmetic; bf16 is faster where the processor has it, and reads a few words differently (default: float32)")
+    add_precision(arguments, ("float32", "bf16"), "bf16 is faster where the processor has it, and reads a few words differently")
 
 
 def add_rule_argument(arguments: argparse.ArgumentParser) -> None:

@@ -35,7 +35,7 @@ class Options:
     duplicates: str = "keep"  # "exact": rows with the bytes of an earlier row go; "near": also those that show the same picture
     guarded: bool = False  # whether rows that a benchmark holds go
     unicode: str = "NFC"  # the normal form that labels are brought to (Unicode annex 15), or "as is"
-    max_text_length: int = 0  # characters; longer labels are filtered; 0: no limit
+    max_length: int = 0  # characters; longer labels are filtered; 0: no limit
     only: str | None = None  # "labeled" or "unlabeled": the other rows are filtered
     rows_per_shard: int = 100_000
     rows_per_group: int = ROWS_PER_GROUP
@@ -216,8 +216,8 @@ def filter_reason(gray: np.ndarray, text: str | None, options: Options) -> tuple
         contrast = int(lightest - darkest)
         if contrast < options.min_contrast:
             return "blank image", f"grey values differ by {contrast}"
-    if options.max_text_length and text is not None and len(text) > options.max_text_length:
-        return f"text longer than {options.max_text_length}", f"{len(text)} characters"
+    if options.max_length and text is not None and len(text) > options.max_length:
+        return f"text longer than {options.max_length}", f"{len(text)} characters"
     return None
 
 

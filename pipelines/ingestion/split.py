@@ -1,7 +1,7 @@
 """A corpus cut into parts to train, to validate and to test on, from which no part knows an image of another.
 
 A row's part is a function of the seed and of the key of the first row of its group: rows with the same bytes, and rows that show nearly
-the same picture, whatever their labels say, are a group (`duplicates`). So a corpus that grows keeps the parts of its rows, but for those
+the same picture, whatever their labels say, are a group (`together`). So a corpus that grows keeps the parts of its rows, but for those
 that a new row joins. Validation and test are drawn from groups with a label; images without one stay in training, unless nothing is labeled.
 
 Groups are found through hashes, 300 bytes a row, that are kept beside the training part until it is whole: a killed split goes on from them.
@@ -41,7 +41,7 @@ class Split:
     validation: float = 0.1  # of the labeled groups, or of all where nothing is labeled
     test: float = 0.1
     seed: int = 0
-    duplicates: str = "near"  # which rows stay together: "near", "exact", or "keep": each row for itself
+    together: str = "near"  # which rows stay in one part: "near", "exact", or "none": each row for itself
 
     def part_of(self, key: str) -> str:
         """The part of a group whose first row has this key."""
@@ -94,13 +94,13 @@ def split(corpus: Corpus, out: str, how: Split, overwrite: bool = False) -> dict
     Raises BadInput, and leaves what is whole, if a part cannot be written or would be empty.
     """
     places = {part: storage.absolute(f"{out}-{part}") for part in PARTS if how.wants(part)}
-    plan = {"command": "split", "corpus": corpus.sha256, "validation": how.validation, "test": how.test, "seed": how.seed, "duplicates": how.duplicates}
+    plan = {"command": "split", "corpus": corpus.sha256, "validation": how.validation, "test": how.test, "seed": how.seed, "together": how.together}
     missing = [part for part, place in places.items() if overwrite or not _is_made(place, plan, part)]
     if missing:
         first = missing[0]  # keeps the hashes, and is written last
         with open_staging(places[first]) as staging, room_for(staging.folder):
             if staging.begin({**plan, "part": first}, overwrite):
-                shards = _grouped(corpus, _hashed(corpus, staging) if how.duplicates != "keep" else [], near=how.duplicates == "near")
+                shards = _grouped(corpus, _hashed(corpus, staging) if how.together != "none" else [], near=how.together == "near")
                 for part in reversed(missing):
                     _write(corpus, shards, how, part, places[part], plan, staging if part == first else None, overwrite)
     for place in places.values():  # what a kill left when only the traces were to go

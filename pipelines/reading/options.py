@@ -2,7 +2,7 @@
 
 import argparse
 
-from pipelines.arguments import not_negative
+from pipelines.arguments import add_both_ways_up, not_negative
 
 
 def add_options(arguments: argparse.ArgumentParser) -> None:
@@ -16,4 +16,4 @@ def add_options(arguments: argparse.ArgumentParser) -> None:
     arguments.add_argument("--bcn-weight", type=not_negative, default=0.3, metavar="W", help="of its log probability (default: 0.3)")
     arguments.add_argument("--lexicon", metavar="FILE|N|full", help="choose the likeliest word of a file, a word a line; of the true word "
                            "and N - 1 others drawn from the set's labels (50, 1000); of all labels of the set")
-    arguments.add_argument("--both-ways-up", action="store_true", help="read every image also upside down, and take the reading of higher confidence")
+    add_both_ways_up(arguments)

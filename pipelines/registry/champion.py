@@ -133,7 +133,7 @@ def register(run: str, name: str, *, promote: bool = False, gates: list[WordSet]
             return Registered(name, version, True, f"version {version} of {name} is the champion: an earlier call had decided so and was interrupted")
     if champion and not gates:
         raise BadInput(f"{name} has a champion (version {champion}) and --promote must compare with it: give "
-                       "words to compare on, --gate NAME=PATH")
+                       "words to compare on, --data NAME=PATH")
     recognizer = load_recognizer(trained.folder)
     about = read_description(trained.folder)
     rules = [rule_on(words, recognizer, about, rule) for words in gates]

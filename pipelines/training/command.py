@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from pipelines.arguments import Parser, positive
+from pipelines.arguments import Parser, add_resume, positive
 from pipelines.errors import BadInput
 from pipelines.handles import shown_uri
 from pipelines.training.recipe import load_recipe
@@ -16,7 +16,7 @@ def command(stage: str, description: str, example: str, argv: list[str] | None) 
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", help="a recipe file (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to change, such as training.steps=100")
-    parser.add_argument("--resume", action="store_true", help="go on with the run of this name, whatever its state; a killed run goes on anyway")
+    add_resume(parser, "run")
     parser.add_argument("--dry-run", action="store_true",
                         help="print the plan (images, epochs, memory, time), refuse what would not fit, and start nothing")
     parser.add_argument("--gpu-memory", type=positive, metavar="GIB", help="with --dry-run: plan for GPUs of this size, one for each worker "

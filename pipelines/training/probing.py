@@ -88,7 +88,7 @@ def sized(recipe: Recipe) -> tuple[Recipe, int]:
     try:
         labels = open_streams(recipe)["labeled"].rows
     except BadInput as problem:
-        raise BadInput(f"--labels, of which {recipe.data.labeled.fraction:g}: {problem}") from None
+        raise BadInput(f"--labeled, of which {recipe.data.labeled.fraction:g}: {problem}") from None
     tree = recipe.model_dump(mode="json")
     tree["data"]["labeled"]["batch_size"] = min(BATCH, labels)
     return parse_recipe(tree, "the recipe of a probe"), labels

@@ -1,5 +1,6 @@
 """`textray completion`: what a shell offers is what the commands take."""
 
+import argparse
 import importlib
 import subprocess
 
@@ -12,7 +13,8 @@ from pipelines.completion import options_of, script
 @pytest.mark.parametrize("name", [name for name, (module, _) in COMMANDS.items() if hasattr(importlib.import_module(module), "parser")])
 def test_the_options_are_those_of_the_command(name):
     module = COMMANDS[name][0]
-    taken = {option for action in importlib.import_module(module).parser()._actions for option in action.option_strings if option.startswith("--")} - {"--help"}
+    offered = [action for action in importlib.import_module(module).parser()._actions if action.help != argparse.SUPPRESS]
+    taken = {option for action in offered for option in action.option_strings if option.startswith("--")} - {"--help"}
     assert set(options_of(module)) == taken
 
 

@@ -63,7 +63,7 @@ def test_the_winner_is_chosen_on_validation_words_and_gated_on_others_and_measur
     monkeypatch.setattr(demo, "read_five", lambda step, tests: None)
     step, folder = Written(), tmp_path / "demo"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "unused")
-    assert main(["--folder", str(folder)]) == 0
+    assert main(["--out", str(folder)]) == 0
     seen = [(typed[0], number) for number, typed in enumerate(step.typed) if any("held-out" in word for word in typed)]
     assert [command for command, _ in seen] == ["ingest"] * 4 + ["evaluate"] and seen[-1][1] == len(step.typed) - 1
     assert all(typed[typed.index("--guard") + 1:] == [f"held-out={folder / 'files' / 'held-out'}"] for typed in step.typed if typed[0] == "ingest")
@@ -71,7 +71,7 @@ def test_the_winner_is_chosen_on_validation_words_and_gated_on_others_and_measur
     assert [typed[2:4] for typed in chosen] == [["--data", f"validation={folder / 'corpora' / 'validation'}"]] * 3 + \
         [["--data", f"held-out={folder / 'files' / 'held-out'}"]]
     [register] = [typed for typed in step.typed if typed[0] == "register"]
-    assert register[1] == str(folder / "runs" / "ccr") == chosen[-1][1] and register[-2:] == ["--gate", f"gate={folder / 'corpora' / 'gate'}"]
+    assert register[1] == str(folder / "runs" / "ccr") == chosen[-1][1] and register[-2:] == ["--data", f"gate={folder / 'corpora' / 'gate'}"]
     pictures = [{file.read_bytes() for file in (folder / "files" / name).glob("*.jpg")} for name in ("target", "validation", "gate", "held-out")]
     assert [len(part) for part in pictures] == [10, 4, 3, 5] and len(set.union(*pictures)) == 22
     assert "ccr                      10         70.00%    0.800   0.100  validation  <- chosen, registered" in capsys.readouterr().out
@@ -103,8 +103,8 @@ def test_a_step_that_fails_stops_the_demo_and_names_itself(tmp_path, capsys):
 
 def test_the_demo_does_not_write_over_a_folder_or_start_without_its_data(tmp_path):
     (tmp_path / "demo").mkdir()
-    with pytest.raises(BadInput, match="say --overwrite to remove it, or name another with --folder"):
-        main(["--folder", str(tmp_path / "demo")])
+    with pytest.raises(BadInput, match="say --overwrite to remove it, or name another with --out"):
+        main(["--out", str(tmp_path / "demo")])
     with pytest.raises(BadInput, match=r"expected the real benchmarks under .* found no .*words/train/IIIT5K"):
-        main(["--folder", str(tmp_path / "new"), "--data", str(tmp_path)])
+        main(["--out", str(tmp_path / "new"), "--benchmarks", str(tmp_path)])
     assert not (tmp_path / "new").exists()

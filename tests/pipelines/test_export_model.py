@@ -96,7 +96,7 @@ def test_batches_are_of_1_3_and_8(pictures):
 def test_real_words_of_1_to_25_letters_are_read_alike(taught, pictures, real_data, tmp_path, capsys):
     folder = save_recognizer(tmp_path / "model", taught, {"run": "taught"})
     target = tmp_path / "taught.onnx"
-    command = ["export-model", str(folder), "--out", str(target), "--check", str(real_data / "words" / "test" / "IIIT5K")]
+    command = ["export-model", str(folder), "--out", str(target), "--data", str(real_data / "words" / "test" / "IIIT5K")]
     assert cli.main(command) == 0
     said = capsys.readouterr().out
     assert f"made {target}: trba_tiny as ONNX" in said and "the same strings as the model on 64 images in batches of 1, 3, 8" in said

@@ -111,7 +111,7 @@ def test_bad_rows_are_quarantined_and_small_ones_filtered_with_exact_counts(tmp_
     images |= {3: images[3][:-40], 5: b"", 8: b"<html>", 11: jpeg(11, width=40, height=6)}
     labels = {number: "w" * number for number in range(1, 21)}
     folder = make_lmdb(tmp_path / "in/mixed", images, labels)
-    corpus = ingest([str(folder)], tmp_path / "c", Options(min_side=8, max_text_length=19, rows_per_shard=7),
+    corpus = ingest([str(folder)], tmp_path / "c", Options(min_side=8, max_length=19, rows_per_shard=7),
                     max_errors=0.15)
     assert corpus.manifest.sources["mixed"].model_dump(by_alias=True) == {
         "in": 20, "kept": 15, "duplicates": 0, "quarantined": 3, "filtered": 2, "labeled": 15,
@@ -302,7 +302,7 @@ def test_what_does_not_look_like_a_word_is_filtered_by_published_defaults():
     assert filter_reason(shade[:4], None, defaults) == ("longer than 40 : 1", "200 x 4")
     assert filter_reason(shade[:, :8], None, defaults) == ("blank image", "grey values differ by 7")
     assert filter_reason(shade[:, :9], None, defaults) is None
-    assert filter_reason(shade, "abcd", Options(max_text_length=3)) == ("text longer than 3", "4 characters")
+    assert filter_reason(shade, "abcd", Options(max_length=3)) == ("text longer than 3", "4 characters")
 
 
 @pytest.mark.parametrize("form, kept", [("NFC", "\u00e9 \ufb01 \u4eac"), ("NFKC", "\u00e9 fi \u4eac"), ("as is", "e\u0301 \ufb01 \u4eac")])

@@ -26,7 +26,7 @@ def place(tmp_path_factory):
     ("compare model model --data words=words --json", lambda found: found["all"]["words"] == 30 and found["all"]["difference"] == 0),
     ("split words --test 0 --validation 0.3 --json", lambda found: sum(part["labeled"] for part in found.values()) == 30 and list(found) == ["train", "validation"]),
     ("describe words --json", lambda found: found["total"]["labeled"] == 30),
-    ("models --name crnn_tiny --json", lambda found: [(each["name"], each["decoder"]) for each in found] == [("crnn_tiny", "ctc")] and found[0]["parameters"] > 1e5),
+    ("models crnn_tiny --json", lambda found: [(each["name"], each["decoder"]) for each in found] == [("crnn_tiny", "ctc")] and found[0]["parameters"] > 1e5),
     ("recipes --json", lambda found: any(each["name"] == "ccr_trba" for each in found)),
     ("doctor --json", lambda found: all({"name", "value", "problem", "fatal", "ok"} == set(each) for each in found)),
     ("runs . --json", lambda found: found == [])])

@@ -25,7 +25,7 @@ def test_the_table_lists_every_recognizer_with_its_numbers(capsys):
 
 
 def test_one_recognizer_in_detail(capsys):
-    assert main(["models", "--name", "trba_tiny", "--charset", "94"]) == 0
+    assert main(["models", "trba_tiny", "--charset", "94"]) == 0
     shown = capsys.readouterr().out
     assert "reads 32 x 100 gray, attention: symbol by symbol, at most 25 characters; 96 classes with 94 characters" in shown
     assert [line.split()[0] for line in shown.splitlines() if line.startswith(("encoder", "sequence", "decoder", "all "))] == \
@@ -34,12 +34,12 @@ def test_one_recognizer_in_detail(capsys):
 
 
 def test_choices_of_a_setting_are_named(capsys):
-    assert main(["models", "--name", "four_stage"]) == 0
+    assert main(["models", "four_stage"]) == 0
     assert "  encoder = vgg  (vgg, rcnn, resnet)\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments, sentence", [
-    (["--name", "trab"], "--name: expected a recognizer, found 'trab': did you mean 'trba'?"),
+    (["trab"], "expected a recognizer, found 'trab': did you mean 'trba'?"),
     (["--charset", "aa"], "--charset: a charset holds each character once, found ['a'] more than once: remove the repeats"),
 ])
 def test_bad_input_is_one_sentence(arguments, sentence, capsys):
@@ -51,7 +51,7 @@ def test_counts_are_shown_with_three_digits():
     assert [millions(count) for count in (6_280_000, 686_300_000, 5_314_200_000, 12_345_678_901)] == ["6.28 M", "686 M", "5.31 G", "12.3 G"]
 
 
-@pytest.mark.parametrize("arguments", [["models"], ["models", "--name", "crnn_tiny"], ["--help"]])
+@pytest.mark.parametrize("arguments", [["models"], ["models", "crnn_tiny"], ["--help"]])
 @pytest.mark.parametrize("buffered", [True, False])
 def test_a_reader_that_has_seen_enough_ends_the_command_without_a_word(arguments, buffered):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | ({} if buffered else {"PYTHONUNBUFFERED": "1"})

@@ -44,7 +44,7 @@ def an_export(place: Path, drawn: Path) -> Path:
 RENDER = [*DRAW, "--overwrite", "--out", "out"]
 INGEST = ["ingest", "pictures", "--overwrite", "--out", "out"]
 EXPORT = ["export", "corpus", "--format", "lmdb", "--overwrite", "--out", "out"]
-DEMO = ["demo", "--overwrite", "--folder", "out"]
+DEMO = ["demo", "--overwrite", "--out", "out"]
 CASES = {  # what lies there (made in the working folder), the command, what the sentence says of it
     "a corpus.json of somebody else's": (lambda here, _: notes(here / "out", "corpus.json", '{"documents": []}'), RENDER,
                                          "found a corpus.json that textray did not write, or a damaged one"),

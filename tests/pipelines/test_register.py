@@ -197,7 +197,7 @@ def test_a_version_keeps_where_it_came_from(model, store, tmp_path):
     words = words_folder(tmp_path / "words", [expected(model)[0][0] or "-", "nothing like it"])
     folder = save_recognizer(tmp_path / "runs" / "small" / "model", load_recognizer(model), {"run": "small"})
     RunFolder(folder.parent).write(RunState("finished", "0", 1, vars(handle)))
-    assert main([str(folder.parent), "--name", "traced", "--gate", f"words={words}"]) == 0
+    assert main([str(folder.parent), "--name", "traced", "--data", f"words={words}"]) == 0
     client = MlflowClient(tracking_uri=store)
     version = client.get_model_version("traced", "1")
     assert version.run_id == handle.run and version.tags["run_id"] == handle.run
@@ -226,7 +226,7 @@ def test_the_champion_changes_only_for_a_better_model(model, store, tmp_path, ca
     answers = [text for text, _ in expected(model)[:3]]
     labels = [answers[0], answers[1], "nothing like it"]
     gate = words_folder(tmp_path / "gate", labels)
-    command = ["--name", "crown", "--promote", "--gate", f"gate={gate}"]
+    command = ["--name", "crown", "--promote", "--data", f"gate={gate}"]
 
     assert main([str(other), *command]) == 0
     assert "version 1 of crown is its first champion with 0 of 3 words (0.00 %)" in capsys.readouterr().out
@@ -244,7 +244,7 @@ def test_the_champion_changes_only_for_a_better_model(model, store, tmp_path, ca
 
 def test_promotion_needs_words_to_compare_on(model, store):
     assert register(str(model), "lonely", promote=True).champion
-    with pytest.raises(BadInput, match="lonely has a champion .version 1. and --promote must .*--gate NAME=PATH"):
+    with pytest.raises(BadInput, match="lonely has a champion .version 1. and --promote must .*--data NAME=PATH"):
         register(str(model), "lonely", promote=True)
     assert len(MlflowClient(tracking_uri=store).search_model_versions("name='lonely'")) == 1
 
@@ -267,7 +267,7 @@ def test_a_registration_that_was_killed_is_completed_by_the_same_command(model, 
         patch.setattr(MlflowClient, place, killing)
         main(command)
     completed = (place, when) == ("set_model_version_tag", "after")  # nothing was left to do, so the same command is another registration
-    assert main([*command, "--gate", f"words={words_folder(tmp_path / 'words', ['no', 'nothing'])}"] if completed else command) == 0
+    assert main([*command, "--data", f"words={words_folder(tmp_path / 'words', ['no', 'nothing'])}"] if completed else command) == 0
     assert [version.version for version in client.search_model_versions(f"name='{name}'")] == ([2, 1] if completed else [1])
     assert versions.champion_of(store, name) == "1"
     models = [found for found in client.search_logged_models(["1"]) if found.name == name]

@@ -91,7 +91,7 @@ def edit(file: Path, change) -> None:
 
 
 def test_what_is_whole_is_said_to_be(corpus, model, trained, capsys):
-    assert run("verify", [str(corpus), str(model), str(trained), "--images"]) == 0
+    assert run("verify", [str(corpus), str(model), str(trained), "--decode"]) == 0
     size = sum(file.stat().st_size for file in corpus.glob("part-*")) / 1e6
     parameters = f"{sum(parameter.numel() for parameter in build('crnn_tiny', Charset('abc123')).parameters()):,}"
     assert capsys.readouterr().out.splitlines() == [
@@ -146,7 +146,7 @@ def test_keys_that_come_twice_are_found_whatever_fits_into_memory(tmp_path, caps
 def test_images_are_decoded_if_asked(tmp_path, capsys):
     corpus = str(make_corpus(tmp_path / "c", last=PICTURE[:60]))
     assert run("verify", [corpus]) == 0
-    assert run("verify", [corpus, "--images"]) == 1
+    assert run("verify", [corpus, "--decode"]) == 1
     assert ("part-words-00001.parquet: expected images that can be decoded, found 1 that cannot, as words/1-4 (truncated image)"
             in capsys.readouterr().out)
 

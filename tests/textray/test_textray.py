@@ -1,5 +1,6 @@
 """`import textray`: what the commands do, from a program, with the same names, defaults, results and sentences."""
 
+import argparse
 import importlib
 import inspect
 import json
@@ -119,7 +120,7 @@ def test_a_mistake_is_the_commands_sentence(tmp_path, monkeypatch):
 def test_a_functions_arguments_are_the_commands_options_with_their_defaults(name):
     """Positions aside: --out may be a path in one and asked for in the other."""
     door = importlib.import_module(f"pipelines.{name}")
-    options = {action.dest: action.default for action in door.parser()._actions if action.option_strings and action.dest != "help"}
+    options = {action.dest: action.default for action in door.parser()._actions if action.option_strings and action.dest not in ("help", argparse.SUPPRESS)}
     arguments = {parameter.name: parameter.default for parameter in inspect.signature(getattr(textray, name)).parameters.values()}
     for left_out in ("gate", "sheet", "keep_images", "json", "data", "out", "n"):  # what prints, what fails a script, what has another form in a program
         options.pop(left_out, None)

@@ -49,7 +49,7 @@ def test_from_a_run_to_the_row_of_the_table(store, tmp_path, monkeypatch, capsys
     Path("pretrain.yaml").write_text("name: simclr\nrecognizer: {name: crnn_tiny, options: {width: 64}}\nobjective: {name: simclr, features: contextual, projection_width: 16}\n"
                                      "data: {unlabeled: {corpus: words, batch_size: 16}}\ntraining: {steps: 2, cpus_per_worker: 0.5}\n", encoding="utf-8")
     assert run("pretrain", ["pretrain.yaml"]) == 0
-    probe = ["simclr", "--labels", "words", "--data", "plain=words", "--fractions", "0.2", "--seeds", "1", "--steps", "2", "--freeze"]
+    probe = ["simclr", "--labeled", "words", "--data", "plain=words", "--fractions", "0.2", "--seeds", "1", "--steps", "2", "--freeze"]
     assert run("probe", probe) == 0
     last = capsys.readouterr().out.rstrip().splitlines()[-2:]
     assert last[0].split() == ["pretraining", "fraction", "labels", "seeds", "plain", "%"]
@@ -63,5 +63,5 @@ def test_from_a_run_to_the_row_of_the_table(store, tmp_path, monkeypatch, capsys
     (["--fractions", "0,1"], "expected shares above 0 and up to 1, such as 0.05,0.1,1, found '0,1'"), (["--seeds", "0"], "--seeds: expected at least 1, found 0"),
 ])
 def test_options_that_make_no_sense(option, sentence, capsys):
-    assert run("probe", ["model", "--labels", "words", "--data", "a=b", *option]) == 2
+    assert run("probe", ["model", "--labeled", "words", "--data", "a=b", *option]) == 2
     assert sentence in capsys.readouterr().err

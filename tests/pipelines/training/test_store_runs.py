@@ -72,8 +72,8 @@ def test_a_run_in_a_store_is_measured_calibrated_exported_and_registered_by_its_
     assert "found 0 of 17 right" in capsys.readouterr().err
     save_temperature(run.model, 2.5)
     assert load_recognizer(run.place).temperature == 2.5
-    assert cli.main(["export-model", run.place, "--out", str(tmp_path / "words.pt2"), "--check", f"{bucket}/more"]) == 0
-    assert cli.main(["register", run.place, "--name", "stored", "--promote", "--gate", f"more={bucket}/more"]) == 0
+    assert cli.main(["export-model", run.place, "--out", str(tmp_path / "words.pt2"), "--data", f"{bucket}/more"]) == 0
+    assert cli.main(["register", run.place, "--name", "stored", "--promote", "--data", f"more={bucket}/more"]) == 0
     assert "version 1 of stored is its first champion" in capsys.readouterr().out
     assert cli.main(["evaluate", "models:/stored@champion", "--data", f"{bucket}/more", "--out", f"{bucket}/report2"]) == 0
     assert cli.main(["describe", f"{bucket}/more", "--html", f"{bucket}/pages/more.html"]) == 0
@@ -94,7 +94,7 @@ def test_a_sweep_lives_in_a_store_with_its_corpora(recipe, bucket):
 
 @pytest.mark.parametrize("command", [
     ["export-model", "model", "--out", "s3://runs/words.onnx"], ["render", "--sheet", "s3://runs/sheet.png", "-n", "4"],
-    ["export", "corpus", "--format", "folder", "--out", "s3://runs/out"], ["demo", "--folder", "s3://runs/demo"],
+    ["export", "corpus", "--format", "folder", "--out", "s3://runs/out"], ["demo", "--out", "s3://runs/demo"],
     ["import-weights", "s3://runs/trba.pth", "--name", "trba"]])
 def test_what_needs_a_disk_says_so(bucket, tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
