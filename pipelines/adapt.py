@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from pipelines.journey.plan import (
     usable,
     write_recipe,
 )
+from pipelines.progress import warn
 from pipelines.state import parse_json
 
 DESCRIPTION = """Make a reader for your own word images, and read them into a table. What there is decides what is done:
@@ -176,7 +176,7 @@ def _planned(folder: Path, wishes: Wishes, labels: list[str], charset: str, pass
     validation, test = parts_of(len(labels))
     teaching = usable(labeled_place(bool(test), folder), charset) if labels else 0
     if 0 < teaching < LEAST_TO_TEACH:
-        print(f"textray: warning: {teaching} labels with characters of the charset are left to learn from, too few for a part of every batch: they are not used", file=sys.stderr)
+        warn(f"{teaching} labels with characters of the charset are left to learn from, too few for a part of every batch: they are not used")
     plan = Plan(labels=teaching if teaching >= LEAST_TO_TEACH else 0, method=method, charset=charset, recognizer=recognizer, options=options, validation=validation,
                 test=test, steps=steps, rounds=rounds, round_steps=round_steps)
     storage.write_bytes(str(file), plan.model_dump_json(indent=1).encode())
@@ -213,8 +213,8 @@ def _learn(step: Steps, folder: Path, name: str, plan: Plan, wishes: Wishes) -> 
         return Path(run)
     sure, asked = surely_read(run, folder / "corpora" / "images")
     if sure < max(LEAST_SURE, asked * SURE_SHARE):
-        print(f"textray: warning: {sure} of {asked} images are read with a confidence of 0.3 or more, too few to learn from: the reader is the one of the first run; it "
-              "needs more --minutes, words that are more like those on the images, or some labels", file=sys.stderr)
+        warn(f"{sure} of {asked} images are read with a confidence of 0.3 or more, too few to learn from: the reader is the one of the first run; it "
+              "needs more --minutes, words that are more like those on the images, or some labels")
         return Path(run)
     write_recipe(rounds, recipe(plan, folder, name, False, str(run)))
     guide = [*NGRAM, _guide(folder, wishes)] if wishes.pattern is None else list(OWN_NGRAM)
@@ -222,7 +222,7 @@ def _learn(step: Steps, folder: Path, name: str, plan: Plan, wishes: Wishes) -> 
                         "--share", PSEUDO_SHARE, *guide, *(["--both-ways-up"] if wishes.both_ways_up else []))
     last = next((number for number in range(plan.rounds, 0, -1) if (folder / "runs" / f"{name}-round-{number}" / "model").is_dir()), 0)
     if not done:
-        print(f"textray: warning: the reader is the one of {f'round {last}' if last else 'the first run'}: for why, see above", file=sys.stderr)
+        warn(f"the reader is the one of {f'round {last}' if last else 'the first run'}: for why, see above")
     return folder / "runs" / f"{name}-round-{last}" if last else Path(run)
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from pipelines.errors import BadInput
+from pipelines.progress import silence
 
 Holder = argparse._ActionsContainer  # a parser, or a group of options in one
 
@@ -21,6 +22,14 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str | None = None, description: str | None = None, epilog: str | None = None,
                  formatter_class: type[argparse.HelpFormatter] = argparse.RawDescriptionHelpFormatter):
         super().__init__(prog=prog, description=description, epilog=epilog, formatter_class=formatter_class, allow_abbrev=False)
+        self.add_argument("--quiet", action="store_true", help="only results on stdout and errors on stderr: no progress, no remarks, no warnings")
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None) -> tuple[argparse.Namespace, list[str]]:
+        """argparse's, which all its others call: the one place where `--quiet` is heard."""
+        found, rest = super().parse_known_args(args, namespace)
+        if getattr(found, "quiet", False):
+            silence()
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         """Called by argparse for what it does not understand."""

@@ -12,6 +12,7 @@ from contextlib import suppress
 from io import TextIOWrapper
 
 from pipelines.errors import BadInput, Unavailable
+from pipelines.progress import quietly
 
 # name: (module, one line of help). Modules are named, not imported: `textray --help` must answer at once, and the
 # search lives in `tuning`, which this package may not import.
@@ -66,7 +67,8 @@ def run(name: str, argv: list[str] | None = None) -> int:
     if argv is None:
         _in_utf8()
     try:
-        status = importlib.import_module(COMMANDS[name][0]).main(argv)
+        with quietly(False):  # what --quiet silences ends with the command
+            status = importlib.import_module(COMMANDS[name][0]).main(argv)
         sys.stdout.flush()
         return status
     except BadInput as problem:

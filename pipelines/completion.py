@@ -57,7 +57,7 @@ def options_of(module: str) -> list[str]:
                 if called == "add_argument":
                     options += [each.value for each in node.args if isinstance(each, ast.Constant) and str(each.value).startswith("--")]
                 waiting.append(called)
-    return sorted(dict.fromkeys(options))
+    return sorted(dict.fromkeys(options) | {"--quiet": None})
 
 
 def script(shell: str) -> str:

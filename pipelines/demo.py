@@ -4,11 +4,12 @@ Every step is a command that a user would type; the demo prints it before it run
 """
 
 import argparse
+import contextlib
+import io
 import json
 import os
 import shlex
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ from pipelines.arguments import Parser, add_out, add_overwrite
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.storage import here
 from pipelines.errors import BadInput, Unavailable
+from pipelines.progress import is_silent, say
 from pipelines.state import parse_json
 from pipelines.training.packaged import PACKAGED as RECIPES
 
@@ -66,7 +68,8 @@ class Steps:
         """The same, but for one that may be refused: returns whether it was done."""
         command, *arguments = map(str, words)
         self.heading(f"{title}: textray {shlex.join(map(_shown, [command, *arguments]))}")
-        status = cli.run(command, arguments)
+        with contextlib.redirect_stdout(io.StringIO()) if is_silent() else contextlib.nullcontext():  # the results are those of the last step
+            status = cli.run(command, arguments)
         if status == 130:
             raise KeyboardInterrupt
         if status == os.EX_TEMPFAIL:
@@ -77,7 +80,7 @@ class Steps:
         """Begin a step."""
         self._done += 1
         passed = time.strftime("%M:%S", time.gmtime(self.seconds))
-        print(f"\n[{self._done}{'' if self._count is None else f'/{self._count}'}] {passed}  {line}", file=sys.stderr, flush=True)
+        say(f"\n[{self._done}{'' if self._count is None else f'/{self._count}'}] {passed}  {line}")
 
     @property
     def seconds(self) -> float:

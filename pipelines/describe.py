@@ -3,7 +3,6 @@
 import argparse
 import json
 import os
-import sys
 import textwrap
 
 from pipelines.arguments import Parser, add_guard, add_json, add_min_confidence, add_seed
@@ -15,6 +14,7 @@ from pipelines.corpus.tally import QUANTILES, RANGES, describe, summarize
 from pipelines.errors import BadInput
 from pipelines.ingestion.brought import brought_in
 from pipelines.ingestion.wordsets import open_sets
+from pipelines.progress import say
 from pipelines.reports.corpus import write_page
 from pipelines.reports.html import MARK
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> int:
         summary = describe(corpus)
     print(json.dumps(summary, indent=1, ensure_ascii=False) if arguments.json else _text(corpus, summary))
     if arguments.html:
-        print(f"{arguments.html}: the page, {size / 1e6:,.1f} MB", file=sys.stderr if arguments.json else sys.stdout)
+        (say if arguments.json else print)(f"{arguments.html}: the page, {size / 1e6:,.1f} MB")
     return 0
 
 

@@ -1,7 +1,6 @@
 """`textray export-model`: a recognizer as one file that other programs run: ONNX, torch.export, or TorchScript."""
 
 import argparse
-import sys
 import time
 from itertools import islice
 
@@ -13,6 +12,7 @@ from pipelines.corpus.images import Shape, decode_image
 from pipelines.corpus.storage import here
 from pipelines.errors import BadInput
 from pipelines.ingestion.wordsets import open_sets
+from pipelines.progress import say
 from pipelines.reading.batches import shape_of
 from pipelines.reading.graphs import FORMATS, MARK, export_model, format_of
 from pipelines.reading.weights import find_model, load_recognizer, read_description
@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> int:
     folder = find_model(options.model)
     recognizer = load_recognizer(folder)
     pictures = pictures_of(options.data, shape_of(recognizer))
-    print(f"export-model: {recognizer.name} as {chosen.name}; a decoder that writes symbol by symbol takes minutes", file=sys.stderr)
+    say(f"export-model: {recognizer.name} as {chosen.name}; a decoder that writes symbol by symbol takes minutes")
     compared = export_model(recognizer, target, read_description(folder), pictures)
     print(f"made {target}: {recognizer.name} as {chosen.name}, {target.stat().st_size / 1e6:.1f} MB, in {time.monotonic() - start:.0f} s; "
           f"{compared}")

@@ -1,7 +1,6 @@
 """`textray import-weights`: a checkpoint that somebody published, as a model of this package."""
 
 import argparse
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from pipelines.arguments import Parser, add_charset, add_name, add_out
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.handles import shown_uri
+from pipelines.progress import say
 from pipelines.reading.checkpoint_file import BRANCHES, read_tensors, sha256
 from pipelines.reading.published import import_weights
 from pipelines.reading.weights import DESCRIPTION, save_recognizer
@@ -93,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     out = None if options.out is None else _free(options.out)
     file = storage.here(options.file, "FILE")
     state = read_tensors(file, options.branch)
-    print(f"import-weights: {len(state):,} tensors in {file}", file=sys.stderr)
+    say(f"import-weights: {len(state):,} tensors in {file}")
     imported = import_weights(state, charset, overrides)
     recognizer = imported.recognizer
     origin = {"imported_from": file.name, "imported_sha256": sha256(file), "imported_layout": imported.source}

@@ -13,7 +13,7 @@ from pipelines.prediction.labeler import Labeler, Manner, Reader
 from pipelines.prediction.pipeline import Job, Prediction, predict, read_here, sure_enough
 from pipelines.prediction.sources import open_all
 from pipelines.prediction.tally import Tally
-from pipelines.progress import clock
+from pipelines.progress import clock, say
 from pipelines.reading.options import add_options
 
 ONE_LINE = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})  # a name that holds these would be taken for several columns or lines
@@ -71,7 +71,7 @@ def _print(sources: list, reader: Reader, options: argparse.Namespace) -> int:
         if line.problem is not None:
             print(f"{name}: {line.problem}", file=sys.stderr)
     if reasons:
-        print(f"predict: {_account(Prediction(tally, tally.images - sum(reasons.values()), reasons))}", file=sys.stderr)
+        say(f"predict: {_account(Prediction(tally, tally.images - sum(reasons.values()), reasons))}")
     return 0
 
 

@@ -1,8 +1,60 @@
-"""One line of progress on stderr: done, rate, time left."""
+"""What a command tells while it works, on stderr: progress, remarks, warnings. Whoever wants results and errors alone is told nothing of it.
 
+`--quiet` (every command has it, from `arguments.Parser`) and `quiet=True` of the Python functions end here: whatever is told on the way goes through
+`say`, `warn` or `Progress`.
+"""
+
+import logging
 import sys
 import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
+
+_silent = False
+
+
+def say(line: str) -> None:
+    """A remark."""
+    if not _silent:
+        print(line, file=sys.stderr, flush=True)
+
+
+def warn(sentence: str) -> None:
+    """A warning, of something that ends nothing."""
+    say(f"textray: warning: {sentence}")
+
+
+def is_silent() -> bool:
+    """Whether remarks are unwanted."""
+    return _silent
+
+
+def silence() -> None:
+    """Show no progress, no remarks and no warnings from here on, neither ours nor those of Ray, MLflow and other libraries."""
+    global _silent
+    _silent = True
+    logging.disable(logging.WARNING)
+    warnings.showwarning = _unseen
+
+
+def _unseen(message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: str | None = None) -> None:
+    """Where warnings go that nobody wants to see."""
+
+
+@contextmanager
+def quietly(quiet: bool = True) -> Iterator[None]:
+    """Silence for the time of the block, or, without `quiet`, whatever was; `silence` called in it ends with it, too."""
+    global _silent
+    before = _silent, logging.root.manager.disable, warnings.showwarning
+    if quiet:
+        silence()
+    try:
+        yield
+    finally:
+        _silent, disabled, warnings.showwarning = before
+        logging.disable(disabled)
 
 
 class Progress:
@@ -33,7 +85,7 @@ class Progress:
     def close(self) -> None:
         """Show the last state and end the line."""
         self._show()
-        if self._on_terminal:
+        if self._on_terminal and not _silent:
             print(file=self._stream)
 
     def line(self, seconds: float) -> str:
@@ -44,6 +96,8 @@ class Progress:
         return f"{self.what}: {self.done:,} of {self.total:,} {self.unit} ({share} %), {rate:,.0f}/s{left}"
 
     def _show(self) -> None:
+        if _silent:
+            return
         self._shown = time.monotonic()
         line = self.line(self._shown - self._started)
         print(f"\r{line:<79}" if self._on_terminal else line, end="" if self._on_terminal else "\n", file=self._stream,

@@ -1,9 +1,9 @@
 """`textray render`: a labeled corpus of synthetic words, or a sheet of them to look at."""
 
 import argparse
-import sys
 
 from pipelines.arguments import Parser, add_charset, add_max_length, add_out, add_overwrite, add_seed, add_words
+from pipelines.progress import say
 from pipelines.synthesis.corpus import Settings, render_corpus
 from pipelines.synthesis.sheet import write_sheet
 from pipelines.synthesis.styles import STYLES
@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> int:
     count = 100_000 if given.n is None else given.n
     words = settings.synthesizer().words
     if words.verbatim and words.refused:
-        print(f"render: {words.refused} of {words.refused + len(words.vocabulary)} {f'lines of {given.words}' if given.words else 'strings of the pattern'} left out, "
-              f"being outside the charset or longer than {given.max_length}", file=sys.stderr)
+        say(f"render: {words.refused} of {words.refused + len(words.vocabulary)} {f'lines of {given.words}' if given.words else 'strings of the pattern'} left out, "
+              f"being outside the charset or longer than {given.max_length}")
     corpus = render_corpus(given.out, count, settings, given.source, given.overwrite)
     print(f"{corpus.path}: {corpus.rows:,} labeled pictures in style {given.style}, seed {given.seed}. "
           f"Look at it: textray describe {corpus.path}")

@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import sys
 
 from pipelines.arguments import Parser, add_json, add_out, add_overwrite, add_seed, not_negative
 from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
 from pipelines.ingestion.brought import brought_in
 from pipelines.ingestion.split import Split, checked, labeled_rows, split
+from pipelines.progress import warn
 
 DESCRIPTION = """Cut a corpus into CORPUS-train, CORPUS-validation and CORPUS-test.
 A row's part is decided by its key and the seed; images that are nearly the same stay together. Validation and test
@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     how = checked(Split(arguments.validation, arguments.test, arguments.seed, arguments.together))
     corpus = Corpus.open(brought_in(arguments.corpus))
     if not labeled_rows(corpus):
-        print(f"textray: warning: {arguments.corpus} holds no labels: its parts can be read, and not be marked", file=sys.stderr)
+        warn(f"{arguments.corpus} holds no labels: its parts can be read, and not be marked")
     out = arguments.out or arguments.corpus.rstrip("/")
     parts = split(corpus, out, how, arguments.overwrite)
     if arguments.json:

@@ -25,6 +25,7 @@ from mlflow.exceptions import MlflowException
 from pipelines import database
 from pipelines.errors import BadInput, Unavailable, without_credentials
 from pipelines.handles import RunHandle, tracking_uri
+from pipelines.progress import warn
 
 # MLflow would try a server that is away for 4 minutes, and one that accepts and does not answer for 20. What it lacks is brought later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
@@ -299,8 +300,8 @@ class MetricLog:
                 client_of(self.run.uri).log_batch(self.run.run, metrics=points)
             except (BadInput, *STORE_PROBLEMS) as problem:
                 if not self._warned:
-                    print(f"textray: warning: metrics cannot be stored in {without_credentials(self.run.uri)} for now "
-                          f"({_first_line(problem)}); the run goes on and they are tried again", file=sys.stderr, flush=True)
+                    warn(f"metrics cannot be stored in {without_credentials(self.run.uri)} for now "
+                          f"({_first_line(problem)}); the run goes on and they are tried again")
                     self._warned = True
                 return
             with self._lock:  # the oldest may have been dropped meanwhile: remove by identity

@@ -211,6 +211,14 @@ def test_no_file_is_long():
             assert len(file.read_text(encoding="utf-8").splitlines()) <= 420, file
 
 
+def test_what_is_told_on_the_way_goes_through_one_place():
+    """`--quiet` ends there. Errors go to stderr directly: of the command line, of a gate that is not reached, of an image that cannot be read."""
+    may = {"pipelines.progress", "pipelines.cli", "pipelines.evaluate", "pipelines.predict"}
+    telling = {module for module, file in FILES.items() for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+               if isinstance(node, ast.Attribute) and ast.unparse(node) == "sys.stderr"}
+    assert telling == may
+
+
 def test_help_imports_nothing_heavy():
     code = "import sys; from pipelines.cli import main; main(['--help']); print(sorted({'torch', 'ray', 'mlflow', 'cv2', 'pandas'} & set(sys.modules)))"
     shown = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout

@@ -4,6 +4,8 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
+from pipelines.progress import quietly
+
 if TYPE_CHECKING:
     from pipelines.corpus.reader import Corpus
     from pipelines.evaluation.metrics import Score
@@ -17,7 +19,7 @@ def ingest(*sources: Place, out: Place, max_errors: float = 0.01, min_side: int 
            duplicates: Literal["keep", "exact", "near"] = "keep", guard: Sequence[str] = (), max_length: int = 0, rows_per_shard: int = 100_000,
            rows_per_group: int = 1000, labels: str | None = None,
            only: Literal["labeled", "unlabeled"] | None = None, allow_holes: bool = False, image_column: str | None = None, text_column: str | None = None, vertical: bool = False,
-           overwrite: bool = False) -> "Corpus":
+           overwrite: bool = False, quiet: bool = False) -> "Corpus":
     """Bring images (PATH, NAME=PATH or [NAME=]FORMAT:PATH each) into a new corpus, and open it.
 
     Raises:
@@ -28,12 +30,13 @@ def ingest(*sources: Place, out: Place, max_errors: float = 0.01, min_side: int 
     from pipelines.ingestion.sources.row import ReadOptions
     options = Options(min_side=min_side, max_aspect=max_aspect, min_contrast=min_contrast, duplicates=duplicates, unicode=unicode,
                       max_length=max_length, only=only, rows_per_shard=rows_per_shard, rows_per_group=rows_per_group)
-    return pipeline.ingest([os.fspath(source) for source in sources], out, options, max_errors=max_errors, guard=guard, overwrite=overwrite,
-                           reading=ReadOptions(allow_holes, image_column, text_column, vertical, labels))
+    with quietly(quiet):
+        return pipeline.ingest([os.fspath(source) for source in sources], out, options, max_errors=max_errors, guard=guard, overwrite=overwrite,
+                               reading=ReadOptions(allow_holes, image_column, text_column, vertical, labels))
 
 
 def split(corpus: Place, *, validation: float = 0.1, test: float = 0.1, seed: int = 0, together: Literal["near", "exact", "none"] = "near",
-          out: Place | None = None, overwrite: bool = False) -> "dict[str, Corpus]":
+          out: Place | None = None, overwrite: bool = False, quiet: bool = False) -> "dict[str, Corpus]":
     """Cut a corpus into parts to train, to validate and to test on, and open them: by their names, at OUT-train, OUT-validation, OUT-test.
 
     Raises:
@@ -43,11 +46,13 @@ def split(corpus: Place, *, validation: float = 0.1, test: float = 0.1, seed: in
     from pipelines.ingestion.brought import brought_in
     from pipelines.ingestion.split import Split, checked
     from pipelines.ingestion.split import split as cut
-    return cut(Corpus.open(brought_in(os.fspath(corpus))), os.fspath(out or corpus).rstrip("/"), checked(Split(validation, test, seed, together)), overwrite)
+    with quietly(quiet):
+        return cut(Corpus.open(brought_in(os.fspath(corpus))), os.fspath(out or corpus).rstrip("/"), checked(Split(validation, test, seed, together)), overwrite)
 
 
 def render(out: Place, n: int = 100_000, *, seed: int = 0, style: str = "scene", charset: str = "94", max_length: int = 25, words: str | None = None,
-           pattern: str | None = None, fonts: str | None = None, source: str = "", overwrite: bool = False) -> "Corpus":
+           pattern: str | None = None, fonts: str | None = None, source: str = "", overwrite: bool = False,
+           quiet: bool = False) -> "Corpus":
     """Draw a corpus of labeled words, and open it.
 
     Args:
@@ -60,7 +65,8 @@ def render(out: Place, n: int = 100_000, *, seed: int = 0, style: str = "scene",
         BadInput: settings that cannot be met, or a place that is taken.
     """
     from pipelines.synthesis.corpus import Settings, render_corpus
-    return render_corpus(out, n, Settings(style, seed, charset, max_length, words, fonts, pattern), source, overwrite)
+    with quietly(quiet):
+        return render_corpus(out, n, Settings(style, seed, charset, max_length, words, fonts, pattern), source, overwrite)
 
 
 def train(recipe: "Place | Mapping[str, Any]", *overrides: str, resume: bool = False, quiet: bool = False) -> "Outcome":
@@ -70,7 +76,7 @@ def train(recipe: "Place | Mapping[str, Any]", *overrides: str, resume: bool = F
         recipe: a file of YAML, or the same as nested dictionaries.
         overrides: fields to change, such as "training.steps=100".
         resume: go on with the run of this name, whatever its state; a killed one goes on anyway.
-        quiet: show no progress.
+        quiet: show no progress and no warnings, as with every function here.
 
     Returns:
         What it left behind: `place` (its folder), `model`, `metrics`.
@@ -82,7 +88,8 @@ def train(recipe: "Place | Mapping[str, Any]", *overrides: str, resume: bool = F
     read = parse_recipe(overridden(recipe, overrides)) if isinstance(recipe, Mapping) else load_recipe(os.fspath(recipe), list(overrides))
     from pipelines.training import driver
     from pipelines.training.corpora import with_corpora
-    return driver.train(with_corpora(read), resume=resume, quiet=quiet)
+    with quietly(quiet):
+        return driver.train(with_corpora(read), resume=resume)
 
 
 pretrain = finetune = train
@@ -91,7 +98,7 @@ pretrain = finetune = train
 def evaluate(model: Place, data: "Mapping[str, Place] | Sequence[str]", *, batch_size: int = 256, rule: str | None = None, device: str | None = None,
              precision: Literal["float32", "bf16"] = "float32", beam: int | None = None, ngram: str | None = None, ngram_weight: float = 0.3,
              bcn: str | None = None, bcn_weight: float = 0.3, lexicon: str | None = None, both_ways_up: bool = False,
-             out: Place | None = None) -> "dict[str, Score]":
+             out: Place | None = None, quiet: bool = False) -> "dict[str, Score]":
     """Measure a model on labeled words: a score for each set, with `words`, `accuracy`, `interval`, `one_minus_ned`, `cer`.
 
     Args:
@@ -113,8 +120,9 @@ def evaluate(model: Place, data: "Mapping[str, Place] | Sequence[str]", *, batch
     sets = open_sets([f"{name}={os.fspath(path)}" for name, path in data.items()] if isinstance(data, Mapping) else list(data))
     if out is not None:
         check_place(os.fspath(out))
-    measured = Measured(os.fspath(model), options)
-    results = [measured.read(words) for words in sets]
+    with quietly(quiet):
+        measured = Measured(os.fspath(model), options)
+        results = [measured.read(words) for words in sets]
     if out is not None:
         write_results(os.fspath(out), os.fspath(model), results, measured.about)
     return {result.words.name: result.evaluation.score for result in results}
@@ -123,7 +131,7 @@ def evaluate(model: Place, data: "Mapping[str, Place] | Sequence[str]", *, batch
 def predict(model: Place, *sources: Place, out: Place, min_confidence: float | None = None, batch_size: int = 256, device: str | None = None,
             precision: Literal["float32", "bf16"] = "float32", beam: int | None = None, ngram: str | None = None, ngram_weight: float = 0.3,
             bcn: str | None = None, bcn_weight: float = 0.3, lexicon: str | None = None, both_ways_up: bool = False,
-            overwrite: bool = False) -> "Prediction":
+            overwrite: bool = False, quiet: bool = False) -> "Prediction":
     """Read images into a file (.csv, .tsv, .jsonl) or a corpus of pseudo-labels; `load` gives a reader whose results stay in the program.
 
     Raises:
@@ -138,14 +146,16 @@ def predict(model: Place, *sources: Place, out: Place, min_confidence: float | N
     options = argparse.Namespace(batch_size=batch_size, precision=precision, beam=beam, ngram=ngram, ngram_weight=ngram_weight, bcn=bcn,
                                  bcn_weight=bcn_weight, lexicon=lexicon, both_ways_up=both_ways_up)
     named = [os.fspath(source) for source in sources]
-    job = pipeline.Job(open_all(named), named, Labeler.open(os.fspath(model)), Manner.of(options), storage.absolute(os.fspath(out)), device,
-                       min_confidence, overwrite)
-    return pipeline.predict(job)
+    with quietly(quiet):
+        job = pipeline.Job(open_all(named), named, Labeler.open(os.fspath(model)), Manner.of(options), storage.absolute(os.fspath(out)), device,
+                           min_confidence, overwrite)
+        return pipeline.predict(job)
 
 
-def describe(corpus: Place) -> dict[str, Any]:
+def describe(corpus: Place, *, quiet: bool = False) -> dict[str, Any]:
     """What a corpus holds, in numbers, as `textray describe --json` prints it."""
     from pipelines.corpus.reader import Corpus
     from pipelines.corpus.tally import describe as tell
     from pipelines.ingestion.brought import brought_in
-    return tell(Corpus.open(brought_in(os.fspath(corpus))))
+    with quietly(quiet):
+        return tell(Corpus.open(brought_in(os.fspath(corpus))))

@@ -34,6 +34,7 @@ from pipelines.corpus import storage
 from pipelines.corpus.account import counted
 from pipelines.errors import BadInput
 from pipelines.handles import RunHandle
+from pipelines.progress import say, warn
 from pipelines.state import parse_json
 from pipelines.training import driver, record
 from pipelines.training.alone import InProcess
@@ -110,7 +111,7 @@ def sweep(recipe: Recipe, *, trials: int, concurrency: int | None = None, resume
     if (earlier := where.state()) is not None and earlier.status == "finished":
         return _finished(recipe, where, resume)
     if recipe.data.validation is None:
-        print(f"no validation words: {called(metric_of(recipe))} decides, which needs no labels, see docs/training.md", file=sys.stderr, flush=True)
+        say(f"no validation words: {called(metric_of(recipe))} decides, which needs no labels, see docs/training.md")
     streams = open_streams(recipe)
     with room_for(where), where.claimed(recipe, resume) as state:
         start_ray()
@@ -160,8 +161,7 @@ def restorable(place: str) -> bool:
                 for _ in pickletools.genops(storage.read_bytes(file)):  # as far as a pickle goes without running it
                     pass
     except (BadInput, ValueError, UnicodeDecodeError) as problem:
-        print(f"textray: warning: the state of the search in {place} is torn ({str(problem).rstrip(': ')}); its trials are taken from their folders",
-              file=sys.stderr)
+        warn(f"the state of the search in {place} is torn ({str(problem).rstrip(': ')}); its trials are taken from their folders")
         storage.remove(place)
         return False
     return "tuner.pkl" in names
@@ -211,7 +211,7 @@ def _conclude(recipe: Recipe, axes: tuple[Axis, ...], results: list[TrialResult]
 
 def _finished(recipe: Recipe, where: RunFolder, resume: bool) -> list[TrialResult]:
     with where.claimed(recipe, resume) as state:
-        print(f"the sweep {recipe.name} has finished already: {where.place}", file=sys.stderr, flush=True)
+        say(f"the sweep {recipe.name} has finished already: {where.place}")
         file = where.file("trials.json")
         ranked = parse_json(storage.read_bytes(file), list[TrialResult], file, "bring back a copy of this file, or choose another name=")
         _settle(where, state, ranked, "FINISHED")
@@ -239,7 +239,7 @@ class _Announce(tune.Callback):
         self._ended += 1
         accuracy = (trial.last_result or {}).get(self._metric)
         shown = f", {called(self._metric)} {accuracy:.2%} at step {trial.last_result['step']}" if accuracy is not None else ""
-        print(f"trial {self._ended}/{self._trials} {how}: {trial_name(trial.config)}{shown}", file=sys.stderr, flush=True)
+        say(f"trial {self._ended}/{self._trials} {how}: {trial_name(trial.config)}{shown}")
 
     def on_trial_complete(self, iteration, trials, trial, **info) -> None:
         """Tune calls this when a trial ends or is stopped."""

@@ -7,7 +7,6 @@ bucket, no permission, no such file) is raised at once.
 import io
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from pipelines.errors import Unavailable, without_credentials
+from pipelines.progress import say
 
 UPLOAD_CHUNK = 8 << 20  # bytes
 WAITS = (1, 2, 4, 8, 16, 32, 60, 60, 60, 60)  # seconds between tries; a client has tried for seconds of its own before each
@@ -63,7 +63,7 @@ def insist(path: str, work: Callable[[], T], gone_is_done: bool = False) -> T:
                                   "if it is the wrong one, correct AWS_ENDPOINT_URL or STORAGE_EMULATOR_HOST") from problem
             if number == 0:
                 line = f"textray: {path}: the store does not answer ({reason}); waiting up to {sum(WAITS) // 60} minutes for it"
-                print(without_credentials(line), file=sys.stderr, flush=True)
+                say(without_credentials(line))
             time.sleep(wait)
     raise AssertionError("not reached")
 

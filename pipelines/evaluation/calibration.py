@@ -10,7 +10,6 @@ The words are split in two by a hash of their keys. T is fitted on one half; the
 """
 
 import math
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
@@ -26,6 +25,7 @@ from pipelines.evaluation.measure import with_progress
 from pipelines.evaluation.metrics import calibration_error, reliability
 from pipelines.evaluation.protocols import Rule, rule_of
 from pipelines.ingestion.wordsets import WordSet
+from pipelines.progress import warn
 from pipelines.reading.batches import evaluating, read_stream
 
 TEMPERATURES = tuple(2 ** (step / 8) for step in range(-16, 25))  # 1/4 to 8, in steps of 9 %
@@ -128,7 +128,7 @@ def calibrate(recognizer: Recognizer, sets: list[WordSet], rules: list[Rule], *,
 
     temperature = best_temperature(read_half(0, TEMPERATURES))
     if temperature in (TEMPERATURES[0], TEMPERATURES[-1]):
-        print(f"textray: warning: the best temperature is at or beyond {temperature:g}, the end of what was tried", file=sys.stderr)
+        warn(f"the best temperature is at or beyond {temperature:g}, the end of what was tried")
     temperature, table = round(temperature, 4), []
     pair = (recognizer.temperature, temperature)
     for half, name in enumerate(("fit", "report")):

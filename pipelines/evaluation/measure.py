@@ -1,7 +1,6 @@
 """A recognizer, measured on labeled words."""
 
 import heapq
-import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from models.recognizer import Recognizer
 from pipelines.errors import BadInput
 from pipelines.evaluation.metrics import Score, Word
 from pipelines.evaluation.protocols import ALPHANUMERIC_36, RULE_NAMES, Rule, rule_for, rule_of, size_note
+from pipelines.progress import say
 from pipelines.reading.batches import evaluating, read_stream
 from pipelines.reading.searches import Found, Search
 
@@ -137,7 +137,7 @@ def with_progress(words: "WordSet", every: float = 2.0) -> Iterator[tuple[str, b
     for count, word in enumerate(words.read()):
         now = time.perf_counter()
         if now - said > every:
-            print(f"{words.name}: {count:,} of {words.rows:,} images, {count / (now - start):,.0f}/s", file=sys.stderr)
+            say(f"{words.name}: {count:,} of {words.rows:,} images, {count / (now - start):,.0f}/s")
             said = now
         yield word
 

@@ -4,7 +4,6 @@ import errno
 import json
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +18,7 @@ from pipelines.corpus.account import counted
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
 from pipelines.exporting.formats import BREAKS_LINES, FolderWriter, Item, LmdbWriter, TarWriter, Writer
-from pipelines.progress import Progress
+from pipelines.progress import Progress, say
 from pipelines.state import parse_json
 
 NOTE = "export.json"  # in what was exported: what it is, and the sign that --overwrite may replace it
@@ -91,7 +90,7 @@ def _copy(corpus: Corpus, sources: list[str], writer: Writer) -> dict:
     total = sum(shard.rows for shard in corpus.manifest.shards if shard.source in sources)
     if not total:
         raise BadInput(f"{corpus.path}: expected images in {', '.join(sources)}, found none: choose other --sources")
-    print(f"export: {total:,} images from {counted(len(sources), 'source')}", file=sys.stderr)
+    say(f"export: {total:,} images from {counted(len(sources), 'source')}")
     progress = Progress("export", total, "images")
     rows = labeled = size = 0
     try:

@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 from pipelines.corpus import storage
@@ -16,6 +15,7 @@ from pipelines.corpus.manifest import MANIFEST
 from pipelines.errors import BadInput
 from pipelines.ingestion.pipeline import ingest, versions
 from pipelines.ingestion.sources.opening import open_sources
+from pipelines.progress import say
 
 ARCHIVES = (".tar", ".tar.gz", ".tgz", ".parquet", ".mdb")  # files that hold images; lists of images are for `textray ingest`
 
@@ -41,6 +41,6 @@ def brought_in(place: str) -> str:
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", os.path.basename(place.rstrip("/"))).strip("-.") or "images"
     target = storage.join(cache_folder(), f"{name}-{hashlib.sha256(known.encode()).hexdigest()[:16]}")
     if storage.kind(storage.join(target, MANIFEST)) is None:
-        print(f"textray: {place} is no corpus yet: it is brought in, once, to {target}", file=sys.stderr, flush=True)
+        say(f"textray: {place} is no corpus yet: it is brought in, once, to {target}")
         ingest([place], target)
     return target

@@ -6,7 +6,6 @@ counts goes through Ray: each task reads its rows where they lie and writes its 
 
 import hashlib
 import os
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
@@ -27,7 +26,7 @@ from pipelines.ingestion.sources.row import ReadOptions, Source
 from pipelines.ingestion.staging import Staging, open_staging
 from pipelines.ingestion.tasks import FEW, in_tasks
 from pipelines.ingestion.unique import without_duplicates
-from pipelines.progress import Progress
+from pipelines.progress import Progress, say
 
 
 def ingest(arguments: list[str], target: str | os.PathLike, options: Options = Options(), *, max_errors: float = 0.01,
@@ -49,7 +48,7 @@ def ingest(arguments: list[str], target: str | os.PathLike, options: Options = O
         if staging.begin(plan, overwrite):
             results = _run(sources, staging, options, max_errors)
             if options.hashed:
-                print("ingest: looks for duplicates", file=sys.stderr)
+                say("ingest: looks for duplicates")
                 results = without_duplicates(results, staging, options, guards, [source.name for source in sources])
                 if not any(result.counts.kept for result in results):
                     staging.remove()
@@ -95,8 +94,8 @@ def _run(sources: list[Source], staging: Staging, options: Options, max_errors: 
         missing.append(chunk) if earlier is None else results.append(earlier)
     already = sum(result.counts.rows_in for result in results)
     if already:
-        print(f"ingest: continues in {staging.folder}, where {already:,} of {total:,} images are done", file=sys.stderr)
-    print(f"ingest: {about}{total:,} images from {counted(len(sources), 'source')}", file=sys.stderr)
+        say(f"ingest: continues in {staging.folder}, where {already:,} of {total:,} images are done")
+    say(f"ingest: {about}{total:,} images from {counted(len(sources), 'source')}")
     progress = Progress("ingest", total, "images", already)
     try:
         for result in _tasks(missing, staging, options, total):

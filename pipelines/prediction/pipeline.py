@@ -1,7 +1,6 @@
 """Sources -> readings -> a file or a corpus: here where they are few, by Ray where they are many."""
 
 import json
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,7 @@ from pipelines.prediction.pseudo_labels import Wanted, plan_shards, write_shard
 from pipelines.prediction.readings import Readings, open_readings, read_blocks, rows_per_block
 from pipelines.prediction.sources import CorpusSource
 from pipelines.prediction.tally import Tally, left_out
-from pipelines.progress import Progress
+from pipelines.progress import Progress, say
 from pipelines.reading.searches import search_of
 
 AT_ONCE = 1000  # images that go into a file at once, without readings beside it that outlive a kill
@@ -148,8 +147,8 @@ def _read(job: Job, chunks: list[Chunk], readings: Readings) -> Tally:
         missing.append(chunk) if block is None else tally.add(block.tally)
     total, about = job.images(), "" if job.exact() else "about "
     if tally.images:
-        print(f"predict: continues in {readings.folder}, where {tally.images:,} of {total:,} images are read", file=sys.stderr)
-    print(f"predict: {about}{total:,} images with {job.labeler.name}", file=sys.stderr)
+        say(f"predict: continues in {readings.folder}, where {tally.images:,} of {total:,} images are read")
+    say(f"predict: {about}{total:,} images with {job.labeler.name}")
     progress = Progress("predict", total, "images", tally.images)
     try:
         for block in read_blocks(job.labeler, job.manner, job.device, missing, readings, few=total <= FEW_TO_READ):

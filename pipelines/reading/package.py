@@ -15,7 +15,7 @@ from mlflow.types import ColSpec, DataType, Schema
 SIGNATURE = ModelSignature(Schema([ColSpec(DataType.binary, "image")]),
                            Schema([ColSpec(DataType.string, "text"), ColSpec(DataType.double, "confidence")]))
 SERVING_REQUIREMENTS = ("mlflow", "torch", "numpy", "opencv-python-headless", "pandas", "pillow")
-SERVING_SOURCES = ("__init__.py", "errors.py", "state.py", "checksum.py", "corpus/__init__.py", "corpus/image_formats.py", "corpus/images.py",
+SERVING_SOURCES = ("__init__.py", "errors.py", "progress.py", "state.py", "checksum.py", "corpus/__init__.py", "corpus/image_formats.py", "corpus/images.py",
                    "corpus/pictures.py", "reading/__init__.py", "reading/batches.py", "reading/served.py",
                    "reading/weights.py")  # and models/
 

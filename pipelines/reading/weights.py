@@ -11,7 +11,6 @@ import math
 import os
 import pickle
 import re
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from models.recognizer import Recognizer
 from models.recognizers import build
 from pipelines.checksum import CHECKSUM, intact, with_checksum
 from pipelines.errors import BadInput, Unavailable
+from pipelines.progress import warn
 from pipelines.state import parse_json
 
 DESCRIPTION, WEIGHTS = "recognizer.json", "weights.pt"
@@ -104,8 +104,8 @@ def model_files(folder: str | Path) -> dict[str, bytes]:
 def warn_of_decoder(about: dict[str, Any], name: str) -> None:
     """Say of a model that was pretrained alone that its decoder is as it was drawn at random: what it reads means nothing."""
     if "decoder" not in (about.get("trained") or ["decoder"]):
-        print(f"textray: warning: {name} was pretrained only ({about.get('objective', 'without labels')}), and its decoder has learned nothing: what it reads is chance; "
-              f"fine-tune it first (textray finetune RECIPE initialize_from={name})", file=sys.stderr)
+        warn(f"{name} was pretrained only ({about.get('objective', 'without labels')}), and its decoder has learned nothing: what it reads is chance; "
+              f"fine-tune it first (textray finetune RECIPE initialize_from={name})")
 
 
 def find_model(where: str | Path, runs: str | Path = "runs") -> str | Path:

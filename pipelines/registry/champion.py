@@ -1,7 +1,6 @@
 """A run's model becomes a version, and the champion if it reads more words than the champion of today."""
 
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from pipelines.evaluation.metrics import Score
 from pipelines.evaluation.protocols import Rule
 from pipelines.evaluation.table import HEADER, rows
 from pipelines.ingestion.wordsets import WordSet
+from pipelines.progress import say
 from pipelines.reading.weights import find_model, load_recognizer, read_description
 from pipelines.registry import versions
 from pipelines.tracking import find_run, is_away, prepare_store
@@ -85,7 +85,7 @@ def _of_mlflow(run: str, store: str) -> str | Path:
 def measure(what: str, recognizer: Recognizer, gates: list[WordSet], rules: list[Rule]) -> Score:
     """The gate sets together, read by one model and compared each by its rule; its table goes to stderr."""
     results = [evaluate_set(recognizer, words, rule=rule) for words, rule in zip(gates, rules, strict=True)]
-    print(f"\n{what} on the gate:\n{as_text(rows(results), HEADER)}", file=sys.stderr)
+    say(f"\n{what} on the gate:\n{as_text(rows(results), HEADER)}")
     return total(results)
 
 

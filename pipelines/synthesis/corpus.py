@@ -8,7 +8,6 @@ import hashlib
 import json
 import math
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from pipelines.errors import BadInput
 from pipelines.ingestion.chunks import Chunk, ChunkResult, Options, plan_chunks, write_chunk
 from pipelines.ingestion.sources.row import Row, Span, spans
 from pipelines.ingestion.staging import Staging, open_staging
-from pipelines.progress import Progress
+from pipelines.progress import Progress, say
 from pipelines.synthesis.synthesizer import Synthesizer, synthesizer
 
 WANTED_SHARDS = 64  # so that a few dozen CPUs share a corpus of moderate size evenly
@@ -146,8 +145,7 @@ def draw_shards(words: SyntheticWords, staging: Staging) -> list[ChunkResult]:
     missing = [chunk for chunk in chunks if chunk.index not in finished]
     already = sum(result.counts.kept for result in results)
     if already:
-        print(f"render: continues in {staging.folder}, where {already:,} of {words.total:,} words are drawn",
-              file=sys.stderr)
+        say(f"render: continues in {staging.folder}, where {already:,} of {words.total:,} words are drawn")
     folder, done = staging.corpus, staging.done
     progress = Progress("render", words.total, "words", already)
     draw = drawn_by_ray if len(missing) > 1 and (asked_for() or words.total > FEW) else drawn_here

@@ -6,7 +6,6 @@ Rank 0 writes progress and checkpoints; the driver brings progress to MLflow.
 """
 
 import hashlib
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.selection import Selection
 from pipelines.feed.stream import Stream, open_stream
 from pipelines.handles import RunHandle
+from pipelines.progress import quietly, say, warn
 from pipelines.reading.batches import shape_of
 from pipelines.reading.weights import DESCRIPTION, WEIGHTS, find_model, model_files, pinned, read_description, save_recognizer
 from pipelines.training import checkpoints, record
@@ -38,7 +38,7 @@ from pipelines.training.prospects import of_labels, of_words
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder, RunState, Start
 from pipelines.training.validation import check_words
-from pipelines.training.watching import Progress, say, say_streams, warn
+from pipelines.training.watching import Progress, say_streams
 from pipelines.training.worker import build_objective, trained_parts
 
 
@@ -130,33 +130,33 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
         folder: of the run; by default recipe.runs/recipe.name.
         parent: the MLflow run that this one belongs to.
         engine: how its workers are started; by default as `engine_of` says.
+        quiet: show no progress and no warnings.
 
     Raises:
         BadInput: something in the recipe cannot be, or training met a loss that is not finite.
     """
     files_of_own = own_files(recipe)
-    with own.held(files_of_own):  # whatever becomes of the files while it trains
-        return _train(recipe, files_of_own, resume, folder, parent, engine, quiet)
+    with own.held(files_of_own), quietly(quiet):  # whatever becomes of the files while it trains
+        return _train(recipe, files_of_own, resume, folder, parent, engine)
 
 
-def _train(recipe: Recipe, files_of_own: dict[str, str], resume: bool, folder: str | Path | None, parent: RunHandle | None, engine: Engine | None,
-           quiet: bool) -> Outcome:
+def _train(recipe: Recipe, files_of_own: dict[str, str], resume: bool, folder: str | Path | None, parent: RunHandle | None, engine: Engine | None) -> Outcome:
     where = RunFolder(folder or storage.join(recipe.runs, recipe.name))
     earlier = where.state()
     if earlier is not None and earlier.status == "finished":
-        return _finished(recipe, where, resume, quiet)
+        return _finished(recipe, where, resume)
     if earlier is not None and earlier.status == "failed" and not resume:
         record.settle(where, earlier, "FAILED")  # `claimed` says that it has failed
     streams = open_streams(recipe, earlier and earlier.lanes)
-    said = _said_of_words(recipe, quiet)
+    said = _said_of_words(recipe)
     with room_for(where), where.claimed(recipe, resume) as state:
         corpora = fingerprints(recipe)
         state.check_corpora(corpora)
         digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in files_of_own.items()}
         state.check_files(digests)
         if earlier is not None:
-            say(f"continuing the run {recipe.name} in {where.place}", quiet)
-            with where.training(lambda: say("waiting for the killed run's workers to end", quiet)):
+            say(f"continuing the run {recipe.name} in {where.place}")
+            with where.training(lambda: say("waiting for the killed run's workers to end")):
                 cut_torn_line(where.progress)
         done = _whole_checkpoint(where)
         files = None
@@ -164,7 +164,7 @@ def _train(recipe: Recipe, files_of_own: dict[str, str], resume: bool, folder: s
             state.start, files = find_start(recipe, state.start)
         engine = engine or engine_of(recipe)
         engine.begin(recipe, streams)
-        say_streams(streams, quiet)
+        say_streams(streams)
         kept = {name: text for name, text in files_of_own.items() if len(text) <= LARGEST_KEPT}
         for name, text in kept.items():
             storage.write_bytes(where.file(storage.join("files", Path(name).name)), text.encode())
@@ -174,7 +174,7 @@ def _train(recipe: Recipe, files_of_own: dict[str, str], resume: bool, folder: s
         where.write(state)
         job = Job(with_absolute_corpora(recipe).model_dump(mode="json"), streams, where.place, done, files_of_own, files)
         try:
-            metrics = _fit(recipe, job, where, state.handle, engine, quiet, said)
+            metrics = _fit(recipe, job, where, state.handle, engine, said)
         except BaseException as problem:
             _note_failure(where, state, problem)
             raise
@@ -184,7 +184,7 @@ def _train(recipe: Recipe, files_of_own: dict[str, str], resume: bool, folder: s
         return Outcome(where.place, metrics)
 
 
-def _said_of_words(recipe: Recipe, quiet: bool) -> list[str]:
+def _said_of_words(recipe: Recipe) -> list[str]:
     """Looks at the validation words, and says so if they are too few. Raises BadInput if they cannot be used."""
     validation = recipe.data.validation
     if validation is None:
@@ -193,13 +193,13 @@ def _said_of_words(recipe: Recipe, quiet: bool) -> list[str]:
     labels = check_words(Corpus.open(validation.corpus), validation.words, rule)
     said = [sentence for sentence in (of_words(len(labels)), of_labels(labels, rule)) if sentence]
     for sentence in said:
-        warn(sentence, quiet)
+        warn(sentence)
     return said
 
 
-def _finished(recipe: Recipe, where: RunFolder, resume: bool, quiet: bool) -> Outcome:
+def _finished(recipe: Recipe, where: RunFolder, resume: bool) -> Outcome:
     with room_for(where), where.claimed(recipe, resume) as state:
-        say(f"the run {recipe.name} has finished already: {where.model}", quiet)
+        say(f"the run {recipe.name} has finished already: {where.model}")
         _restore_model(recipe, where)
         record.settle(where, state, "FINISHED", {"model": where.model})
         return Outcome(where.place, _last_metrics(where))
@@ -237,8 +237,8 @@ def _whole_checkpoint(where: RunFolder) -> int:
     found, torn = checkpoints.newest_whole(where.checkpoints)
     if torn:
         named = ", ".join(f"{name}: {problem}" for name, problem in sorted(torn.items()))
-        print(f"textray: warning: left out {counted(len(torn), 'damaged checkpoint')} of {where.place} ({named}); training goes on from "
-              f"{f'the whole one of step {found.step}' if found else 'the beginning, since no other is whole'}", file=sys.stderr, flush=True)
+        warn(f"left out {counted(len(torn), 'damaged checkpoint')} of {where.place} ({named}); training goes on from "
+              f"{f'the whole one of step {found.step}' if found else 'the beginning, since no other is whole'}")
     checkpoints.forget(where.checkpoints, torn)
     return found.step if found else 0
 
@@ -252,7 +252,7 @@ def _note_failure(where: RunFolder, state: RunState, problem: BaseException) -> 
         try:
             where.write(state)
         except (OSError, BadInput) as another:
-            print(f"textray: warning: the state of {where.place} is not written ({another})", file=sys.stderr)
+            warn(f"the state of {where.place} is not written ({another})")
 
 
 @contextmanager
@@ -278,9 +278,9 @@ def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: RunHandl
                               tags={"recipe": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest} | began)
 
 
-def _fit(recipe: Recipe, job: Job, where: RunFolder, handle: RunHandle, engine: Engine, quiet: bool, said: list[str]) -> dict[str, Any]:
+def _fit(recipe: Recipe, job: Job, where: RunFolder, handle: RunHandle, engine: Engine, said: list[str]) -> dict[str, Any]:
     earlier = tracking.points_of(read_journal(where.progress))
-    with tracking.MetricLog(handle, earlier) as log, Progress(where, recipe, log, quiet, said):
+    with tracking.MetricLog(handle, earlier) as log, Progress(where, recipe, log, said):
         engine.fit(recipe, job, where)
     last, _ = checkpoints.newest_whole(where.checkpoints)
     state = last and last.state()
@@ -317,7 +317,7 @@ def _keep_model(recipe: Recipe, state: dict[str, Any], where: RunFolder) -> dict
             objective.recognizer.load_state_dict(kept["recognizer"])
             numbers = {**kept["metrics"], "best_step": best.step}
         else:
-            warn(f"{where.best}: expected the recognizer of step {state['best']['step']}, found it lost or damaged: the model is that of the last step", False)
+            warn(f"{where.best}: expected the recognizer of step {state['best']['step']}, found it lost or damaged: the model is that of the last step")
     save_recognizer(where.model, objective.recognizer, {"run": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest,
                                                         "rule": recipe.recognizer.rule, "trained": trained_parts(objective),
                                                         "step": numbers.get("best_step", state["step"])})

@@ -10,7 +10,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from dataclasses import asdict, dataclass
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
+from pipelines.progress import warn
 from pipelines.state import parse_json
 
 SETTLING = 1.0  # seconds between writing one's name and looking whether it stands
@@ -102,7 +102,7 @@ def _renew(file: str, owner: str, ended: threading.Event, lost: threading.Event)
                 _write(file, owner)
                 continue
         except (BadInput, OSError) as problem:  # a store that is away: the next try may come in time
-            print(f"textray: warning: the lease {file} is not renewed for now ({str(problem).splitlines()[0][:200]})", file=sys.stderr)
+            warn(f"the lease {file} is not renewed for now ({str(problem).splitlines()[0][:200]})")
             continue
         lost.set()
         sent = LOST if signal.getsignal(LOST) is _interrupted else signal.SIGINT

@@ -3,13 +3,13 @@
 The folder is always written first. Whatever a kill, or a store that is away, leaves undone is found there, and done, by the same command repeated.
 """
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from pipelines import tracking
 from pipelines.errors import without_credentials
 from pipelines.handles import RunHandle
+from pipelines.progress import say
 from pipelines.training.journal import read_journal
 from pipelines.training.runs import RunFolder, RunState
 
@@ -43,5 +43,5 @@ def settle(where: RunFolder, state: RunState, status: str, tags: Mapping[str, st
     if problem is not None:
         line = (f"textray: warning: the status {status} of the run {where.place}, and what may be missing of its {len(points)} numbers, cannot be "
                 f"stored in {state.handle.uri} now ({problem}); nothing is lost, it stands there: repeat the command when the store is back")
-        print(without_credentials(line), file=sys.stderr, flush=True)
+        say(without_credentials(line))
     return problem is None

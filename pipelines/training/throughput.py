@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from models.footprint import NeedsValues, products_of
+from pipelines.progress import warn
 from pipelines.training.device import GIB, sizes_of
 from pipelines.training.recipe import Recipe
 
@@ -89,5 +90,5 @@ def step_flops(recipe: Recipe, objective: nn.Module, device: torch.device) -> fl
     try:
         return 2.0 * products_of(objective, sizes_of(recipe, objective)) * recipe.training.accumulate
     except (NeedsValues, RuntimeError, TypeError, ValueError) as problem:
-        print(f"textray: warning: flops_utilisation is not measured: a step of the objective cannot run on shapes alone ({problem})", file=sys.stderr)
+        warn(f"flops_utilisation is not measured: a step of the objective cannot run on shapes alone ({problem})")
         return None

@@ -1,7 +1,6 @@
 """What whoever started a run sees of it while it goes on: lines on stderr, and its report."""
 
 import math
-import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,7 @@ from pipelines.evaluation.look import Look
 from pipelines.evaluation.metrics import with_interval
 from pipelines.evaluation.pseudo_labels import Examples
 from pipelines.feed.stream import Stream
+from pipelines.progress import say, warn
 from pipelines.reports.html import write_text
 from pipelines.reports.run import as_page
 from pipelines.tracking import MetricLog, points_of
@@ -28,28 +28,17 @@ SECONDS_BETWEEN_REPORTS = 30.0
 NOT_ON_A_LINE = ("step", "time", "consistency_position", "unlabeled_", "memory_", "waiting_", "validation_words")  # beginnings of names
 
 
-def say(line: str, quiet: bool) -> None:
-    """A line on stderr, unless it shall be quiet."""
-    if not quiet:
-        print(line, file=sys.stderr, flush=True)
-
-
-def warn(sentence: str, quiet: bool) -> None:
-    """A warning on stderr, unless it shall be quiet."""
-    say(f"textray: warning: {sentence}", quiet)
-
-
 def clock(seconds: float) -> str:
     """Hours, minutes and seconds, as 00:01:00 or 51:20:07."""
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60:02}:{minutes % 60:02}:{seconds:02}"
 
 
-def say_streams(streams: dict[str, Stream], quiet: bool) -> None:
+def say_streams(streams: dict[str, Stream]) -> None:
     """What is trained on, and what is left out."""
     for part, stream in streams.items():
         left_out = "".join(f"; left out {count}: {reason}" for reason, count in stream.left_out.items())
-        say(f"{part}: {stream.rows} images of {', '.join(stream.paths)}, {stream.batch_size} a step and worker{left_out}", quiet)
+        say(f"{part}: {stream.rows} images of {', '.join(stream.paths)}, {stream.batch_size} a step and worker{left_out}")
 
 
 class Progress:
@@ -58,9 +47,9 @@ class Progress:
     said: sentences that were said before the run began, for the report.
     """
 
-    def __init__(self, where: RunFolder, recipe: Recipe, log: MetricLog, quiet: bool, said: Sequence[str] = ()):
+    def __init__(self, where: RunFolder, recipe: Recipe, log: MetricLog, said: Sequence[str] = ()):
         self._numbers, self._notices = Follower(where.progress), Follower(where.notices)
-        self._where, self._recipe, self._log, self._quiet = where, recipe, log, quiet
+        self._where, self._recipe, self._log = where, recipe, log
         self._pause = 5.0 if storage.is_remote(where.place) else 0.5  # seconds
         self._done = threading.Event()
         self._first: dict[str, int | float] | None = None
@@ -92,10 +81,10 @@ class Progress:
             self._lines.append(numbers)
             first = self._first = self._first or numbers
             left = time_left([first, numbers], self._recipe.training.steps)
-            say(shown(numbers, self._recipe.training.steps, left), self._quiet)
+            say(shown(numbers, self._recipe.training.steps, left))
             self._judge()
         for line in self._notices.new_lines():
-            say(line.decode(errors="replace"), self._quiet)
+            say(line.decode(errors="replace"))
 
     def _judge(self) -> None:
         """Say what speaks against the run, each once."""
@@ -103,7 +92,7 @@ class Progress:
                                            self._recipe.initialize_from is None):
             if subject not in self._concerns:
                 self._concerns[subject] = sentence
-                warn(sentence, self._quiet)
+                warn(sentence)
 
     def _report(self) -> None:
         """Write the page of the run, if there is something new. A place that takes nothing now is tried again with the next numbers."""
@@ -118,7 +107,7 @@ class Progress:
         except (OSError, BadInput) as problem:
             if "report" not in self._concerns:
                 self._concerns["report"] = f"{self._where.report}: the report of the run was not written for a while ({problem})"
-                warn(self._concerns["report"], self._quiet)
+                warn(self._concerns["report"])
 
 
 def shown(numbers: Mapping[str, int | float], steps: int, left: float | None) -> str:

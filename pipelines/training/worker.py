@@ -1,7 +1,6 @@
 """What one worker of a run does, under Ray Train in a process of its own, or alone in the process of the command."""
 
 import os
-import sys
 import tempfile
 import time
 import warnings
@@ -31,6 +30,7 @@ from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.batches import batches, threads_beside
 from pipelines.feed.stream import Share
 from pipelines.feed.waiting import announced
+from pipelines.progress import warn
 from pipelines.reading.batches import shape_of
 from pipelines.reading.weights import load_recognizer, read_description
 from pipelines.training import checkpoints, unlabeled
@@ -69,7 +69,7 @@ def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:
                        f"the one that it was given, found {_named(getattr(objective, 'views', None))} and {_named(getattr(objective, 'recognizer', None))}; "
                        "see docs/own.md")
     for notice in noticed:
-        print(f"textray: warning: objective: {notice.message}", file=sys.stderr)
+        warn(f"objective: {notice.message}")
     if frozen and not any(parameter.requires_grad for parameter in recognizer.parameters()):
         raise BadInput(f"training.freeze: expected an objective that trains the decoder, found {recipe.objective['name']}, which leaves nothing to train: "
                        "take supervised, or leave freeze out")

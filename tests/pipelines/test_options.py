@@ -50,7 +50,7 @@ def test_a_name_is_defined_once():
     """A command that wants a name for something else would have to define it again."""
     defined = defined_in()
     assert {name: places for name, places in defined.items() if len(places) > 1} == {}
-    assert {"--out", "--data", "--gate", "-n"} <= defined.keys()
+    assert {"--out", "--data", "--gate", "--quiet", "-n"} <= defined.keys()
 
 
 def test_an_option_of_several_commands_takes_the_same_and_says_the_same(monkeypatch):

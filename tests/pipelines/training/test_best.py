@@ -140,7 +140,7 @@ def test_a_lost_best_model_is_said_and_the_last_one_kept(recipe, scripted, capsy
         file.unlink()
     [best] = (done.folder / "best").glob("*/state.pt")
     best.write_bytes(b"PK")
-    again = train(recipe("lost"), quiet=True)
+    again = train(recipe("lost"))
     assert "best_step" not in again.metrics and again.metrics["word_accuracy"] == 0.1
     assert "expected the recognizer of step 2, found it lost or damaged: the model is that of the last step" in capsys.readouterr().err
     state = checkpoints.newest_whole(str(done.folder / "checkpoints"))[0].state()

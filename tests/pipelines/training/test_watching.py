@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mlflow.entities import Metric
 
+from pipelines.progress import quietly
 from pipelines.training.journal import Journal
 from pipelines.training.recipe import parse_recipe
 from pipelines.training.runs import RunFolder
@@ -33,7 +34,7 @@ def journal(folder: Path, steps: range) -> None:
 def test_a_run_that_goes_on_is_shown_whole_and_its_warning_is_said_once(tmp_path, capsys):
     journal(tmp_path, range(20, 80, 20))  # before it was killed
     log = Log()
-    with Progress(RunFolder(tmp_path), RECIPE, log, quiet=False, said=["3 validation words are few"]):
+    with Progress(RunFolder(tmp_path), RECIPE, log, said=["3 validation words are few"]):
         journal(tmp_path, range(80, 180, 20))
     shown = capsys.readouterr().err.splitlines()
     assert [line for line in shown if "step 100/160" in line] == [
@@ -51,7 +52,7 @@ def test_a_run_may_last_longer_than_a_day():
 
 def test_a_report_that_cannot_be_written_costs_one_warning(tmp_path, capsys):
     (tmp_path / "report.html" / "in the way").mkdir(parents=True)
-    with Progress(RunFolder(tmp_path), RECIPE, Log(), quiet=False):
+    with Progress(RunFolder(tmp_path), RECIPE, Log()):
         journal(tmp_path, range(20, 60, 20))
     [warning] = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
     assert warning.startswith(f"textray: warning: {tmp_path}/report.html: the report of the run was not written for a while (")
@@ -60,21 +61,21 @@ def test_a_report_that_cannot_be_written_costs_one_warning(tmp_path, capsys):
 
 def test_examples_of_pseudo_labels_that_are_torn_are_left_out(tmp_path, capsys):
     (tmp_path / "pseudo_labels.json").write_bytes(b'{"step": 4')
-    with Progress(RunFolder(tmp_path), RECIPE, Log(), quiet=True):
+    with quietly(), Progress(RunFolder(tmp_path), RECIPE, Log()):
         journal(tmp_path, range(20, 40, 20))
     assert capsys.readouterr().err == "" and "Step 20 of 160" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_run_whose_workers_outlived_their_command_gets_its_report_without_a_new_number(tmp_path):
     journal(tmp_path, range(20, 180, 20))
-    with Progress(RunFolder(tmp_path), RECIPE, Log(), quiet=True):
+    with Progress(RunFolder(tmp_path), RECIPE, Log()):
         pass
     assert "Step 160 of 160" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 def test_whether_an_encoder_is_alive_stands_on_a_line(tmp_path, capsys):
     written = Journal(RunFolder(tmp_path).progress)
-    with Progress(RunFolder(tmp_path), RECIPE, Log(), quiet=False):
+    with Progress(RunFolder(tmp_path), RECIPE, Log()):
         written.append({"step": 20, "time": 1.0, "unlabeled_effective_rank": 41.5, "unlabeled_alignment": 0.1, "unlabeled_uniformity": -0.5,
                         "unlabeled_background": 0.75, "unlabeled_neighbour_similarity": 0.25, "unlabeled_images": 256})
         written.flush()
