@@ -228,9 +228,9 @@ def _learn(step: Steps, folder: Path, name: str, plan: Plan, wishes: Wishes) -> 
 
 def surely_read(model: str | Path, images: Path) -> tuple[int, int]:
     """How many of some images a model reads with a confidence of 0.3 or more, and how many were asked."""
+    from pipelines.corpus.sampling import sampled_rows
     from pipelines.evaluation.measure import evaluate_recognizer
     from pipelines.reading.weights import find_model, load_recognizer
-    from pipelines.training.validation import sampled_rows
     rows = sampled_rows([Corpus.open(images)], ASKED, ("key", "image"))
     words = evaluate_recognizer(load_recognizer(find_model(str(model))), [(key, image, "") for key, image in rows]).words
     return sum(word.confidence >= 0.3 for word in words), len(words)

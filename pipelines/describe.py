@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import textwrap
+from typing import TYPE_CHECKING
 
 from pipelines.arguments import Parser, add_guard, add_json, add_min_confidence, add_seed
 from pipelines.corpus import storage
@@ -17,6 +18,10 @@ from pipelines.ingestion.wordsets import open_sets
 from pipelines.progress import say
 from pipelines.reports.corpus import write_page
 from pipelines.reports.html import MARK
+
+if TYPE_CHECKING:
+    from pipelines.prediction.labeler import Reader
+    from pipelines.prediction.orientation import Orientation
 
 DESCRIPTION = """Print what a corpus holds: rows per source, rejects and why, label lengths, image sizes, characters, and what
 the charsets 36, 62 and 94 cannot spell. --html writes a page to look at: images of every source, histograms, rejects,
@@ -41,7 +46,10 @@ def main(argv: list[str] | None = None) -> int:
                        "default reports/suspects-CORPUS.html) and a list to correct beside it, for `textray relabel`")
     add_min_confidence(parse, 0.9, "with --suspects (default: %(default)s)")
     parse.add_argument("--most", type=int, default=500, metavar="N", help="with --suspects: how many, the surest first (default: %(default)s)")
+    parse.add_argument("--orientation", metavar="MODEL", help="with --html: how many words probably stand on their head, by what this model reads in a thousand images both ways up")
     arguments = parse.parse_args(argv)
+    if arguments.orientation is not None and (not arguments.html or arguments.suspects is not None):
+        raise BadInput("--orientation: expected it beside --html PAGE, without --suspects, found it without a page: say where the page goes")
     if arguments.suspects is not None:
         return _suspects(arguments)
     if arguments.images < 0:
@@ -49,23 +57,21 @@ def main(argv: list[str] | None = None) -> int:
     corpus = Corpus.open(brought_in(arguments.corpus))
     if arguments.html:
         storage.check_replaceable(arguments.html, MARK, "--html")
-        tallies, size = write_page(corpus, arguments.html, arguments.images, arguments.seed, _benchmarks(corpus, arguments.guard))
+        tallies, size = write_page(corpus, arguments.html, arguments.images, arguments.seed, _benchmarks(corpus, arguments.guard),
+                                   _orientation(corpus, arguments.orientation) if arguments.orientation else None)
         summary = summarize(corpus, tallies)
     else:
         summary = describe(corpus)
     print(json.dumps(summary, indent=1, ensure_ascii=False) if arguments.json else _text(corpus, summary))
     if arguments.html:
-        (say if arguments.json else print)(f"{arguments.html}: the page, {size / 1e6:,.1f} MB")
+        (say if arguments.json else print)(f"{arguments.html}: the page, {f'{size / 1e6:,.1f} MB' if size >= 1e6 else f'{size / 1e3:,.0f} kB'}")
     return 0
 
 
 def _suspects(arguments: argparse.Namespace) -> int:
     """Write the page and the list of labels that a model reads otherwise."""
-    from pipelines.evaluation.options import device_named
     from pipelines.ingestion.relabel import read_corrections
-    from pipelines.prediction.labeler import Labeler, Manner, Reader
     from pipelines.prediction.suspects import suspects, write_list
-    from pipelines.reading.options import add_options
     from pipelines.reports.html import write_text
     from pipelines.reports.suspects import as_page
     if not 0 <= arguments.min_confidence <= 1 or arguments.most < 1:
@@ -78,16 +84,29 @@ def _suspects(arguments: argparse.Namespace) -> int:
     storage.check_replaceable(listed, b"key,text,read,confidence,correct", "--html")
     if storage.kind(listed) == "file" and read_corrections(listed):
         raise BadInput(f"{listed}: expected a list that nobody has corrected yet, found corrections in it: take them in with textray relabel, or choose another --html")
-    greedy = Parser()
-    add_options(greedy)
-    manner = Manner.of(argparse.Namespace(batch_size=256, precision="float32", **vars(greedy.parse_args([]))))
-    reader = Reader(Labeler.open(arguments.suspects), manner, device_named(None))
+    reader = _reader(arguments.suspects)
     found, looked = suspects(corpus, reader, arguments.min_confidence, arguments.most)
     write_list(listed, found)
-    write_text(page, as_page(arguments.corpus, arguments.suspects, found, looked, arguments.min_confidence, listed))
+    write_text(page, as_page(arguments.corpus, arguments.suspects, found, looked, arguments.min_confidence, listed, reader.rule.compared))
     print(f"{len(found):,} of {looked:,} labels are read otherwise with a confidence of {arguments.min_confidence:g} or more\n{page}: pictures\n"
           f"{listed}: write what is right into its column `correct`, then: textray relabel {arguments.corpus} {listed} --out NEW")
     return 0
+
+
+def _reader(model: str, *options: str) -> "Reader":
+    """A model that reads with these options of `textray predict`."""
+    from pipelines.evaluation.options import device_named
+    from pipelines.prediction.labeler import Labeler, Manner, Reader
+    from pipelines.reading.options import add_options
+    choices = Parser()
+    add_options(choices)
+    manner = Manner.of(argparse.Namespace(batch_size=256, precision="float32", **vars(choices.parse_args(list(options)))))
+    return Reader(Labeler.open(model), manner, device_named(None))
+
+
+def _orientation(corpus: Corpus, model: str) -> "Orientation":
+    from pipelines.prediction.orientation import orientation
+    return orientation(corpus, model, _reader(model, "--both-ways-up"))
 
 
 def _benchmarks(corpus: Corpus, given: list[str]) -> list[str]:

@@ -13,7 +13,7 @@ from pipelines.evaluation.table import HEADER, rows
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.reading.options import add_options
 from pipelines.reading.weights import file_safe
-from pipelines.reports.evaluation import check_place, write_results
+from pipelines.reports.evaluation import SHOWN, check_place, write_results
 
 
 def parser() -> argparse.ArgumentParser:
@@ -44,13 +44,13 @@ def main(argv: list[str] | None = None) -> int:
     out = options.out or storage.join("reports", f"evaluation-{file_safe(options.model)}")
     check_place(out)
     model = Measured(options.model, options)
-    results = [model.read(words) for words in sets]
-    write_results(out, options.model, results, model.about)
+    results = [model.read(words, SHOWN) for words in sets]
+    write_results(out, options.model, results, model.about, model.facts(results))
     if options.json:
         print(storage.read_bytes(storage.join(out, "evaluation.json")).decode(), end="")
     else:
         print(as_text(rows(results), HEADER))
-        print(f"\nmade {out}/evaluation.html (the worst mistakes), evaluation.json (every number), "
+        print(f"\nmade {out}/evaluation.html (the mistakes as pictures), evaluation.json (every number), "
               "predictions.jsonl (every word)")
     missed = failed_gates(gates, results)
     for sentence in missed:

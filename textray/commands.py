@@ -113,7 +113,7 @@ def evaluate(model: Place, data: "Mapping[str, Place] | Sequence[str]", *, batch
     from pipelines.evaluation.model import Measured
     from pipelines.evaluation.options import check_batch_size
     from pipelines.ingestion.wordsets import open_sets
-    from pipelines.reports.evaluation import check_place, write_results
+    from pipelines.reports.evaluation import SHOWN, check_place, write_results
     options = argparse.Namespace(batch_size=batch_size, rule=rule, device=device, precision=precision, beam=beam, ngram=ngram, ngram_weight=ngram_weight,
                                  bcn=bcn, bcn_weight=bcn_weight, lexicon=lexicon, both_ways_up=both_ways_up)
     check_batch_size(options)
@@ -122,9 +122,9 @@ def evaluate(model: Place, data: "Mapping[str, Place] | Sequence[str]", *, batch
         check_place(os.fspath(out))
     with quietly(quiet):
         measured = Measured(os.fspath(model), options)
-        results = [measured.read(words) for words in sets]
+        results = [measured.read(words, SHOWN if out is not None else 0) for words in sets]
     if out is not None:
-        write_results(os.fspath(out), os.fspath(model), results, measured.about)
+        write_results(os.fspath(out), os.fspath(model), results, measured.about, measured.facts(results))
     return {result.words.name: result.evaluation.score for result in results}
 
 

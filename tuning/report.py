@@ -2,13 +2,13 @@
 
 import io
 from collections.abc import Sequence
-from html import escape
 from pathlib import Path
 
 import matplotlib
+from markupsafe import Markup
 from scipy.stats import spearmanr
 
-from pipelines.reports.html import figure, heading, page, paragraph, table, write_text
+from pipelines.reports.html import render, write_text
 from pipelines.training.recipe import Recipe
 from tuning.space import Axis, with_values
 from tuning.trials import TrialResult, called, metric_of
@@ -100,24 +100,15 @@ def write_report(file: Path, recipe: Recipe, axes: Sequence[Axis], trials: Seque
             for place, trial in enumerate(trials, 1)]
     correlations = importance(axes, trials)
     known = any(value is not None for value in correlations.values())
-    weights = table(["field", f"rank correlation with {decides}"],
-                    [(name, "not known" if value is None else f"{value:+.2f}") for name, value in correlations.items()], numbers=[1])
+    weights = [(name, "not known" if value is None else f"{value:+.2f}") for name, value in correlations.items()]
     reading = "Near +1: larger is better; near -1: smaller is better; near 0: no clear direction." if known else \
         f"Fewer than {FEW} trials with different outcomes: too few to say."
     validation = recipe.data.validation
     measured = f"{decides} on at most {validation.words} words of {validation.corpus}" if validation else \
         f"there are no validation words, so {decides} decides, which needs no labels and is no accuracy"
-    return write_text(file, page(
-        f"Sweep {recipe.name}",
-        paragraph(f"{len(trials)} trials around the recipe; {measured}. "
-                  f"Best: {best.name} with {best.accuracy:.2%}."),
-        heading("Trials"),
-        table(["", "trial", *(name.replace("_", " ") for name in fields), "steps", decides, "end"], rows,
-              numbers=[0, *range(2, len(fields) + 4)]),
-        heading("Parallel coordinates"),
-        figure(parallel_coordinates(axes, trials, decides),
-               "One line a trial, the brighter the better; dashed: stopped early by ASHA; thick: the best."),
-        heading("Learning curves"), figure(learning_curves(trials, decides), f"{decides.capitalize()} at each validation."),
-        heading("Importance"), paragraph(reading), weights,
-        heading("Best recipe"), paragraph("As best.yaml beside this page; `textray finetune best.yaml` runs it."),
-        f"<pre>{escape(with_values(recipe, best.values, f'{recipe.name}_best').to_yaml())}</pre>"))
+    return write_text(file, render("sweep.html", {
+        "title": f"Sweep {recipe.name}", "count": len(trials), "measured": measured, "best": best.name, "accuracy": f"{best.accuracy:.2%}",
+        "header": ("", "trial", *(name.replace("_", " ") for name in fields), "steps", decides, "end"), "rows": rows,
+        "numbers": [0, *range(2, len(fields) + 4)], "coordinates": Markup(parallel_coordinates(axes, trials, decides)),
+        "curves": Markup(learning_curves(trials, decides)), "decides": decides, "reading": reading, "weights": weights,
+        "recipe": with_values(recipe, best.values, f"{recipe.name}_best").to_yaml()}))

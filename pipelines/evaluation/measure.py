@@ -97,6 +97,7 @@ class Result:
     evaluation: Evaluation
     rule: str  # the name of the rule by which it was compared
     notes: list[str]  # what a reader must know before comparing the row with a published one
+    search: str = ""  # how strings were chosen, where not greedily
 
 
 def rule_on(words: "WordSet", recognizer: Recognizer, about: Mapping[str, Any], chosen: str | None = None) -> Rule:
@@ -111,7 +112,7 @@ def rule_on(words: "WordSet", recognizer: Recognizer, about: Mapping[str, Any], 
     return rule_of(chosen or rule_for(words.name, words.rows, own), recognizer.charset)
 
 
-def evaluate_set(recognizer: Recognizer, words: "WordSet", *, rule: Rule | None = None, batch_size: int = 256,
+def evaluate_set(recognizer: Recognizer, words: "WordSet", *, rule: Rule | None = None, batch_size: int = 256, keep_worst: int = 48,
                  found: Found = Found(None, "")) -> Result:
     """Measure on one set, with progress on stderr.
 
@@ -119,7 +120,7 @@ def evaluate_set(recognizer: Recognizer, words: "WordSet", *, rule: Rule | None 
         BadInput: not one of its rows has a label, or of no label anything is left to compare.
     """
     rule = rule or rule_of("charset", recognizer.charset)
-    evaluation = evaluate_recognizer(recognizer, with_progress(words), rule=rule, batch_size=batch_size, search=found.search)
+    evaluation = evaluate_recognizer(recognizer, with_progress(words), rule=rule, batch_size=batch_size, keep_worst=keep_worst, search=found.search)
     if not evaluation.words:
         raise BadInput(f"{words.name}: expected labeled words in {words.path}, found {evaluation.unlabeled:,} rows "
                        "without a label: give a set that has labels")
@@ -128,7 +129,7 @@ def evaluate_set(recognizer: Recognizer, words: "WordSet", *, rule: Rule | None 
                        f"{words.path} (the first is {evaluation.words[0].label!r}): choose another --rule, or a model that writes these characters")
     as_the_field = rule.name == "36" or (rule.name == "charset" and set(recognizer.charset.characters) == set(ALPHANUMERIC_36))
     notes = [note for note in (found.note, "" if as_the_field else f"compared by the rule {rule.name}") if note]
-    return Result(words, evaluation, rule.name, notes + notes_on(words, evaluation, recognizer, rule))
+    return Result(words, evaluation, rule.name, notes + notes_on(words, evaluation, recognizer, rule), found.note)
 
 
 def with_progress(words: "WordSet", every: float = 2.0) -> Iterator[tuple[str, bytes | None, str | None]]:

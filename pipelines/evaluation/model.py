@@ -1,6 +1,7 @@
 """A model at work on labeled words, as a command line says that it reads."""
 
 import argparse
+from collections.abc import Sequence
 
 import torch
 
@@ -9,7 +10,7 @@ from pipelines.evaluation.options import device_named
 from pipelines.evaluation.protocols import Rule
 from pipelines.ingestion.wordsets import WordSet
 from pipelines.reading.searches import searches
-from pipelines.reading.weights import find_model, load_recognizer, read_description, warn_of_decoder
+from pipelines.reading.weights import find_model, in_full, load_recognizer, pinned, read_description, warn_of_decoder
 
 
 class Measured:
@@ -20,20 +21,32 @@ class Measured:
     """
 
     def __init__(self, name: str, options: argparse.Namespace):
-        self._options, self._device, folder = options, device_named(options.device), find_model(name)
+        self._options, self._device, self._name = options, device_named(options.device), pinned(name) if in_full(name).startswith("models:/") else name
+        folder = find_model(self._name)
         self.recognizer, self.about = load_recognizer(folder).to(self._device), read_description(folder)
         warn_of_decoder(self.about, name)
         self._search_of = searches(self.recognizer, options)
+
+    def facts(self, results: Sequence[Result]) -> list[tuple[str, str]]:
+        """What its numbers come from, for people: (name, text) pairs."""
+        options, height, width = self._options, self.recognizer.height, self.recognizer.width
+        size = sum(parameter.numel() for parameter in self.recognizer.parameters())
+        searched = list(dict.fromkeys(result.search for result in results if result.search))
+        found = [("version", self._name.removeprefix("models:/") if self._name.startswith("models:/") else ""), ("parameters", f"{size:,}"),
+                 ("image", f"{height} × {width} pixels"), ("decoding", "; ".join(searched) or "greedy"),
+                 ("device", f"{torch.cuda.get_device_name(self._device) if self._device.type == 'cuda' else 'CPU'}, {options.precision}")]
+        return [(name, text) for name, text in found if text]
 
     def rule(self, words: WordSet) -> Rule:
         """How its readings of a set are compared with the labels."""
         return rule_on(words, self.recognizer, self.about, self._options.rule)
 
-    def read(self, words: WordSet) -> Result:
-        """What it makes of a set. Raises BadInput as `evaluate_set`."""
+    def read(self, words: WordSet, keep_worst: int = 0) -> Result:
+        """What it makes of a set, with the pictures of so many mistakes. Raises BadInput as `evaluate_set`."""
         precision = self._options.precision
         with torch.autocast(self._device.type, torch.bfloat16, enabled=precision == "bf16"):
-            result = evaluate_set(self.recognizer, words, rule=self.rule(words), batch_size=self._options.batch_size, found=self._search_of(words))
+            result = evaluate_set(self.recognizer, words, rule=self.rule(words), batch_size=self._options.batch_size, keep_worst=keep_worst,
+                                  found=self._search_of(words))
         if precision != "float32":
             result.notes.append(precision)
         return result

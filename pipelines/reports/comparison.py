@@ -1,11 +1,14 @@
 """The page of a comparison: how two models differ, with pictures of the words that only one of them reads."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pipelines.evaluation.comparison import Difference, Paired
+from pipelines.evaluation.metrics import wilson_interval
 from pipelines.reports import html
+from pipelines.reports.charts import Intervals
+from pipelines.reports.evaluation import side_by_side
 
 HEADER = ("set", "words", "A %", "B %", "B - A", "95 % interval", "only A", "only B", "p", "")
 COMPUTED = {"B - A": "accuracy of B less that of A, in points of per cent; its 95 % interval by Agresti and Min (2005), for paired words",
@@ -61,19 +64,25 @@ def as_json(first: str, second: str, found: Sequence[Compared]) -> dict[str, Any
 
 def as_page(first: str, second: str, found: Sequence[Compared]) -> str:
     """The page: the table, and for each set the words that only one of the two reads, the surest mistakes first."""
-    pieces = [html.paragraph(f"A is {first}, B is {second}. Both read the same words, compared by one rule: "
-                             + "; ".join(f"{each.rule} for {each.name}" for each in found) + "."),
-              html.table(HEADER, rows(found), numbers=range(1, len(HEADER) - 1), sums=int(len(found) > 1)),
-              html.table(("number", "computed as"), COMPUTED.items())]
-    for each in found:
-        for who, words, count in (("A", each.lost, each.paired.only_first), ("B", each.won, each.paired.only_second)):
-            if words:
-                pieces += [html.heading(f"{each.name}: {len(words):,} of {count:,} words that only {who} reads"),
-                           html.pictures(_picture(word, each.pictures.get(word.position)) for word in words)]
-    return html.page(f"{first} and {second}", *pieces)
+    return html.render("comparison.html", {
+        "title": f"{first} and {second}", "first": first, "second": second, "rules": "; ".join(f"{each.rule} for {each.name}" for each in found),
+        "accuracy": _accuracies(found), "header": HEADER, "rows": rows(found), "numbers": range(1, len(HEADER) - 1), "sums": int(len(found) > 1),
+        "parts_shown": [{"title": f"{each.name}: {len(words):,} of {count:,} words that only {who} reads", "words": [_shown(word, each.pictures) for word in words]}
+                        for each in found for who, words, count in (("A", each.lost, each.paired.only_first), ("B", each.won, each.paired.only_second)) if words],
+        "definitions": COMPUTED.items()})
 
 
-def _picture(word: Difference, image: bytes | None) -> html.Picture:
-    lines = [("label", word.first.label), ("A", f"{word.first.prediction or '(nothing)'}  {word.first.confidence:.2f}"),
-             ("B", f"{word.second.prediction or '(nothing)'}  {word.second.confidence:.2f}"), ("key", word.first.key)]
-    return html.Picture(image, lines, frozenset({"B" if word.first.correct else "A"}))
+def _accuracies(found: Sequence[Compared]) -> Intervals:
+    named = [(each.name, each.paired) for each in found]
+    named += [("all", sum((paired for _, paired in named), Paired()))] if len(named) > 1 else []
+    return Intervals.of("accuracies of A and B", [
+        (name, [(right / paired.words, wilson_interval(right, paired.words), f"{who} on {name}: {right:,} of {paired.words:,}, {100 * right / paired.words:.2f} %")
+                for who, right in (("A", paired.both + paired.only_first), ("B", paired.both + paired.only_second))]) for name, paired in named])
+
+
+def _shown(word: Difference, pictures: Mapping[int, bytes | None]) -> dict[str, Any]:
+    """A word that only one reads: the reading of the other is aligned with the label."""
+    readings = [(name, each.prediction, f"{each.confidence:.2f}", not each.correct) for name, each in (("A", word.first), ("B", word.second))]
+    wrong, who = (word.second, "B") if word.first.correct else (word.first, "A")
+    return {"image": pictures.get(word.position), "label": word.first.label, "key": word.first.key, "readings": readings, 
+            "rows": side_by_side(wrong.label_compared, wrong.prediction_compared, ("label", who))}

@@ -5,6 +5,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
 
 WIDTH, HEIGHT = 240, 108  # of the drawing, in its own units
 BASE, TOP = 88, 4  # the ground and the ceiling of the bars
@@ -13,12 +14,6 @@ LINEAR_UPTO = 40  # quantities that span no more are drawn on a linear axis unle
 TICKS = 5
 APART = 8  # between the numbers of two ticks
 DIGIT = 6  # the width of a character of them
-
-STYLE = """
-svg.histogram { display: block; width: 100%; height: auto; }
-svg.histogram .bars { fill: var(--bar); } svg.histogram .axis { stroke: currentColor; opacity: .4; }
-svg.histogram text { fill: currentColor; opacity: .75; font: 10px system-ui, sans-serif; text-anchor: middle; }
-"""
 
 
 @dataclass(frozen=True)
@@ -72,38 +67,63 @@ class Axis:
         return [round(step * number, 6) for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
-def histogram(counts: Counter, axis: Axis, name: str) -> str:
-    """The SVG of one histogram.
+class Bar(NamedTuple):
+    """A bar in units of the drawing."""
 
-    A bar's height is its count over its width on the axis, so that bins of unequal width (integers on a logarithmic
-    axis) compare; its title holds the count. `name` must be safe in an attribute.
-    """
-    bins = [0] * (len(axis.edges) - 1)
-    for value, count in counts.items():
-        bins[min(max(bisect_right(axis.edges, value) - 1, 0), len(bins) - 1)] += count
-    places = [axis.place(edge) * WIDTH for edge in axis.edges]
-    density = [count / (right - left) for count, left, right in zip(bins, places, places[1:], strict=False)]
-    scale = (BASE - TOP) / max(density)
-    bars = "".join(
-        f'<rect x="{left + 0.5:.1f}" y="{BASE - height * scale:.1f}" width="{max(right - left - 1, 0.5):.1f}" '
-        f'height="{max(height * scale, 1):.1f}"><title>{_range(axis, index)}: {bins[index]:,}</title></rect>'
-        for index, (height, left, right) in enumerate(zip(density, places, places[1:], strict=False)) if bins[index])
-    return (f'<svg class="histogram" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{name}"><g class="bars">{bars}</g>'
-            f'<path class="axis" d="M0 {BASE}H{WIDTH}"/>{_ticks(axis)}</svg>')
+    x: float
+    width: float
+    height: float
+    about: str
 
 
-def _ticks(axis: Axis) -> str:
+class Tick(NamedTuple):
+    """A mark below the axis."""
+
+    place: float
+    centre: float  # of its number
+    text: str | None  # None where there is no room
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """One histogram, as `templates/charts.html` draws it."""
+
+    WIDTH: ClassVar[int] = WIDTH
+    HEIGHT: ClassVar[int] = HEIGHT
+    BASE: ClassVar[int] = BASE
+
+    about: str
+    bars: list[Bar]
+    ticks: list[Tick]
+
+    @classmethod
+    def of(cls, counts: Counter, axis: Axis, about: str) -> "Histogram":
+        """The drawing of values by their counts.
+
+        A bar's height is its count over its width on the axis, so that bins of unequal width (integers on a logarithmic axis) compare.
+        """
+        bins = [0] * (len(axis.edges) - 1)
+        for value, count in counts.items():
+            bins[min(max(bisect_right(axis.edges, value) - 1, 0), len(bins) - 1)] += count
+        places = [axis.place(edge) * WIDTH for edge in axis.edges]
+        density = [count / (right - left) for count, left, right in zip(bins, places, places[1:], strict=False)]
+        scale = (BASE - TOP) / max(density)
+        bars = [Bar(left + 0.5, max(right - left - 1, 0.5), max(height * scale, 1), f"{_range(axis, index)}: {bins[index]:,}")
+                for index, (height, left, right) in enumerate(zip(density, places, places[1:], strict=False)) if bins[index]]
+        return cls(about, bars, _ticks(axis))
+
+
+def _ticks(axis: Axis) -> list[Tick]:
     """Marks below the axis with their numbers, as far as these have room."""
-    pieces, free = [], 0.0
+    found, free = [], 0.0
     for tick in axis.ticks():
         place, number = axis.place(tick) * WIDTH, _number(tick)
         half = DIGIT * len(number) / 2
         centre = min(max(place, half), WIDTH - half)
-        pieces.append(f'<path class="axis" d="M{place:.1f} {BASE}v4"/>')
-        if centre - half >= free:
-            pieces.append(f'<text x="{centre:.1f}" y="{BASE + 15}">{number}</text>')
-            free = centre + half + APART
-    return "".join(pieces)
+        fits = centre - half >= free
+        found.append(Tick(place, centre, number if fits else None))
+        free = centre + half + APART if fits else free
+    return found
 
 
 def _number(value: float) -> str:

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any
 
 from pipelines.evaluation.look import Look
 from pipelines.evaluation.pseudo_labels import Example, Examples
 from pipelines.reports import html, pretraining
-from pipelines.reports.curves import STYLE as CURVES_STYLE
-from pipelines.reports.curves import Point, curve, number
+from pipelines.reports.curves import Curve, Point
 
 # heading, and the numbers below it: name, what it is, whether it is a share of one
 GROUPS: tuple[tuple[str, tuple[tuple[str, str, bool], ...]], ...] = (
@@ -49,11 +49,10 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, bool], ...]], ...] = (
 LEFT_OUT = {"step", "time", "unlabeled_images", "incomparable_words", "cer"}
 KINDS = {"wrong": ("Kept and wrong", "The surest first. Their labels are known here, and withheld from training."),
          "kept": ("Kept", "From the surest to the least sure."), "dropped": ("Dropped", "From the surest to the least sure.")}
-STYLE = CURVES_STYLE + pretraining.STYLE + ".concern { border-left: 4px solid var(--wrong); padding: .2rem .8rem; }\n"
 
 
 def as_page(name: str, about: str, steps: int, lines: Sequence[Mapping[str, float]], concerns: Sequence[str] = (),
-            examples: Examples | None = None, look: Look | None = None) -> str:
+            examples: Examples | None = None, look: Look | None = None, facts: Sequence[tuple[str, str]] = (), recipe: str = "") -> str:
     """The page.
 
     Args:
@@ -61,23 +60,20 @@ def as_page(name: str, about: str, steps: int, lines: Sequence[Mapping[str, floa
         steps: of the whole run.
         lines: of its progress.jsonl, in order; of a step that was trained twice the later counts.
         concerns: sentences on why it may not work.
+        facts: what it is made from, as (name, text) pairs.
+        recipe: as a file.
     """
     found = curves_of(lines)
     last = max((line["step"] for line in lines), default=0)
-    when = f", {datetime.fromtimestamp(lines[-1]['time'], UTC):%Y-%m-%d %H:%M} UTC" if lines else ""
-    newer = " This page is written while the run goes on; reload it for newer numbers." if last < steps else ""
-    pieces = [html.paragraph(f"{about}. Step {last:,.0f} of {steps:,}{when}.{newer}")]
-    pieces += [f'<p class="concern">{html.markup(concern)}</p>' for concern in concerns]
     known = {name for _, group in GROUPS for name, _, _ in group}
     others = tuple((name, "", False) for name in found if name not in known)
-    for title, group in (*GROUPS, ("Further numbers", others)):
-        drawn = [_figure(name, what, found[name], share) for name, what, share in group if name in found]
-        pieces += [html.heading(title), f'<div class="curves">{"".join(drawn)}</div>'] if drawn else []
-    if examples is not None:
-        pieces += _examples(examples)
-    if look is not None:
-        pieces += pretraining.pieces(look)
-    return html.page(f"Run {name}", *pieces, style=STYLE)
+    drawn = [(title, [_figure(name, what, found[name], share) for name, what, share in group if name in found])
+             for title, group in (*GROUPS, ("Further numbers", others))]
+    return html.render("run.html", {
+        "title": f"Run {name}", "about": about, "step": f"{last:,.0f}", "steps": f"{steps:,}", "newer": last < steps,
+        "when": f", {datetime.fromtimestamp(lines[-1]['time'], UTC):%Y-%m-%d %H:%M} UTC" if lines else "", "concerns": concerns, "facts": facts,
+        "groups": [(title, figures) for title, figures in drawn if figures], "examples": examples and _examples(examples),
+        "look": look and pretraining.values(look), "recipe": recipe})
 
 
 def curves_of(lines: Sequence[Mapping[str, float]]) -> dict[str, list[Point]]:
@@ -90,20 +86,15 @@ def curves_of(lines: Sequence[Mapping[str, float]]) -> dict[str, list[Point]]:
     return {name: sorted(points.items()) for name, points in found.items()}
 
 
-def _figure(name: str, what: str, points: Sequence[Point], share: bool) -> str:
+def _figure(name: str, what: str, points: Sequence[Point], share: bool) -> dict[str, Any]:
     title = name.removeprefix("unlabeled_").replace("_", " ")
-    words = f"<b>{html.markup(title)}</b> {number(points[-1][1])}" + (f", {html.markup(what)}" if what else "")
-    share = share and all(0 <= value <= 1 for _, value in points)
-    return f"<figure><figcaption>{words}</figcaption>{curve(points, title, share)}</figure>"
+    return {"title": title, "what": what, "curve": Curve.of(points, title, share and all(0 <= value <= 1 for _, value in points))}
 
 
-def _examples(examples: Examples) -> list[str]:
-    pieces = [html.heading("Examples of pseudo-labels"),
-              html.paragraph(f"Of {examples.asked:,} unlabeled images at step {examples.step:,}, {examples.kept:,} kept.")]
-    for kind, (title, order) in KINDS.items():
-        shown = [example for example in examples.examples if example.kind == kind]
-        pieces += [html.subheading(title), html.paragraph(order), html.pictures(map(_picture, shown))] if shown else []
-    return pieces
+def _examples(examples: Examples) -> dict[str, Any]:
+    kinds = [(title, order, [example for example in examples.examples if example.kind == kind]) for kind, (title, order) in KINDS.items()]
+    return {"said": f"Of {examples.asked:,} unlabeled images at step {examples.step:,}, {examples.kept:,} kept.",
+            "kinds": [{"title": title, "order": order, "pictures": [_picture(example) for example in shown]} for title, order, shown in kinds if shown]}
 
 
 def _picture(example: Example) -> html.Picture:

@@ -4,6 +4,7 @@ import hashlib
 import heapq
 import random
 from array import array
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from pipelines.corpus.reader import Corpus, RowGroup
 from pipelines.corpus.shards import checked_parquet
 from pipelines.corpus.storage import join
 from pipelines.errors import BadInput
+from pipelines.ingestion.duplicates.hashes import label_hash
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.progress import Progress
 from pipelines.reports.html import Thumbnail, fitted
@@ -29,6 +31,8 @@ REJECTS_SHOWN = 12  # of each reason
 LEAKS_SHOWN = 240  # of each reason
 LARGEST, RANDOM = 10, 10  # clusters of duplicates shown
 MEMBERS_SHOWN = 8  # of each cluster
+CONFLICTS_FOR = 1_000_000  # exact duplicates with labels; of more the first are compared with what stayed
+CONFLICTS_SHOWN = 20
 BATCH, BATCH_OF_IMAGES = 8192, 64  # rows of quarantine.parquet in memory
 WIDEST, HIGHEST = 1080, 96  # pixels of a picture in the page
 
@@ -61,6 +65,15 @@ class Cluster:
 
 
 @dataclass
+class Conflicts:
+    """Exact duplicates whose labels contradict that of the image that stayed, but for case and white space."""
+
+    images: int = 0  # dropped with another label
+    kept: int = 0  # images that stayed of which there is one
+    clusters: list[Cluster] = field(default_factory=list)  # some of them, with the dropped images that differ alone
+
+
+@dataclass
 class Rejects:
     """What quarantine.parquet holds: counts of everything, and examples."""
 
@@ -72,6 +85,7 @@ class Rejects:
     cluster_sizes: Counter = field(default_factory=Counter)  # dropped images of one that stayed -> clusters
     largest: list[Cluster] = field(default_factory=list)
     others: list[Cluster] = field(default_factory=list)
+    conflicts: Conflicts = field(default_factory=Conflicts)
 
 
 class ContactSheets:
@@ -139,15 +153,33 @@ def find_rows(corpus: Corpus, keys: Iterable[str]) -> dict[str, Shown]:
     return found
 
 
+def find_texts(corpus: Corpus, keys: Iterable[str]) -> dict[str, str | None]:
+    """The labels of the rows with these keys. Reads keys and labels only, of row groups that may hold one."""
+    wanted, found = sorted(set(keys)), {}
+    among = pa.array(wanted, pa.string())
+    for shard in corpus.manifest.shards if wanted else ():
+        for index in _may_hold(corpus, shard.name, wanted):
+            table = corpus.read_row_group(shard.name, index, ["key", "text"])
+            rows = table.filter(pc.is_in(table["key"], among))
+            found |= dict(zip(rows["key"].to_pylist(), rows["text"].to_pylist(), strict=True))
+    return found
+
+
 def _may_hold(corpus: Corpus, shard: str, keys: list[str]) -> list[int]:
     footer = corpus.footer(shard)
     column = footer.schema.names.index("key")
     candidates = []
     for index in range(footer.num_row_groups):
         statistics = footer.row_group(index).column(column).statistics
-        if statistics is None or not statistics.has_min_max or any(statistics.min <= key <= statistics.max for key in keys):
+        if statistics is None or not statistics.has_min_max or _any_between(keys, statistics.min, statistics.max):
             candidates.append(index)
     return candidates
+
+
+def _any_between(keys: list[str], low: str, high: str) -> bool:
+    """Whether one of the ascending keys lies there."""
+    place = bisect_left(keys, low)
+    return place < len(keys) and keys[place] <= high
 
 
 def gather_rejects(corpus: Corpus, seed: int) -> Rejects:
@@ -188,21 +220,37 @@ class _Gathering:
     def __init__(self, corpus: Corpus, parquet: pq.ParquetFile, seed: int):
         self.corpus, self.parquet, self.seed = corpus, parquet, seed
         self.rejects = Rejects()
+        self._exact: list[tuple[tuple[int, int], dict]] = []  # exact duplicates with labels
 
     def run(self) -> Rejects:
         rejects = self.rejects
         examples, leaks, hashes = self._count()
         clusters, members = self._choose(hashes)
-        wanted = [pair for draw in (*examples.values(), *leaks.values()) for pair in draw.rows()] + members
+        contradicted = self._contradicted()
+        wanted = [pair for draw in (*examples.values(), *leaks.values()) for pair in draw.rows()] + members + [
+            pair for pairs in contradicted.values() for pair in pairs]
         pictures = self._pictures(address for address, _ in wanted)
         rejects.examples = {reason: [pictures[address](row) for address, row in draw.rows()] for reason, draw in examples.items()}
         rejects.leaks = {reason: [pictures[address](row) for address, row in draw.rows()] for reason, draw in leaks.items()}
-        kept = find_rows(self.corpus, [cluster.match for cluster in clusters.values()])
+        kept = find_rows(self.corpus, [*(cluster.match for cluster in clusters.values()), *contradicted])
+        rejects.conflicts.clusters = [Cluster(match, kept.get(match), len(pairs), Counter(row["reason"] for _, row in pairs),
+                                              [pictures[address](row) for address, row in pairs[:MEMBERS_SHOWN]]) for match, pairs in contradicted.items()]
         for address, row in members:
             clusters[self._hash(row["match"])].members.append(pictures[address](row))
         for cluster in clusters.values():
             cluster.kept = kept.get(cluster.match)
         return rejects
+
+    def _contradicted(self) -> dict[str, list[tuple[tuple[int, int], dict]]]:
+        """Count the exact duplicates with another label than the image that stayed; some of these by its key."""
+        stayed = find_texts(self.corpus, {row["match"] for _, row in self._exact})
+        found: dict[str, list[tuple[tuple[int, int], dict]]] = {}
+        for address, row in self._exact:
+            if (text := stayed.get(row["match"])) is not None and label_hash(text) != label_hash(row["text"]):
+                found.setdefault(row["match"], []).append((address, row))
+        self._exact = []
+        self.rejects.conflicts.images, self.rejects.conflicts.kept = sum(map(len, found.values())), len(found)
+        return dict(list(found.items())[:CONFLICTS_SHOWN])
 
     def _hash(self, key: str) -> int:
         return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, salt=str(self.seed).encode()[:16]).digest(), "big")
@@ -228,6 +276,8 @@ class _Gathering:
             rejects.counts[kind, reason][row["source"]] += 1
             if kind == "duplicate" and match is not None:
                 hashes.append(self._hash(match))
+                if reason == "exact duplicate" and row["text"] is not None and len(self._exact) < CONFLICTS_FOR:
+                    self._exact.append((address, row))
             elif kind == "filtered" and match is not None:
                 rejects.leaked[reason][row["source"]] += 1
                 leaks.setdefault(reason, _Draw(LEAKS_SHOWN)).offer(self._hash(row["key"]), address, row)

@@ -15,6 +15,7 @@ from models.footprint import Footprint, NeedsValues, footprint
 from pipelines.corpus import storage
 from pipelines.corpus.account import counted, table
 from pipelines.corpus.reader import Corpus
+from pipelines.corpus.sampling import spread_rows
 from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.stream import Ingredient, Stream
 from pipelines.training import checkpoints
@@ -26,7 +27,7 @@ from pipelines.training.rates import known_rate
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder, RunState
 from pipelines.training.unlabeled import DECIDES
-from pipelines.training.validation import check_words, spread_rows
+from pipelines.training.validation import check_words
 from pipelines.training.worker import build_objective
 
 HEAD = ("rows of", "used", "share", "steps an epoch", "epochs", "shards", "row groups", "of which a worker reads")

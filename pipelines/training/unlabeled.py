@@ -14,6 +14,7 @@ from models.recognizer import Recognizer
 from pipelines.corpus import storage
 from pipelines.corpus.images import Shape, decode_into
 from pipelines.corpus.reader import Corpus
+from pipelines.corpus.sampling import sampled_rows
 from pipelines.evaluation.features import features
 from pipelines.evaluation.label_free import CRITERION, label_free
 from pipelines.evaluation.look import look
@@ -22,7 +23,6 @@ from pipelines.evaluation.pseudo_labels import Example, Examples, PseudoLabel, a
 from pipelines.reading.batches import shape_of
 from pipelines.reports.html import shrunk
 from pipelines.training.recipe import Recipe, StreamRecipe
-from pipelines.training.validation import sampled_rows
 
 IMAGES, KNOWN_TEXTS = 256, 4096  # that are read, once, of the unlabeled and of the labeled corpora
 PREFIX, COUNT = "unlabeled_", "unlabeled_images"

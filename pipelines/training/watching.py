@@ -102,12 +102,23 @@ class Progress:
         recipe, about = self._recipe, f"{self._recipe.objective['name']} on {self._recipe.recognizer.name}"
         try:
             examples, seen = _left_in(self._where.pseudo_labels, Examples), _left_in(self._where.seen, Look)
-            page = as_page(recipe.name, about, recipe.training.steps, self._lines, list(self._concerns.values()), examples, seen)
+            page = as_page(recipe.name, about, recipe.training.steps, self._lines, list(self._concerns.values()), examples, seen, made_from(recipe), recipe.to_yaml())
             write_text(self._where.report, page)
         except (OSError, BadInput) as problem:
             if "report" not in self._concerns:
                 self._concerns["report"] = f"{self._where.report}: the report of the run was not written for a while ({problem})"
                 warn(self._concerns["report"])
+
+
+def made_from(recipe: Recipe) -> list[tuple[str, str]]:
+    """What a run is made from, for its report: (name, text) pairs."""
+    data, training = recipe.data, recipe.training
+    batch = training.workers * training.accumulate
+    streams = [(name, f"{', '.join(part.corpora)}, {batch * part.batch_size:,} images a step" + (f", {100 * part.fraction:g} % of them" if part.fraction < 1 else ""))
+               for name, part in (("labeled", data.labeled), ("unlabeled", data.unlabeled)) if part is not None]
+    validation = [("validation", f"at most {data.validation.words:,} words of {data.validation.corpus}")] if data.validation else []
+    return [*streams, *validation, ("begins with", recipe.initialize_from or "weights drawn at random"),
+            ("workers", f"{training.workers:,}"), ("seed", str(recipe.seed))]
 
 
 def shown(numbers: Mapping[str, int | float], steps: int, left: float | None) -> str:

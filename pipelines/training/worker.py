@@ -24,6 +24,7 @@ from models.recognizers import build
 from pipelines.augmentation.drawn import check_drawable
 from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
+from pipelines.corpus.sampling import spread_rows
 from pipelines.errors import BadInput
 from pipelines.evaluation.measure import evaluate_recognizer
 from pipelines.evaluation.protocols import rule_of
@@ -40,7 +41,6 @@ from pipelines.training.loop import Hooks, NonFinite, Numerics, Schedule, build_
 from pipelines.training.recipe import OptimizerRecipe, Recipe, parse_recipe
 from pipelines.training.runs import RunFolder
 from pipelines.training.throughput import LARGEST, Meter, step_flops
-from pipelines.training.validation import spread_rows
 
 
 def build_objective(recipe: Recipe, start: Path | None = None) -> nn.Module:

@@ -77,7 +77,9 @@ def test_the_table_says_who_reads_more_and_whether_that_is_told_apart(words, mod
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     assert "own: 2 of 2 words that only A reads" in page and "own: 2 of 2 words that only B reads" in page and page.count("data:image") == 4
     for shown in ("abd", "def", "w", "zyx"):  # what is read in place of the words
-        assert f">{shown}  " in page
+        assert f'<dd class="wrong"><bdi class="label">{shown}</bdi> 0.' in page
+    assert page.count('<circle class="dot') == 2 and "A on own: 7 of 10, 70.00 %" in page and "B on own: 7 of 10, 70.00 %" in page
+    assert '<th scope="row">B</th>' in page and '<th scope="row">A</th>' in page
 
 
 def test_how_both_were_read_is_said(words, models, tmp_path, monkeypatch, capsys):

@@ -151,7 +151,7 @@ def test_the_command_prints_a_table_and_writes_every_number(model, tmp_path, cap
     numbers = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
     assert [row["words"] for row in numbers["sets"]] == [2, 1, 3] and numbers["average"]["words"] == 6
     assert 0 <= numbers["average"]["ece"] <= 1 and len(numbers["average"]["reliability"]) == 15 and "ece" in numbers["computed_as"]
-    assert "ECE %" in header and "Confidence against accuracy" in (out / "evaluation.html").read_text(encoding="utf-8")
+    assert "ECE %" in header and "Are confidences honest?" in (out / "evaluation.html").read_text(encoding="utf-8")
     assert numbers["recognizer"]["name"] == "crnn_tiny" and [row["rule"] for row in numbers["sets"]] == ["36", "charset", "charset"]
     lines = [json.loads(line) for line in (out / "predictions.jsonl").read_text(encoding="utf-8").splitlines()]
     assert [(line["set"], line["key"], line["label"]) for line in lines][:3] == \

@@ -80,6 +80,7 @@ def test_an_installed_textray_brings_its_recipes(tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(place)
         assert {"textray/py.typed", *(f"recipes/{name}.yaml" for name in NAMES)} <= set(archive.namelist())
+        assert {str(file.relative_to(ROOT)) for file in (ROOT / "pipelines" / "reports" / "templates").iterdir()} <= set(archive.namelist())
         assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
         assert not [name for name in archive.namelist() if name.startswith(("tests", "benchmarks", "docs"))]
     script = ("import json, pipelines, textray\nfrom pipelines.training.packaged import packaged\n"

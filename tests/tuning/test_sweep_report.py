@@ -23,7 +23,7 @@ def trial(number: int, accuracy: float | None, **fields) -> TrialResult:
 def test_the_page_shows_every_trial_and_the_best_recipe(tmp_path):
     trials = [trial(3, 0.61, model="m"), trial(1, 0.4, stopped=True), trial(2, None, error="lost <worker>")]
     page = write_report(tmp_path / "report.html", RECIPE, AXES, trials).read_text(encoding="utf-8")
-    rows = re.findall(r"<tr><td class=number>\d</td><td>(trial-\d)</td>.*?<td class=number>([\d.%]*)</td><td>(.*?)</td></tr>", page)
+    rows = re.findall(r'<tr><td class="number">\d</td><td>(trial-\d)</td>.*?<td class="number">([\d.%]*)</td><td>(.*?)</td></tr>', page)
     assert rows == [("trial-3", "61.00%", "finished"), ("trial-1", "40.00%", "stopped early"), ("trial-2", "", "failed: lost &lt;worker&gt;")]
     assert "Best: trial-3 with 61.00%" in page
     assert page.count("<svg") == 2
@@ -36,7 +36,7 @@ def test_without_validation_words_the_page_says_what_decided(tmp_path):
     page = write_report(tmp_path / "report.html", without, AXES, [trial(3, 0.61, model="m"), trial(1, 0.4)]).read_text(encoding="utf-8")
     assert ("there are no validation words, so unlabeled strong similarity decides, which needs no labels and is no accuracy. Best: trial-3 with "
             "61.00%" in page)
-    assert "<th class=number>unlabeled strong similarity</th>" in page and "word accuracy" not in page.lower()
+    assert '<th class="number">unlabeled strong similarity</th>' in page and "word accuracy" not in page.lower()
 
 
 def test_importance_is_a_rank_correlation_and_needs_enough_trials():

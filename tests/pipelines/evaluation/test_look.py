@@ -15,7 +15,7 @@ from models.objectives.persec import PerSec
 from models.objectives.seqclr import SeqCLR
 from models.recognizers import build
 from pipelines.evaluation.look import Look, Thumb, codebooks, frames, look, neighbours, places, png
-from pipelines.reports.pretraining import pieces
+from pipelines.reports.run import as_page
 
 
 def images(n: int) -> Tensor:
@@ -68,7 +68,7 @@ def test_a_whole_look_comes_back_from_its_file_and_is_drawn(make, shown):
     found = look(objective, images(6)[..., :width], labels, 40)
     assert objective.training and objective.recognizer.training
     assert Look.from_json(found.to_json(), "look.json") == found
-    page = "\n".join(pieces(found))
+    page = as_page("r", "seqclr on crnn_tiny", 100, [], look=found)
     titles = [title for title in ("Views", "Nearest neighbours", "Map", "Frames along a word", "Codebooks") if f"<h3>{title}</h3>" in page]
     assert titles == [title for title in ("Views", "Nearest neighbours", "Map", "Frames along a word", "Codebooks")
                       if title not in ("Views", "Codebooks") or title in shown]

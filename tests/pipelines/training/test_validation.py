@@ -8,10 +8,11 @@ from models.charset import Charset
 from pipelines.corpus.manifest import SourceCounts, write_manifest
 from pipelines.corpus.quarantine import write_quarantine
 from pipelines.corpus.reader import Corpus
+from pipelines.corpus.sampling import sampled_rows, spread_rows
 from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
 from pipelines.evaluation.protocols import rule_of
-from pipelines.training.validation import check_words, sampled_rows, spread_rows
+from pipelines.training.validation import check_words
 
 
 def corpus(folder: Path, sources: dict[str, list[str | None]], rows_per_group: int = 100) -> Corpus:
