@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import textray
+from confident import sure_model
 from killing import Killed, killing
 from pipelines import adapt
 from pipelines.cli import run
@@ -14,7 +15,6 @@ from pipelines.corpus.reader import Corpus
 from pipelines.journey import plan
 from pipelines.journey.plan import Wishes, budget, characters_of, parts_of
 from pipelines.synthesis.corpus import Settings, render_corpus
-from confident import sure_model
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from confident import sure_model
 from foreign import make_folder, make_lmdb
 from killing import Killed, killing
 from models.charset import Charset
@@ -25,7 +26,6 @@ from pipelines.prediction import pipeline, readings
 from pipelines.prediction.sources import CorpusSource, open_all
 from pipelines.progress import Progress
 from pipelines.reading.weights import load_recognizer, read_description, save_temperature
-from confident import sure_model
 
 BROKEN = b"\x89PNG\r\n\x1a\n no more"
 LEAST = 0.425  # a confidence that about half of the pictures reach

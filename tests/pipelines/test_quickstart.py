@@ -5,11 +5,11 @@ import re
 import shlex
 from pathlib import Path
 
+from confident import sure_model
 from pipelines import adapt
 from pipelines.cli import run
 from pipelines.journey import plan
 from pipelines.synthesis.corpus import Settings, render_corpus
-from confident import sure_model
 
 PAGE = (Path(__file__).parents[2] / "docs" / "quickstart.md").read_text(encoding="utf-8")
 COMMANDS = [shlex.split(line)[1:] for line in re.findall(r"^\$ (textray .+)$", PAGE, re.MULTILINE)]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from confident import sure_model
 from killing import Killed, killing
 from pipelines.cli import run
 from pipelines.corpus.reader import Corpus
@@ -14,7 +15,6 @@ from pipelines.ingestion.relabel import read_corrections, relabel
 from pipelines.ingestion.staging import LocalStaging
 from pipelines.reading.weights import load_recognizer
 from pipelines.synthesis.corpus import Settings, render_corpus
-from confident import sure_model
 
 
 @pytest.fixture(scope="module")

@@ -14,9 +14,9 @@ import pytest
 from PIL import Image
 
 import textray
+from confident import sure_model
 from models.charset import Charset
 from pipelines.cli import run
-from confident import sure_model
 
 
 @pytest.fixture(scope="module")
