@@ -1,8 +1,9 @@
 """The commands on the pages of docs/: each parsed by its command's own parser, and the marked ones run, with what they print put below them.
 
-A fenced block whose output is cheap has `<!-- run -->` on the line before it. All such blocks of a page run one after the other in one folder, in which lie
-`crops/`, forty drawn codes as JPEGs, `few.csv`, labels for thirty of them, and `corrected.csv`, a label to put right. Any other block that shows what a command printed says who printed it:
-`<!-- shown: WHY, OR THE SCRIPT THAT PRINTS IT -->`. `python benchmarks/docs.py` writes the former anew.
+A fenced block whose output is cheap has `<!-- run -->` on the line before it. All such blocks of a page run one after the other in one folder, in which
+lie `crops/`, forty drawn codes as JPEGs, `few.csv`, labels for thirty of them, and `corrected.csv`, a label to put right. Any other block that shows what
+a command printed says who printed it: `<!-- shown: WHY, OR THE SCRIPT THAT PRINTS IT -->`. `python benchmarks/docs.py` writes the former anew, and those
+marked `<!-- run by hand -->`, which take too long for the tests.
 """
 
 import argparse
@@ -27,7 +28,7 @@ from pipelines.errors import BadInput
 from pipelines.training.packaged import packaged
 from pipelines.training.recipe import overridden, parse_recipe
 
-FENCE = re.compile(r"(?:^<!-- (?P<mark>run|shown: [^\n]+) -->\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"(?:^<!-- (?P<mark>run|run by hand|shown: [^\n]+) -->\n)?^```(?P<kind>\w*)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 INDENTED = re.compile(r"^    (?P<body>\$? ?textray .*(?:\n        .+)*)$", re.MULTILINE)
 TRAINED = ("pretrain", "finetune", "self-train", "tune")  # commands whose words behind the recipe change fields of it
 SHOWS = ("head", "cat", "ls")  # commands of the shell that a block may run
@@ -130,15 +131,14 @@ def unmarked(text: str) -> list[str]:
             and not all(line.startswith(("$ ", "  ")) or not line for line in block["body"].splitlines())]
 
 
-def run_blocks(text: str) -> str:
-    """A page whose marked blocks hold what their commands print now."""
-    if "<!-- run -->" not in text:
-        return text
+def run_blocks(text: str, by_hand: bool = False) -> str:
+    """A page whose marked blocks hold what their commands print now; those of `run by hand` only if asked for."""
+    wanted = ("run", "run by hand") if by_hand else ("run",)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder), mock.patch.dict(os.environ, {"TEXTRAY_CACHE": f"{folder}/cache", "COLUMNS": "80"}):
         os.environ.pop("RAY_ADDRESS", None)
         with contextlib.redirect_stderr(io.StringIO()):  # its progress
             material(Path(folder))
-        return FENCE.sub(lambda block: block[0] if block["mark"] != "run" else f"<!-- run -->\n```{block['kind']}\n{_run(block['body'], folder)}```", text)
+        return FENCE.sub(lambda block: block[0] if block["mark"] not in wanted else f"<!-- {block['mark']} -->\n```{block['kind']}\n{_run(block['body'], folder)}```", text)
 
 
 def material(folder: Path) -> None:
