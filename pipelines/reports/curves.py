@@ -53,7 +53,7 @@ class Curve:
 
 def number(value: float) -> str:
     """With three digits that say something, and thousands apart."""
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1e}" if 0 < abs(value) < 0.001 else f"{value:.3g}"
 
 
 def _along(value: float, low: float, high: float, start: float, end: float) -> float:

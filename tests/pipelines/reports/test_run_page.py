@@ -72,4 +72,4 @@ def test_long_curves_are_thinned_to_means_and_keep_their_end():
     short = thinned(points, 101)
     assert len(short) == 101 and short[-1] == points[-1] and short[0] == (49.5, 0.5)
     assert thinned(points[:101], 101) == points[:101]
-    assert [number(value) for value in (0.01234, 12.3456, 1234567.0)] == ["0.0123", "12.3", "1,234,567"]
+    assert [number(value) for value in (0.01234, 12.3456, 1234567.0, 0.000234, 0.0)] == ["0.0123", "12.3", "1,234,567", "2.3e-04", "0"]
