@@ -5,6 +5,7 @@ so that a float32 result can be compared with the true one.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,11 @@ from torch import Tensor, nn
 def at_least_float32(values: Tensor) -> Tensor:
     """The values in float32; in float64 where they already are."""
     return values.to(torch.promote_types(values.dtype, torch.float32))
+
+
+def exactly(values: Tensor) -> AbstractContextManager:
+    """Within it operations on such values keep their precision, whatever autocast is on around it. Shapes alone (the meta device) have none."""
+    return nullcontext() if values.is_meta else torch.autocast(values.device.type, enabled=False)
 
 
 class Table(nn.Module):

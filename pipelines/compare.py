@@ -60,8 +60,8 @@ def _check_rules(words: WordSet, models: list[Measured]) -> None:
     rules = [model.rule(words).name for model in models]
     alphabets = [model.recognizer.charset.characters for model in models]
     if rules[0] != rules[1] or (rules[0] == "charset" and set(alphabets[0]) != set(alphabets[1])):
-        raise BadInput(f"{words.name}: expected one rule by which both are compared with the labels, found {' and '.join(rules)} of different charsets: "
-                       "say which one, such as --rule 36")
+        found = "the rule charset for two different charsets" if rules[0] == rules[1] else " and ".join(rules)
+        raise BadInput(f"{words.name}: expected one rule by which both are compared with the labels, found {found}: say which one, such as --rule 36")
 
 
 def _compared(words: WordSet, models: list[Measured]) -> Compared:

@@ -6,6 +6,7 @@ import time
 from dataclasses import fields
 
 from pipelines.arguments import Parser, add_guard, add_labels, add_max_length, add_out, add_overwrite, finite
+from pipelines.corpus import storage
 from pipelines.corpus.account import counted, counts_table
 from pipelines.errors import BadInput
 from pipelines.ingestion.chunks import Options
@@ -74,8 +75,8 @@ def main(argv: list[str] | None = None) -> int:
                     guard=arguments.guard, overwrite=arguments.overwrite)
     print(counts_table(corpus.manifest))
     size = sum(shard.bytes for shard in corpus.manifest.shards) / 1e6
-    print(f"\n{corpus.path}: {corpus.rows:,} images in {counted(len(corpus.manifest.shards), 'shard')}, {size:,.1f} MB, "
-          f"in {clock(time.monotonic() - started)}. Look at it: textray describe {corpus.path}")
+    print(f"\n{storage.shown(corpus.path)}: {corpus.rows:,} images in {counted(len(corpus.manifest.shards), 'shard')}, {size:,.1f} MB, "
+          f"in {clock(time.monotonic() - started)}. Look at it: textray describe {storage.shown(corpus.path)}")
     return 0
 
 

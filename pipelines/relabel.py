@@ -4,6 +4,7 @@ import argparse
 
 from pipelines.arguments import Parser, add_out, add_overwrite
 from pipelines.corpus import storage
+from pipelines.corpus.account import counted
 from pipelines.corpus.reader import Corpus
 from pipelines.ingestion.brought import brought_in
 from pipelines.ingestion.relabel import read_corrections, relabel
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     corpus, corrections = Corpus.open(brought_in(arguments.corpus)), read_corrections(arguments.list)
     made = relabel(corpus, corrections, arguments.out, arguments.overwrite)
     gone = sum(text is None for text in corrections.values())
-    print(f"{storage.shown(made.path)}: {made.rows:,} images, {len(corrections) - gone:,} labels corrected, {gone:,} taken away")
+    print(f"{storage.shown(made.path)}: {made.rows:,} images, {counted(len(corrections) - gone, 'label')} corrected, {gone:,} taken away")
     return 0
 
 

@@ -3,6 +3,7 @@
 import argparse
 
 from pipelines.arguments import Parser, add_charset, add_max_length, add_out, add_overwrite, add_seed, add_words
+from pipelines.corpus import storage
 from pipelines.progress import say
 from pipelines.synthesis.corpus import Settings, render_corpus
 from pipelines.synthesis.sheet import write_sheet
@@ -58,8 +59,8 @@ def main(argv: list[str] | None = None) -> int:
         say(f"render: {words.refused} of {words.refused + len(words.vocabulary)} {f'lines of {given.words}' if given.words else 'strings of the pattern'} left out, "
               f"being outside the charset or longer than {given.max_length}")
     corpus = render_corpus(given.out, count, settings, given.source, given.overwrite)
-    print(f"{corpus.path}: {corpus.rows:,} labeled pictures in style {given.style}, seed {given.seed}. "
-          f"Look at it: textray describe {corpus.path}")
+    print(f"{storage.shown(corpus.path)}: {corpus.rows:,} labeled pictures in style {given.style}, seed {given.seed}. "
+          f"Look at it: textray describe {storage.shown(corpus.path)}")
     return 0
 
 

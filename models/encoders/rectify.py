@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.precision import Table, at_least_float32
+from models.precision import Table, at_least_float32, exactly
 
 
 def _base_points(fiducials: int) -> Tensor:
@@ -85,13 +85,13 @@ class ThinPlateSpline(nn.Module):
         """The fiducial points (n, fiducials, 2) as (x, y) in [-1, 1] that the network sees in (n, channels, H, W)."""
         features = at_least_float32(self.localization(images).flatten(1))
         # Coordinates stay in float32 under autocast: bfloat16 near 1 is coarser than a tenth of a pixel.
-        with torch.autocast(images.device.type, enabled=False):
+        with exactly(images):
             hidden = F.relu(self.localization_hidden(features), inplace=True)
             return self.localization_points(hidden).unflatten(1, (self.fiducials, 2))
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, channels, H, W) -> (n, channels, height, width)."""
         points = self.points(images)
-        with torch.autocast(images.device.type, enabled=False):
+        with exactly(images):
             grid = (self.table() @ points).unflatten(1, (self.height, self.width))  # (n, height, width, 2) as (x, y)
             return F.grid_sample(at_least_float32(images), grid, padding_mode="border", align_corners=True)

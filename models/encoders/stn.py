@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.precision import Table, at_least_float32
+from models.precision import Table, at_least_float32, exactly
 
 SEEN = (32, 64)  # height and width at which the network looks at the image
 POINTS = 20
@@ -91,14 +91,14 @@ class SpatialTransformer(nn.Module):
         small = F.interpolate(images, SEEN, mode="bilinear", align_corners=True)
         features = at_least_float32(self.localization(small).flatten(1))  # (n, 512)
         # Coordinates stay in float32 under autocast: bfloat16 near 1 is as coarse as half a pixel.
-        with torch.autocast(images.device.type, enabled=False):
+        with exactly(images):
             hidden = F.relu(self.localization_norm(self.localization_hidden(features)))
             return self.localization_points(0.1 * hidden).unflatten(1, (POINTS, 2))
 
     def forward(self, images: Tensor) -> Tensor:
         """(n, channels, H, W) -> (n, channels, height, width). Places outside the image show its edge."""
         points = self.points(images)
-        with torch.autocast(images.device.type, enabled=False):
+        with exactly(images):
             places = self.table() @ points  # (n, height * width, 2) as (x, y)
             grid = 2 * places.clamp(0, 1) - 1
             return F.grid_sample(at_least_float32(images), grid.unflatten(1, (self.height, self.width)), align_corners=True)

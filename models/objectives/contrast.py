@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.objectives.distributed import gather
-from models.precision import at_least_float32
+from models.precision import at_least_float32, exactly
 
 COLUMNS = 2048  # of the matrix of similarities at a time
 PIECE = 2 ** 22  # numbers of it at a time, at most: 16 MiB in float32
@@ -27,7 +27,7 @@ def contrast(instances: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     instances: (2 m, width), the m of view a and then, in the same order, the m of view b. Both results are scalars; the
     second is detached. Computed in float32 at least, under mixed precision too.
     """
-    with torch.autocast(instances.device.type, enabled=False):
+    with exactly(instances):
         own = F.normalize(at_least_float32(instances), dim=1)  # (2 m, width), so that a product is the cosine
         everyone, start = gather(own)  # (ranks * 2 m, width)
         return _Contrast.apply(own, everyone, start, temperature)

@@ -1,9 +1,8 @@
 """Deep CORAL: how far the covariances of two sets of vectors are apart (Sun and Saenko, ECCV 2016 workshops, arXiv 1607.01719, equation 1)."""
 
-import torch
 from torch import Tensor
 
-from models.precision import at_least_float32
+from models.precision import at_least_float32, exactly
 
 
 def coral(source: Tensor, source_mask: Tensor, unlabeled: Tensor, unlabeled_mask: Tensor,
@@ -13,7 +12,7 @@ def coral(source: Tensor, source_mask: Tensor, unlabeled: Tensor, unlabeled_mask
     Zero, with zero gradients, where either mask (n, steps), (m, steps') holds no character.
     """
     width = source.shape[-1]
-    with torch.autocast(source.device.type, enabled=False):
+    with exactly(source):
         source_scatter, source_count = _scatter(source, source_mask)
         unlabeled_scatter, unlabeled_count = _scatter(unlabeled, unlabeled_mask)
         if form == "paper":

@@ -28,7 +28,7 @@ from models.objectives.distributed import everyones, rank_of
 from models.objectives.image_vectors import normalised_mlp, spread
 from models.objectives.moving_average import follow, follower
 from models.objectives.patches import drawn_order, hidden_in, mean_of_hidden, patches_of, vision_transformer
-from models.precision import at_least_float32
+from models.precision import at_least_float32, exactly
 from models.recognizer import Recognizer
 
 
@@ -116,7 +116,7 @@ class DiG(nn.Module):
 
     def _contrast(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """ctr of rows (m, width) with their partners, and how often the partner is the nearest; scalars."""
-        with torch.autocast(queries.device.type, enabled=False):
+        with exactly(queries):
             queries, keys = (F.normalize(at_least_float32(rows), dim=1) for rows in (queries, keys))
             similarity = queries @ everyones(keys).t() / self.temperature  # (m, ranks * m)
             partner = rank_of() * len(queries) + torch.arange(len(queries), device=queries.device)

@@ -31,7 +31,7 @@ from models.objectives.distributed import everyones, several_ranks
 from models.objectives.heads import head
 from models.objectives.image_vectors import Features, spread, train_for_vectors, vectors, width_of
 from models.objectives.moving_average import follow, follower
-from models.precision import at_least_float32
+from models.precision import at_least_float32, exactly
 from models.recognizer import Recognizer
 
 
@@ -70,7 +70,7 @@ class MoCo(nn.Module):
         with torch.no_grad():
             theirs = self._keys(keys)  # (n, width)
             negatives = self.queue.clone()  # the backward pass needs it as it is now
-        with torch.autocast(own.device.type, enabled=False):
+        with exactly(own):
             similarity = torch.cat([(own * theirs).sum(1, keepdim=True), own @ negatives.t()], 1) / self.temperature  # (n, 1 + queue)
             loss = F.cross_entropy(similarity, torch.zeros(len(own), dtype=torch.int64, device=own.device))
         if self.training:

@@ -39,7 +39,7 @@ from models.objectives.masking import check_positions, generator_of, hidden_posi
 from models.objectives.quantizer import Quantizer, diversity, perplexities
 from models.objectives.taps import early_module, tapped
 from models.objectives.windowed_attention import WindowedLayer
-from models.precision import at_least_float32
+from models.precision import at_least_float32, exactly
 from models.recognizer import Recognizer
 
 
@@ -201,7 +201,7 @@ def contrast_with(guesses: Tensor, targets: Tensor, codes: Tensor, others: Tenso
     guesses: (n, M, width). targets: (n, M or more, width), the own ones first; codes: the same, (n, M or more, codebooks).
     others: (n, M, K), which targets of the same image are distractors.
     """
-    with torch.autocast(guesses.device.type, enabled=False):
+    with exactly(guesses):
         guesses, targets = (F.normalize(at_least_float32(vectors), dim=2) for vectors in (guesses, targets))
         all_pairs = guesses @ targets.transpose(1, 2) / kappa  # (n, M, M)
         same = (codes[:, :guesses.shape[1]].unsqueeze(2) == codes.unsqueeze(1)).all(3)  # (n, M, M)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from models.objectives.distributed import gather
-from models.precision import at_least_float32
+from models.precision import at_least_float32, exactly
 
 
 @dataclass
@@ -49,7 +49,7 @@ class Quantizer(nn.Module):
 
     def forward(self, vectors: Tensor) -> Quantized:
         """(n, in_width) -> the entries, in float32 at least."""
-        with torch.autocast(vectors.device.type, enabled=False):
+        with exactly(vectors):
             logits = self.logits(at_least_float32(vectors)).unflatten(1, (self.codebooks, self.count))  # (n, codebooks, entries)
             chosen = self._chosen(logits)  # (n, codebooks, entries): one-hot
             picked = torch.einsum("nge,gew->ngw", chosen, self.entries).flatten(1)  # (n, width)
@@ -58,7 +58,7 @@ class Quantizer(nn.Module):
 
     def codes(self, vectors: Tensor) -> Tensor:
         """(n, in_width) -> (n, codebooks) int64: the likeliest entries, without noise. Asks nothing of other ranks."""
-        with torch.autocast(vectors.device.type, enabled=False):
+        with exactly(vectors):
             return self.logits(at_least_float32(vectors)).unflatten(1, (self.codebooks, self.count)).argmax(2)
 
     def _chosen(self, logits: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ from models.objectives.distributed import gather
 from models.objectives.moving_average import follow, follower
 from models.objectives.readings import GreedyReading, read
 from models.objectives.signals import signals
-from models.precision import at_least_float32
+from models.precision import at_least_float32, exactly
 from models.recognizer import Recognizer
 
 
@@ -221,7 +221,7 @@ def alignment_loss(features: Tensor, classes: Tensor, reference: Tensor, referen
 
 def _losses_of_rows(features: Tensor, classes: Tensor, reference: Tensor, reference_classes: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """The terms (q,) of the sum in L_cua, 0 where there is no positive, and (q,) bool where there is one."""
-    with torch.autocast(features.device.type, enabled=False):
+    with exactly(features):
         u, v = (F.normalize(at_least_float32(vectors), dim=1) for vectors in (features, reference))
         similarity = u @ v.t() / temperature  # (q, r)
         same = classes.unsqueeze(1) == reference_classes

@@ -20,6 +20,7 @@ from functools import partial
 import torch
 from torch import Generator, Tensor
 
+from models.precision import exactly
 from pipelines.augmentation import deterioration as spoil
 from pipelines.augmentation import photometric, warps
 from pipelines.augmentation.abinet import abinet
@@ -47,7 +48,7 @@ def augment(images: Tensor, name: str, generator: Generator) -> Tensor:
     if generator.device.type != "cpu":
         raise ValueError(f"expected a generator on the CPU, found one on {generator.device}: "
                          "its numbers would differ from device to device.")
-    with torch.no_grad(), torch.autocast(images.device.type, enabled=False):
+    with torch.no_grad(), exactly(images):
         return VIEWS[name](images.float(), generator).div_(127.5).sub_(1)
 
 

@@ -149,8 +149,8 @@ class TrainingRecipe(Section):
     log_every: int = Field(20, gt=0)
     validate_every: int | None = Field(None, gt=0, description="steps between validations; none: ten times a run")
     keep: Literal["best", "last"] = Field("best", description="which model a run leaves where it has validation words: that of the validation that read the "
-                                          "most of them, or that of the last step")
-    patience: int | None = Field(None, gt=0, description="validations without a better word accuracy after which the run ends; none: it takes all its steps")
+                                          "most of them (of as many, the one with the nearer readings, or the later), or that of the last step")
+    patience: int | None = Field(None, gt=0, description="validations without more words read, or as many more nearly, after which the run ends; none: it takes all its steps")
     workers: int = Field(1, gt=0, description="processes of data-parallel training")
     cpus_per_worker: float = Field(1.0, gt=0)
     threads_per_worker: int | None = Field(None, gt=0, description="none: the machine's cores divided among its workers, less one that reads")

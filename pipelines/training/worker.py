@@ -269,14 +269,16 @@ class _Worker:
         return self.ended
 
     def _compare_with_best(self, step: int) -> None:
-        """Note whether more words are read than ever, and keep the recognizer that does."""
-        accuracy = self.metrics.get("word_accuracy")
-        if accuracy is None:
+        """Note whether more words are read than ever, and keep the recognizer that does; of as many words, the one whose readings are nearer, or the later."""
+        if "word_accuracy" not in self.metrics:
             return
-        if self.best is not None and accuracy <= self.best["word_accuracy"]:
-            self.stale += 1
+        found = {name: self.metrics[name] for name in ("word_accuracy", "one_minus_ned")}
+        now = found["word_accuracy"], found["one_minus_ned"]
+        before = (self.best["word_accuracy"], self.best.get("one_minus_ned", -1.0)) if self.best else (-1.0, -1.0)
+        self.stale = 0 if now > before else self.stale + 1
+        if now < before:
             return
-        self.best, self.stale = {"step": step, "word_accuracy": accuracy}, 0
+        self.best = {"step": step, **found}
         if self.recipe.training.keep == "best":
             with tempfile.TemporaryDirectory() as folder:
                 checkpoints.write_checkpoint(Path(folder), step, {"step": step, "metrics": self.metrics, "recognizer": self.objective.recognizer.state_dict()})

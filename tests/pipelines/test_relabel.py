@@ -67,7 +67,7 @@ def test_slips_are_found_shown_corrected_and_taken_back(place, tmp_path, monkeyp
     assert "3 of 30 labels are read otherwise with a confidence of 0.3 or more" in capsys.readouterr().out
     listed = corrected(tmp_path / "reports" / "suspects-words.csv", {slips[0]: "right", slips[1]: "-"})
     assert run("relabel", [str(place / "words"), str(listed), "--out", "better"]) == 0
-    assert "better: 30 images, 1 labels corrected, 1 taken away" in capsys.readouterr().out
+    assert "better: 30 images, 1 label corrected, 1 taken away" in capsys.readouterr().out
     before, after = rows(place / "words"), rows(tmp_path / "better")
     assert {key: row["text"] for key, row in after.items() if row["text"] != before[key]["text"]} == {slips[0]: "right", slips[1]: None}
     assert all({**row, "text": None} == {**before[key], "text": None} for key, row in after.items()) and list(after) == list(before)

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.ingestion.sources.files import FETCHED_AHEAD, IMAGE_SUFFIXES, Place, Stamp, images_among, list_folder, printable, without_suffix
-from pipelines.ingestion.sources.labels import LABEL_FILES, LIST_SUFFIXES, read_labels, text_of_file
+from pipelines.ingestion.sources.labels import LABEL_FILES, LIST_SUFFIXES, Label, read_labels, text_of_file
 from pipelines.ingestion.sources.row import Row, Span, spans
 
 PAIR = ".gt.txt"
@@ -179,7 +179,7 @@ def _labeled_entries(path: str, files: dict[str, Stamp]) -> list[Entry]:
         if label.path is None:
             entries.append(Entry(where, label.text, label.problem, label.detail))
             continue
-        entry = _entry(label.path, label.text, where, files, forms)
+        entry = _entry(label, where, files, forms)
         if entry.problem is None and entry.path in seen:
             entry = entry._replace(problem="image labeled twice", detail=f"line {label.line} of {label_file} names it again")
         elif entry.problem is None and label.problem is not None:
@@ -198,11 +198,11 @@ def _normal_forms(files: dict[str, Stamp]) -> dict[str, list[str]]:
     return forms
 
 
-def _entry(named: str, text: str | None, where: str, files: dict[str, Stamp], forms: dict[str, list[str]]) -> Entry:
-    path = posixpath.normpath(named)
+def _entry(label: Label, where: str, files: dict[str, Stamp], forms: dict[str, list[str]]) -> Entry:
+    path, text = posixpath.normpath(label.path), label.text
     if path.startswith(("/", "../")):
-        return Entry(path, text, "path outside the folder", f"{where} names {named}")
-    places = path, posixpath.join("images", path)
+        return Entry(path, text, "path outside the folder", f"{where} names {label.path}")
+    places = [path, posixpath.join("images", path)] + ([path.partition("/")[2]] if label.keyed else [])
     found = [place for place in places if place in files] or next(filter(None, (forms.get(unicodedata.normalize("NFC", place)) for place in places)), [])
     if not found:
         return Entry(path, text, "missing file", f"named in {where}")

@@ -23,7 +23,8 @@ from pipelines.ingestion.sources.files import is_image_name
 
 LABEL_FILES = ("labels.tsv", "gt.txt", "labels.csv", "labels.jsonl", "metadata.csv", "metadata.jsonl")
 LIST_SUFFIXES = (".tsv", ".txt", ".csv", ".jsonl")
-IMAGE_NAMES = ("file_name", "filename", "file", "image_path", "image", "path", "img")
+KEY = "key"  # of the tables that `textray predict` writes: the name of the source, and the image's within it
+IMAGE_NAMES = ("file_name", "filename", "file", "image_path", "image", "path", "img", KEY)
 TEXT_NAMES = ("text", "transcription", "label", "words", "word", "sentence", "gt", "ground_truth")
 BOM = codecs.BOM_UTF8
 WIDE_BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -43,6 +44,7 @@ class Label(NamedTuple):
     text: str | None  # None: unlabeled
     problem: str | None = None
     detail: str = ""
+    keyed: bool = False  # whether the path is a key, which begins with the name of a source
 
 
 def read_labels(name: str, data: bytes) -> Iterator[Label]:
@@ -136,7 +138,7 @@ def _csv_labels(name: str, data: bytes) -> Iterator[Label]:
             if any(_holds_rows(cell, delimiter, len(header), image) for cell in cells):
                 raise csv.Error("other rows within quotes")
             if cells:
-                yield _csv_label(line, cells, len(header), image, label)
+                yield _csv_label(line, cells, len(header), image, label, header[image] == KEY)
             line = reader.line_num + 1
     except csv.Error as problem:
         raise BadInput(f"{name}: expected CSV whose quotes are closed and doubled inside quotes, found {problem} in the row that begins in "
@@ -163,7 +165,7 @@ def _holds_rows(cell: str, delimiter: str, columns: int, image: int) -> bool:
     return any(len(row) >= columns and is_image_name(row[image].strip('" ')) for row in rows)
 
 
-def _csv_label(line: int, cells: list[str], columns: int, image: int, label: int) -> Label:
+def _csv_label(line: int, cells: list[str], columns: int, image: int, label: int, keyed: bool) -> Label:
     raw = ",".join(cells).encode("utf-8", "surrogateescape")
     if not any(cells[columns:]):  # separators at the end of a line
         cells = cells[:columns]
@@ -171,7 +173,7 @@ def _csv_label(line: int, cells: list[str], columns: int, image: int, label: int
         return Label(line, None, None, "malformed label line", f"{len(cells)} cells under {columns} columns: {raw[:80]!r}")
     if any(SURROGATES.search(cells[index]) for index in (image, label)):
         return _not_utf8(line, raw)
-    return Label(line, cells[image], cells[label]) if cells[image] else _malformed(line, raw)
+    return Label(line, cells[image], cells[label], keyed=keyed) if cells[image] else _malformed(line, raw)
 
 
 def _column(name: str, found: list[str], wanted: tuple[str, ...]) -> int:
@@ -207,7 +209,8 @@ def _json_labels(name: str, data: bytes) -> Iterator[Label]:
 
 
 def _json_label(number: int, line: bytes, found: dict) -> Label:
-    path = next((found[name] for name in IMAGE_NAMES if name in found), None)
+    column = next((name for name in IMAGE_NAMES if name in found), None)
+    path = found.get(column)
     if not isinstance(path, str) or not path:
         return _malformed(number, line)
     text = next((found[name] for name in TEXT_NAMES if name in found), None)
@@ -215,7 +218,7 @@ def _json_label(number: int, line: bytes, found: dict) -> Label:
         return _not_utf8(number, line)
     if text is not None and not isinstance(text, str):
         return Label(number, path, None, "label is not text", f"{text!r}"[:80])
-    return Label(number, path, text)
+    return Label(number, path, text, keyed=column == KEY)
 
 
 def _not_utf8(number: int, line: bytes) -> Label:

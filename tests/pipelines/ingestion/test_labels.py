@@ -7,6 +7,8 @@ import pytest
 
 from foreign import make_folder, only, rows_of
 from pipelines.errors import BadInput
+from pipelines.ingestion.sources.files import look
+from pipelines.ingestion.sources.folder import open_folder
 from pipelines.ingestion.sources.labels import file_of_text, text_of_file
 from pipelines.ingestion.sources.row import Row
 
@@ -67,6 +69,19 @@ def test_a_csv_is_read_by_its_header(tmp_path, header):
     comma = next(mark for mark in ",;\t" if mark in header)
     folder = make_folder(tmp_path / "c", {"metadata.csv": f"{header}\na.jpg{comma}A\n".encode(), "a.jpg": b"1"})
     assert rows_of(only(folder)) == [Row("c/a.jpg", b"1", "A")]
+
+
+@pytest.mark.parametrize("name, table", [
+    ("words.csv", "key,text,confidence\ncrops/a.jpg,A,0.9\nimages/sub/b.jpg,B,0.8\nc.jpg,C,0.7\ncrops/gone.jpg,D,0.6\n"),
+    ("words.jsonl", "".join(f'{{"key": "{key}", "text": "{text}"}}\n' for key, text in (("crops/a.jpg", "A"), ("images/sub/b.jpg", "B"), ("c.jpg", "C"), ("crops/gone.jpg", "D")))),
+])
+def test_a_table_that_predict_wrote_gives_labels(tmp_path, name, table):
+    """Corrected by hand, say. A key begins with the name of the source that was read then."""
+    folder = make_folder(tmp_path / "mine", {"a.jpg": b"1", "sub/b.jpg": b"2", "c.jpg": b"3"})
+    (tmp_path / name).write_text(table, encoding="utf-8")
+    entries = open_folder("mine", look(str(folder)), str(tmp_path / name)).entries
+    assert [(entry.path, entry.text, entry.problem) for entry in entries] == [
+        ("a.jpg", "A", None), ("sub/b.jpg", "B", None), ("c.jpg", "C", None), ("crops/gone.jpg", "D", "missing file")]
 
 
 def test_csv_lines_that_say_nothing_are_rows_with_a_reason(tmp_path):

@@ -193,3 +193,13 @@ def test_a_recipe_trains_on_shapes_and_its_plan_ends_where_its_corpora_are_missi
     with pytest.raises(BadInput, match=missing):
         sections += plan(parse_recipe(tree), Given(80.0, 1000.0))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("recognizer", ["trba", "moran"])  # their rectifiers keep coordinates in float32, whatever is computed around them
+@pytest.mark.parametrize("objective", ["simclr", "seqclr", "persec", "rotnet", "moco", "byol", "simsiam", "ccr"])
+def test_a_recognizer_with_a_rectifier_is_built_on_shapes(objective, recognizer):
+    part = {"corpus": "somewhere", "batch_size": 4}
+    data = {"unlabeled": part} | ({"labeled": part} if objective == "ccr" else {})
+    with torch.device("meta"):
+        built = build_objective(parse_recipe({"name": "shapes", "recognizer": {"name": recognizer}, "objective": {"name": objective}, "data": data, "training": {"steps": 1}}))
+    assert all(parameter.is_meta for parameter in built.parameters())
