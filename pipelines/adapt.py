@@ -165,6 +165,7 @@ def _listed(wishes: Wishes) -> list[str]:
 
 def _planned(folder: Path, wishes: Wishes, labels: list[str], charset: str, passed: float) -> Plan:
     """The plan that a killed journey wrote, or a new one, for which the machine is timed."""
+    from pipelines.training.length import SHARE_OF_TRAINING
     file = folder / "plan.json"
     if file.exists():
         return parse_json(file.read_bytes(), Plan, str(file), "remove it, or choose another --out")
@@ -172,7 +173,7 @@ def _planned(folder: Path, wishes: Wishes, labels: list[str], charset: str, pass
     recognizer, options, charset = _recognizer(wishes, charset, method, max(60.0, 60 * wishes.minutes - passed))
     rate = _rate(recognizer, options, charset)
     begun = wishes.model is not None and not labels  # it reads already, better than drawn words would teach it
-    steps, rounds, round_steps = budget(max(60.0, 0.85 * (60 * wishes.minutes - passed)), rate, method, begun)  # the rest is reading and measuring
+    steps, rounds, round_steps = budget(max(60.0, SHARE_OF_TRAINING * (60 * wishes.minutes - passed)), rate, method, begun)  # the rest is reading and measuring
     validation, test = parts_of(len(labels))
     teaching = usable(labeled_place(bool(test), folder), charset) if labels else 0
     if 0 < teaching < LEAST_TO_TEACH:
@@ -189,7 +190,8 @@ def _recognizer(wishes: Wishes, charset: str, method: str, seconds: float) -> tu
         from pipelines.reading.weights import find_model, read_description
         about = read_description(find_model(wishes.model))
         return about["name"], about.get("overrides", {}), about["charset"]
-    enough = budget(0.85 * seconds, _rate("crnn_small", {}, charset), method)[0] >= FEW_STEPS
+    from pipelines.training.length import SHARE_OF_TRAINING
+    enough = budget(SHARE_OF_TRAINING * seconds, _rate("crnn_small", {}, charset), method)[0] >= FEW_STEPS
     return "crnn_small" if enough else "crnn_tiny", {}, charset
 
 

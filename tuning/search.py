@@ -39,7 +39,8 @@ from pipelines.state import parse_json
 from pipelines.training import driver, record
 from pipelines.training.alone import InProcess
 from pipelines.training.crew import Engine
-from pipelines.training.driver import find_start, open_streams, room_for, train, with_absolute_corpora
+from pipelines.training.driver import find_start, room_for, settle, train, with_absolute_corpora
+from pipelines.training.length import recalled
 from pipelines.training.recipe import Recipe, parse_recipe
 from pipelines.training.runs import RunFolder, RunState
 from tuning.report import write_report
@@ -106,22 +107,36 @@ def sweep(recipe: Recipe, *, trials: int, concurrency: int | None = None, resume
     Raises:
         BadInput: the recipe cannot be searched.
     """
-    axes = space_of(recipe)
+    axes, minutes = space_of(recipe), recipe.training.minutes
     where = RunFolder(storage.join(recipe.runs, recipe.name))
     if (earlier := where.state()) is not None and earlier.status == "finished":
-        return _finished(recipe, where, resume)
+        return _finished(recalled(recipe, earlier).recipe, where, resume)
     if recipe.data.validation is None:
         say(f"no validation words: {called(metric_of(recipe))} decides, which needs no labels, see docs/training.md")
-    streams = open_streams(recipe)
+    settled, streams = settle(recipe, earlier, lambda sized: _seconds_a_step(sized, concurrency))
+    recipe = settled.recipe
+    for sentence in settled.why:
+        say(sentence)
     with room_for(where), where.claimed(recipe, resume) as state:
         start_ray()
         count = concurrent_trials(recipe, concurrency, len(streams))
+        if earlier is None:
+            state.settled, state.minutes = dict(settled.fields), minutes
         if recipe.initialize_from:
             state.start, _ = find_start(recipe, state.start)
         record.begin(where, state, lambda token: tracking.start_run(
             recipe.name, recipe.to_yaml(), params={"trials": trials} | recipe.model_dump(mode="json"), token=token,
             tags={"sweep": ", ".join(axis.field for axis in axes)}))
         return _conclude(recipe, axes, _search(recipe, axes, trials, count, where, state), where, state)
+
+
+def _seconds_a_step(recipe: Recipe, concurrency: int | None) -> float:
+    """Of a trial's worker, beside those of the other trials that fit."""
+    from pipelines.training.distributed import seconds_in_a_task
+    start_ray()
+    streams = sum(part is not None for part in (recipe.data.labeled, recipe.data.unlabeled))
+    at_once = concurrent_trials(recipe, concurrency, streams)
+    return seconds_in_a_task(recipe, driver.own_files(recipe), math.ceil(at_once * recipe.training.workers / len(ray.nodes())))
 
 
 def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, where: RunFolder, state: RunState) -> list[TrialResult]:

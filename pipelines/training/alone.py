@@ -24,6 +24,7 @@ from pipelines.training.crew import Job, bring
 from pipelines.training.loop import NonFinite
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder
+from pipelines.training.speed import seconds_a_step
 from pipelines.training.worker import work
 
 
@@ -66,6 +67,10 @@ class InProcess:
 
     def __init__(self, tell: Callable[[dict[str, Any]], None] = nobody, beside: int = 1):
         self._tell, self._beside = tell, beside
+
+    def seconds_a_step(self, recipe: Recipe, own_files: dict[str, str]) -> float:
+        """Measured in this process."""
+        return seconds_a_step(recipe, self._beside)
 
     def begin(self, recipe: Recipe, streams: dict[str, Stream]) -> None:
         """Nothing is to be started. Raises BadInput for a GPU that is wanted and not there."""

@@ -48,6 +48,9 @@ class Crew(Protocol):
 class Engine(Protocol):
     """How the workers of a run are started."""
 
+    def seconds_a_step(self, recipe: Recipe, own_files: dict[str, str]) -> float:
+        """Measured on what a worker would train on, with the text of the files of the user's own that the recipe names."""
+
     def begin(self, recipe: Recipe, streams: dict[str, Stream]) -> None:
         """Settle what can be before the run is written down. Raises BadInput if the recipe cannot be trained here."""
 

@@ -17,6 +17,7 @@ import ray.train
 from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from models import own
 from pipelines.cluster import start_ray
 from pipelines.corpus import storage
 from pipelines.errors import NO_ROOM, BadInput
@@ -24,8 +25,9 @@ from pipelines.feed.datasource import Readers, ray_blocks
 from pipelines.feed.stream import Share, Stream
 from pipelines.feed.windows import readers_of
 from pipelines.training.crew import Job, bring
-from pipelines.training.recipe import Recipe
+from pipelines.training.recipe import Recipe, parse_recipe
 from pipelines.training.runs import RunFolder
+from pipelines.training.speed import seconds_a_step
 from pipelines.training.worker import work
 
 LEAST_CPUS = 0.05  # of a task that reads; reading takes a few percent of a core for each thousand images a second
@@ -66,6 +68,22 @@ def _work(config: dict[str, Any]) -> None:
     work(replace(job, start=start), Workers(RunFolder(job.folder), config["readers"]))
 
 
+def seconds_in_a_task(recipe: Recipe, own_files: dict[str, str], beside: int) -> float:
+    """What a step takes one worker of `beside` on a node of the cluster. Raises BadInput for an objective that cannot be built."""
+    task = ray.remote(num_cpus=recipe.training.cpus_per_worker, num_gpus=1 if uses_gpus(recipe) else 0)(_timed)
+    try:
+        return ray.get(task.remote(recipe.model_dump(mode="json"), own_files, beside))
+    except ray.exceptions.RayTaskError as problem:
+        if isinstance(problem.cause, BadInput):
+            raise BadInput(str(problem.cause)) from None
+        raise
+
+
+def _timed(recipe: dict[str, Any], own_files: dict[str, str], beside: int) -> float:
+    with own.held(own_files):
+        return seconds_a_step(parse_recipe(recipe), beside)
+
+
 class OnRay:
     """The engine of such a run.
 
@@ -75,6 +93,11 @@ class OnRay:
 
     def __init__(self, callbacks: Sequence = (), reserved_cpus: float = 0.0):
         self._callbacks, self._reserved = list(callbacks), reserved_cpus
+
+    def seconds_a_step(self, recipe: Recipe, own_files: dict[str, str]) -> float:
+        """Measured by a task that has what a worker has."""
+        start_ray()
+        return seconds_in_a_task(recipe, own_files, math.ceil(recipe.training.workers / len(ray.nodes())))
 
     def begin(self, recipe: Recipe, streams: dict[str, Stream]) -> None:
         """Start Ray, or join the cluster. Raises BadInput if it is too small for the workers and their readers."""

@@ -6,7 +6,7 @@ Rank 0 writes progress and checkpoints; the driver brings progress to MLflow.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,7 @@ from pipelines.training import checkpoints, record
 from pipelines.training.alone import InProcess, trains_alone
 from pipelines.training.crew import Engine, Job
 from pipelines.training.journal import cut_torn_line, read_journal
+from pipelines.training.length import Settled, recalled, with_batches, with_steps
 from pipelines.training.prospects import of_labels, of_words
 from pipelines.training.recipe import Recipe
 from pipelines.training.runs import RunFolder, RunState, Start
@@ -84,6 +85,18 @@ def open_streams(recipe: Recipe, lanes: int | None = None) -> dict[str, Stream]:
                                     seed=recipe.seed * 2 + (part == "unlabeled"), workers=recipe.training.workers, weights=source.weights,
                                     widths=widths, frames=of_width, lanes=lanes)
     return streams
+
+
+def settle(recipe: Recipe, earlier: RunState | None, seconds_a_step: Callable[[Recipe], float]) -> tuple[Settled, dict[str, Stream]]:
+    """The recipe with the steps and batch sizes that it leaves out, those of the run that it continues if there is one, and its streams.
+
+    Raises:
+        BadInput: what `open_streams` and `length` refuse.
+    """
+    known = recalled(recipe, earlier)
+    sized = known.and_then(with_batches(known.recipe))
+    streams = open_streams(sized.recipe, earlier and earlier.lanes)
+    return sized.and_then(with_steps(sized.recipe, streams, seconds_a_step)), streams
 
 
 def own_files(recipe: Recipe) -> dict[str, str]:
@@ -141,13 +154,14 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
 
 
 def _train(recipe: Recipe, files_of_own: dict[str, str], resume: bool, folder: str | Path | None, parent: RunHandle | None, engine: Engine | None) -> Outcome:
-    where = RunFolder(folder or storage.join(recipe.runs, recipe.name))
+    where, minutes = RunFolder(folder or storage.join(recipe.runs, recipe.name)), recipe.training.minutes
     earlier = where.state()
     if earlier is not None and earlier.status == "finished":
-        return _finished(recipe, where, resume)
+        return _finished(recalled(recipe, earlier).recipe, where, resume)
     if earlier is not None and earlier.status == "failed" and not resume:
         record.settle(where, earlier, "FAILED")  # `claimed` says that it has failed
-    streams = open_streams(recipe, earlier and earlier.lanes)
+    settled, streams = settle(recipe, earlier, lambda sized: (engine or engine_of(sized)).seconds_a_step(sized, files_of_own))
+    recipe = settled.recipe
     said = _said_of_words(recipe)
     with room_for(where), where.claimed(recipe, resume) as state:
         corpora = fingerprints(recipe)
@@ -165,9 +179,13 @@ def _train(recipe: Recipe, files_of_own: dict[str, str], resume: bool, folder: s
         engine = engine or engine_of(recipe)
         engine.begin(recipe, streams)
         say_streams(streams)
+        for sentence in settled.why:
+            say(sentence)
         kept = {name: text for name, text in files_of_own.items() if len(text) <= LARGEST_KEPT}
         for name, text in kept.items():
             storage.write_bytes(where.file(storage.join("files", Path(name).name)), text.encode())
+        if earlier is None:
+            state.settled, state.minutes = dict(settled.fields), minutes
         record.begin(where, state, lambda token: _start_tracking(recipe, streams, parent, state.start, token, kept), parent and parent.uri)
         state.files = digests
         state.status, state.corpora, state.lanes = "running", corpora, next((stream.lanes for stream in streams.values()), None)

@@ -16,12 +16,14 @@ from pipelines.corpus import storage
 from pipelines.corpus.account import counted, table
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.sampling import spread_rows
+from pipelines.errors import BadInput
 from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.stream import Ingredient, Stream
 from pipelines.training import checkpoints
 from pipelines.training.alone import trains_alone
 from pipelines.training.device import Device, check_fits, device_of, gib, sizes_of
-from pipelines.training.driver import find_start, fingerprints, open_streams
+from pipelines.training.driver import find_start, fingerprints, open_streams, settle
+from pipelines.training.length import Settled, is_open
 from pipelines.training.prospects import DIFFERENCE, half_width, words_for
 from pipelines.training.rates import known_rate
 from pipelines.training.recipe import Recipe
@@ -49,6 +51,10 @@ def plan(recipe: Recipe, given: Given = Given(), *, resume: bool = False) -> Ite
         BadInput: the run would be refused, or would not fit into its device's memory.
     """
     where = RunFolder(storage.join(recipe.runs, recipe.name))
+    settled, streams = Settled(recipe, {}), None
+    if is_open(recipe):  # which only its corpora settle; of others something can be said without them
+        settled, streams = settle(recipe, where.state(), lambda sized: seconds_a_step(sized, given))
+        recipe = settled.recipe
     state = where.look(recipe, resume)
     done = _steps_done(recipe, where, state)
     yield _run(recipe, where, state, done)
@@ -57,12 +63,12 @@ def plan(recipe: Recipe, given: Given = Given(), *, resume: bool = False) -> Ite
         objective = build_objective(recipe)
     found = _footprint(recipe, objective, device)
     yield _model(recipe, objective, found)
-    yield _steps(recipe, objective, done)
+    yield _steps(recipe, objective, done, settled)
     yield _memory(recipe, found, device)
     yield _time(recipe, objective, device, given, done)
     if recipe.initialize_from and not done:
         yield line("starts from", find_start(recipe, state and state.start)[0].model)
-    streams = open_streams(recipe, state and state.lanes)
+    streams = open_streams(recipe, state and state.lanes) if streams is None else streams
     yield from (_stream(recipe, objective, part, stream) for part, stream in streams.items())
     yield from _validation(recipe, objective.views)
     yield from (line("warning", warning) for warning in warnings(recipe, streams))
@@ -134,14 +140,31 @@ def batches_a_step(recipe: Recipe) -> int:
 
 def images_a_step(recipe: Recipe, objective: nn.Module) -> int:
     """Images of all streams that all workers together take in a step."""
-    return batches_a_step(recipe) * sum(sizes_of(recipe, objective).values())
+    return recipe.training.workers * images_of_a_worker(recipe, objective)
 
 
-def _steps(recipe: Recipe, objective: nn.Module, done: int) -> str:
+def seconds_a_step(recipe: Recipe, given: Given) -> float:
+    """How long a step takes: as the user says of a worker, or as this machine is measured. BadInput for another machine, of which nothing is said."""
+    if given.images_per_second is not None:
+        with torch.device("meta"):
+            return images_of_a_worker(recipe, build_objective(recipe)) / given.images_per_second
+    if given.gpu_memory is not None:
+        raise BadInput("training.minutes: expected to know how fast the GPUs of --gpu-memory train, found nothing said of it: say --images-per-second N, or "
+                       "training.steps")
+    from pipelines.training import speed
+    return speed.seconds_a_step(recipe, 1 if trains_alone(recipe) else recipe.training.workers)
+
+
+def images_of_a_worker(recipe: Recipe, objective: nn.Module) -> int:
+    """Images of all streams that one worker takes in a step."""
+    return recipe.training.accumulate * sum(sizes_of(recipe, objective).values())
+
+
+def _steps(recipe: Recipe, objective: nn.Module, done: int, settled: Settled) -> str:
     training = recipe.training
     left = f", of which {training.steps - done:,} are left" if done else ""
     images = training.steps * images_a_step(recipe, objective)
-    return line("steps", f"{training.steps:,}{left}; {f'{images:,} images in all, each with its views' if images else 'no images'}; a checkpoint every {training.checkpoint_every:,}")
+    return line("steps", f"{training.steps:,}{left}; {f'{images:,} images in all, each with its views' if images else 'no images'}; a checkpoint every {training.checkpoint_every:,}", *settled.why)
 
 
 def _memory(recipe: Recipe, found: Footprint | None, device: Device) -> str:

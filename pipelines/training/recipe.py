@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, ValidationInfo, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError, ValidationInfo, create_model, field_validator, model_validator
 
 from models import names
 from models.charset import Charset
@@ -89,7 +89,7 @@ class StreamRecipe(Section):
     """One stream of training images."""
 
     corpus: str | list[str] = Field(description="a corpus, as `textray ingest` or `textray render` wrote it, or a folder, LMDB or tar to bring in, or several: paths or URIs")
-    batch_size: int = Field(gt=0, description="images per step and worker")
+    batch_size: int | None = Field(None, gt=0, description="images per step and worker; none: 64, fewer where an epoch would have fewer than 4 batches")
     fraction: float = Field(1.0, gt=0, le=1, description="share of the corpus, drawn by a seeded hash of the key: 5 % lies within 10 %")
     weights: dict[str, PositiveFloat] | None = Field(None, min_length=1, description="share of each source of the corpora in every batch, such "
                                                      "as {MJ: 0.3, ST: 0.7}; none: every row counts the same")
@@ -142,7 +142,9 @@ class OptimizerRecipe(Section):
 class TrainingRecipe(Section):
     """How long, on what, and how often something is kept."""
 
-    steps: int = Field(gt=0)
+    steps: int | None = Field(None, gt=0, description="none: as many as `minutes` are enough for, or else 20 epochs, from 500 to 100,000 steps; the run prints the "
+                              "number, and keeps it when it goes on")
+    minutes: float | None = Field(None, gt=0, description="about how long the run may take, in place of `steps`: the speed is measured before it begins")
     accumulate: int = Field(1, gt=0, description="batches per step")
     checkpoint_every: int = Field(500, gt=0, description="steps between checkpoints; the last step always has one")
     keep_checkpoints: int = Field(2, gt=0)
@@ -163,6 +165,12 @@ class TrainingRecipe(Section):
     compile: bool = Field(False, description="torch.compile the objective; the first step then takes a minute or more")
     max_failures: int = Field(2, ge=0, description="how many times lost workers are replaced")
 
+    @model_validator(mode="after")
+    def _one_length(self) -> "TrainingRecipe":
+        if self.steps is not None and self.minutes is not None:
+            raise ValueError(f"training.minutes: expected no training.steps beside it, found {self.steps:,}: leave one of them out, as with training.steps=null")
+        return self
+
     @property
     def steps_between_validations(self) -> int:
         """As `validate_every` says, or a tenth of the run."""
@@ -178,7 +186,7 @@ class Recipe(Section):
     objective: dict[str, Any]
     data: DataRecipe
     optimizer: OptimizerRecipe = OptimizerRecipe()
-    training: TrainingRecipe
+    training: TrainingRecipe = TrainingRecipe()
     initialize_from: str | None = Field(None, description="a run or a model folder whose weights to start from")
     runs: str = Field("runs", description="folder or URI that holds the runs")
 

@@ -65,6 +65,8 @@ class RunState:
     token: str | None = None  # by which MLflow knows the run before this file holds its id there
     lanes: int | None = None  # of its streams (plan.py): the order of a run that goes on with another number of workers
     start: Start | None = None  # of a recipe with initialize_from
+    settled: dict[str, int] = field(default_factory=dict)  # what its recipe left out, steps and batch sizes, by field (length.py)
+    minutes: float | None = None  # that it was to take, where its steps are settled by that
 
     def check_corpora(self, now: dict[str, str]) -> None:
         """The order in which a run goes on is that of the corpora it began with. A run from before they were noted takes what it finds.

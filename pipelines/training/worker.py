@@ -87,6 +87,12 @@ def build_rates(optimizer: torch.optim.Optimizer, options: OptimizerRecipe, step
                      initial_division=options.initial_division, final_division=options.final_division)
 
 
+def in_bf16(recipe: Recipe, device: torch.device) -> bool:
+    """Whether the products of a step are computed in bfloat16."""
+    precision = recipe.training.precision
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+
+
 def _named(value: object) -> str:
     return "none" if value is None else type(value).__name__
 
@@ -212,13 +218,12 @@ class _Worker:
         trained = DistributedDataParallel(self.objective, device_ids=[device] if device.type == "cuda" else None) \
             if self.world > 1 else self.objective
         trained = torch.compile(trained) if training.compile else trained
-        bf16 = training.precision == "bf16" or (training.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
         self.journal = Journal(RunFolder(self.job.folder).progress) if self.rank == 0 else None
         try:
             fit(self.objective, trained, self.optimizer, self.rates, self._batches(done),
                 schedule=Schedule(training.steps, training.log_every, training.steps_between_validations,
                                   training.checkpoint_every),
-                numerics=Numerics(device, bf16, options.gradient_clip, training.accumulate, options.non_finite == "skip"),
+                numerics=Numerics(device, in_bf16(recipe, device), options.gradient_clip, training.accumulate, options.non_finite == "skip"),
                 hooks=Hooks(self._log, self._validate, self._keep),
                 seed=recipe.seed, rank=self.rank, done=done, skipped=self.skipped)
         finally:

@@ -110,6 +110,8 @@ CASES: list[tuple[list[str], str]] = [
     ([*FINETUNE, "data.labeled.weights={words: .inf}"], "input should be a finite number, found inf"),
     ([*FINETUNE, "data.labeled.batch_size=1.5"], "data.labeled.batch_size: input should be a valid integer"),
     ([*FINETUNE, "training.steps=1e400"], "training.steps: input should be a"),
+    ([*FINETUNE, "training.minutes=5"], "training.minutes: expected no training.steps beside it, found 10: leave one of them out, as with training.steps=null"),
+    ([*FINETUNE, "training.steps=null", "training.minutes=0"], "training.minutes: input should be greater than 0, found 0"),
     ([*FINETUNE, "training.compile=1"], "training.compile: expected true or false, found 1"),
     ([*FINETUNE, "training.gpu=maybe"], "training.gpu: expected true or false, found 'maybe'"),
     ([*FINETUNE, "objective.ema=1"], "objective.ema: expected true or false, found 1"),

@@ -110,3 +110,20 @@ def test_a_torn_state_of_the_search_is_removed_since_the_trials_have_folders_of_
     (place / file).write_bytes(torn)
     assert not restorable(str(place)) and not place.exists()
     assert f"the state of the search in {place} is torn (" in capsys.readouterr().err
+
+
+def test_every_trial_has_the_steps_that_the_time_is_enough_for(place, ray_session, monkeypatch, capsys):
+    """Measured once, in a task beside as many as there will be, and not again when the sweep is asked for once more."""
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
+    timed = {**recipe(place, "timed"), "training": {"minutes": 0.02, "log_every": 1, "threads_per_worker": 1, "cpus_per_worker": 0.5}}
+    timed["data"]["labeled"] = {"corpus": str(place / "source")}
+    ranked = sweep(parse_recipe(timed), trials=2, concurrency=2)
+    said = capsys.readouterr().err
+    state = RunFolder(place / "runs" / "timed").state()
+    steps = state.settled["training.steps"]
+    assert f"training.steps: {steps:,}, what 0.02 minutes are enough for" in said and state.settled["data.labeled.batch_size"] == 32 and state.minutes == 0.02
+    whole = [load_recipe(place / "runs" / "timed" / "trials" / result.name / "recipe.yaml") for result in ranked]
+    assert [(each.training.steps, each.training.minutes, each.data.labeled.batch_size) for each in whole] == [(steps, None, 32)] * 2
+    monkeypatch.setattr("tuning.search._seconds_a_step", lambda *_: pytest.fail("it was measured again"))
+    assert [result.name for result in sweep(parse_recipe(timed), trials=2, concurrency=2)] == [result.name for result in ranked]

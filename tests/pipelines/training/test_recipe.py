@@ -62,7 +62,7 @@ def test_a_recipe_written_out_is_the_same_recipe(file, tmp_path):
     ({"objective": {"name": "ccr", "ema_decay": "much"}},
      "recipe: objective.ema_decay: input should be a valid number, unable to parse string as a number, found 'much'"),
     ({"training": {"steps": 0}}, "recipe: training.steps: input should be greater than 0, found 0"),
-    ({"training": {}}, "recipe: the key 'training.steps' is missing"),
+    ({"recognizer": {}}, "recipe: the key 'recognizer.name' is missing"),
     ({"optimizer": {"schedule": "step", "decay_at": [0.8, 0.6]}},
      "recipe: optimizer.decay_at: expected shares between 0 and 1 in rising order, such as [0.6, 0.8], found [0.8, 0.6]"),
 ])
