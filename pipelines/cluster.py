@@ -6,7 +6,9 @@ Ray is imported where it is needed: it takes a second, and its processes take ma
 import logging
 import os
 import re
+import resource
 import secrets
+import shutil
 import socket
 
 from pipelines.errors import BadInput
@@ -17,6 +19,8 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 # A worker process takes one to two seconds of a core to start. Ray ends those that have been idle for a second.
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
+ANSWERS_WITHIN = 10.0  # seconds
+LONGEST_FOLDER, LEAST_FILES, LEAST_ROOM = 38, 1024, 200 * 2**20  # of a local Ray: characters (sockets have at most 107, of which it takes 69), open files, bytes
 TESTED = (2, 60)  # the minor version of Ray that the tests pass with, as pyproject.toml has it
 
 
@@ -42,7 +46,7 @@ def start_ray(num_cpus: int | None = None, object_store_memory: int | None = Non
 
     Does nothing when Ray runs in this process already. `num_cpus` (default: all of this machine) and
     `object_store_memory` (bytes) shape a local Ray only. Commands print their own progress, so Ray's is off.
-    Raises BadInput if there is no cluster at RAY_ADDRESS, or for another version of Ray than the tested one.
+    Raises BadInput if there is no cluster at RAY_ADDRESS, if a Ray of this machine does not start, or for another version of Ray than the tested one.
     """
     check_version()
     import ray
@@ -71,8 +75,36 @@ def _start_local(num_cpus: int | None, object_store_memory: int | None) -> None:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     logging.getLogger("ray").setLevel(logging.ERROR)
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # nobody takes this machine away, and each process takes seconds to start
-    ray.init(address="local", num_cpus=num_cpus, object_store_memory=object_store_memory, include_dashboard=False,
-             log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        ray.init(address="local", num_cpus=num_cpus, object_store_memory=object_store_memory, include_dashboard=False,
+                 log_to_driver=False, logging_level=logging.ERROR)
+    except Exception as problem:  # Ray has no exception of its own for this: OSError, RuntimeError, ValueError and a bare Exception were seen
+        ray.shutdown()  # what of it did start
+        raise BadInput(f"Ray: expected it to start on this machine, found that it does not ({_first_line(problem)}): {_remedy()}") from problem
+
+
+def _first_line(problem: BaseException) -> str:
+    """What a library says, as a part of a sentence."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    return (lines[0] if lines else type(problem).__name__).rstrip(".")
+
+
+def _remedy() -> str:
+    """What to do about a Ray that does not start: what is seen to be wrong, else where to look."""
+    folder = os.environ.get("RAY_TMPDIR", "/tmp")
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if len(folder) > LONGEST_FOLDER:
+        return f"set RAY_TMPDIR to a folder with a name of at most {LONGEST_FOLDER} characters"
+    if not os.path.isdir(folder) or not os.access(folder, os.W_OK):
+        return f"make {folder} a folder that can be written to, or set RAY_TMPDIR to one"
+    if files < LEAST_FILES:
+        return f"allow more open files than {files}, as with `ulimit -n {LEAST_FILES}`"
+    free = shutil.disk_usage(folder).free
+    if free < LEAST_ROOM:
+        return f"free some room in {folder}, where {free / 2**20:,.0f} MiB are left, or set RAY_TMPDIR to another folder"
+    if not os.access("/dev/shm", os.W_OK):
+        return "give this machine a /dev/shm that can be written to (of a container: --shm-size=2g)"
+    return f"look at {folder}/ray/session_latest/logs, run `textray doctor`, or set RAY_ADDRESS to a cluster that runs; one worker (training.workers=1) needs no Ray"
 
 
 def _join(address: str) -> None:
@@ -82,15 +114,23 @@ def _join(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.WARNING)
     except (ConnectionError, OSError, ValueError) as problem:
         raise BadInput(f"RAY_ADDRESS={address}: expected a running Ray cluster, found none that answers "
-                       f"({str(problem).splitlines()[0]}): start it, correct the address, "
+                       f"({_first_line(problem)}): start it, correct the address, "
                        "or unset RAY_ADDRESS for a local Ray") from problem
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself tries for minutes before it gives up on an address where nothing listens."""
+    """Ray itself tries for minutes before it gives up on an address where nothing listens, or something that is no Ray. Raises OSError."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    if not host or not port.isdigit():
+        return
+    socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWERS_WITHIN).close()
+    if os.environ.get("RAY_USE_TLS", "0") == "0":  # with TLS Ray itself finds out
+        import grpc
+        with grpc.insecure_channel(f"{host}:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+            try:
+                grpc.channel_ready_future(channel).result(timeout=ANSWERS_WITHIN)
+            except grpc.FutureTimeoutError:
+                raise OSError("what listens there does not speak as Ray does") from None
 
 
 def _quiet_data() -> None:

@@ -2,15 +2,20 @@
 
 import os
 import re
+import socket
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
 import pytest
+import ray
+import yaml
 
+from pipelines import cluster
 from pipelines.cluster import TESTED, check_version, cluster_cpus, start_ray
 from pipelines.errors import BadInput
+from pipelines.synthesis.corpus import Settings, render_corpus
 
 ROOT = Path(__file__).parents[2]
 
@@ -77,7 +82,7 @@ def test_a_command_says_so_before_it_misses_a_name_of_the_other_version(tmp_path
 def test_every_dependency_has_a_floor_and_a_ceiling_and_ray_the_tested_ones():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     libraries = [line for line in project["dependencies"] if not line.startswith("font-")]
-    assert all(re.fullmatch(r"[a-z-]+(\[[a-z,]+\])?>=[0-9.]+,<[0-9.]+", line) for line in libraries), libraries
+    assert all(re.fullmatch(r"[a-z0-9-]+(\[[a-z,]+\])?>=[0-9.]+,<[0-9.]+", line) for line in libraries), libraries
     [line] = [line for line in libraries if line.startswith("ray")]
     assert line == f"ray[data,train,tune,default]>={TESTED[0]}.{TESTED[1]},<{TESTED[0]}.{TESTED[1] + 1}"
 
@@ -90,3 +95,54 @@ def test_internal_names_are_used_only_where_a_ceiling_is_near():
                      ("models/recognizers.py", "torch._subclasses"), ("models/objectives/visu.py", "torch._subclasses"),
                      ("models/footprint.py", "torch._subclasses"), ("models/footprint.py", "torch.utils._pytree"),
                      ("models/footprint.py", "torch.utils._python_dispatch")}
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    """A recipe of two steps on a few words."""
+    render_corpus(tmp_path / "words", 16, Settings(style="plain", charset="36"))
+    tree = {"name": "short", "runs": str(tmp_path / "runs"), "recognizer": {"name": "crnn_tiny"}, "objective": {"name": "supervised"}, "training": {"steps": 2},
+            "data": {"labeled": {"corpus": str(tmp_path / "words"), "batch_size": 8}}}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    return tmp_path / "recipe.yaml"
+
+
+@pytest.mark.parametrize("environment, found, remedy", [
+    ({"RAY_ADDRESS": "127.0.0.1:1"}, "none that answers ([Errno 111] Connection refused)", "unset RAY_ADDRESS for a local Ray"),
+    ({"RAY_ADDRESS": "ray://127.0.0.1:1"}, "none that answers ([Errno 111] Connection refused)", "unset RAY_ADDRESS for a local Ray"),
+    ({"RAY_ADDRESS": "local", "RAY_TMPDIR": "/tmp/" + "x" * 100}, "it does not (validate_socket_filename failed: AF_UNIX path length",
+     "set RAY_TMPDIR to a folder with a name of at most 38 characters"),
+    ({"RAY_ADDRESS": "local", "RAY_TMPDIR": "/proc/nothing"}, "it does not ([Errno 2] No such file or directory: '/proc/nothing')",
+     "make /proc/nothing a folder that can be written to, or set RAY_TMPDIR to one")])
+def test_a_command_whose_ray_does_not_start_says_so_in_a_sentence(environment, found, remedy, recipe):
+    """The whole command, in a process of its own; no run is left behind."""
+    plain = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    done = subprocess.run([sys.executable, "-m", "pipelines.cli", "finetune", str(recipe)], cwd=recipe.parent, capture_output=True, text=True, timeout=120,
+                          env={**plain, **environment, "PYTHONPATH": str(ROOT), "MLFLOW_TRACKING_URI": f"sqlite:///{recipe.parent}/mlflow.db"})
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stderr.startswith("textray: error: ") and found in done.stderr and remedy in done.stderr
+    assert not (recipe.parent / "runs").exists()
+
+
+def test_what_listens_and_is_no_ray_is_told_from_one_in_seconds(monkeypatch):
+    """Ray itself would try for minutes."""
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    monkeypatch.setattr("ray.init", lambda **_: pytest.fail("it went as far as Ray"))
+    monkeypatch.setattr(cluster, "ANSWERS_WITHIN", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(BadInput, match=rf"RAY_ADDRESS={address}: expected a running Ray cluster, found none that answers \(what listens there does not speak as Ray does\)"):
+            start_ray()
+
+
+def test_a_cluster_that_runs_answers(ray_session):
+    """The question that is asked of an address, asked of a real one."""
+    cluster._check_answers(ray.get_runtime_context().gcs_address)
+
+
+@pytest.mark.parametrize("limit, remedy", [(30, "allow more open files than 30, as with `ulimit -n 1024`"), (4096, "run `textray doctor`")])
+def test_the_remedy_is_what_is_seen_to_be_wrong(limit, remedy, monkeypatch, tmp_path):
+    monkeypatch.delenv("RAY_TMPDIR", raising=False)
+    monkeypatch.setattr("resource.getrlimit", lambda what: (limit, limit))
+    assert remedy in cluster._remedy()
