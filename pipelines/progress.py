@@ -4,12 +4,13 @@
 `say`, `warn` or `Progress`.
 """
 
+import io
 import logging
 import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TextIO
 
 _silent = False
@@ -55,6 +56,13 @@ def quietly(quiet: bool = True) -> Iterator[None]:
     finally:
         _silent, disabled, warnings.showwarning = before
         logging.disable(disabled)
+
+
+@contextmanager
+def aside() -> Iterator[None]:
+    """What is printed in the block is a remark: it goes to stderr, or nowhere. Libraries print such on stdout, where only results belong."""
+    with redirect_stdout(io.StringIO() if _silent else sys.stderr):
+        yield
 
 
 class Progress:

@@ -34,7 +34,7 @@ from pipelines.corpus import storage
 from pipelines.corpus.account import counted
 from pipelines.errors import BadInput
 from pipelines.handles import RunHandle
-from pipelines.progress import say, warn
+from pipelines.progress import aside, say, warn
 from pipelines.state import parse_json
 from pipelines.training import driver, record
 from pipelines.training.alone import InProcess
@@ -158,7 +158,8 @@ def _search(recipe: Recipe, axes: tuple[Axis, ...], trials: int, count: int, whe
                                                                          random_state=recipe.seed),
                                         scheduler=_halving(recipe)),
             run_config=tune.RunConfig(name="tune", storage_path=inside, storage_filesystem=system, verbose=0, callbacks=[_Announce(trials, metric)]))
-    grid = tuner.fit()
+    with aside():  # Ray Tune prints a table of its own
+        grid = tuner.fit()
     return [result_of(result, recipe, where) for result in grid]
 
 

@@ -15,7 +15,7 @@ import textray
 from models.charset import Charset
 from models.recognizers import build
 from pipelines.cli import COMMANDS, run
-from pipelines.progress import Progress, is_silent, quietly, warn
+from pipelines.progress import Progress, aside, is_silent, quietly, warn
 from pipelines.reading.weights import save_recognizer
 from pipelines.synthesis.corpus import Settings, render_corpus
 
@@ -111,6 +111,15 @@ def test_steps_of_a_whole_job_keep_their_results_to_themselves(capsys):
     Steps(1)("which recipes there are", "recipes")
     shown = capsys.readouterr()
     assert "ccr_trba" in shown.out and "[1/1]" in shown.err
+
+
+def test_what_a_library_prints_is_no_result(capsys):
+    with aside():
+        print("a table of its own")
+    assert capsys.readouterr() == ("", "a table of its own\n")
+    with quietly(), aside():
+        print("a table of its own")
+    assert capsys.readouterr() == ("", "")
 
 
 def test_a_program_asks_for_it_by_a_keyword(place, tmp_path, monkeypatch, capsys):

@@ -119,7 +119,9 @@ def test_every_trial_has_the_steps_that_the_time_is_enough_for(place, ray_sessio
     timed = {**recipe(place, "timed"), "training": {"minutes": 0.02, "log_every": 1, "threads_per_worker": 1, "cpus_per_worker": 0.5}}
     timed["data"]["labeled"] = {"corpus": str(place / "source")}
     ranked = sweep(parse_recipe(timed), trials=2, concurrency=2)
-    said = capsys.readouterr().err
+    shown = capsys.readouterr()
+    said = shown.err
+    assert shown.out == ""  # a sweep's results are printed by the command, and Ray Tune prints none
     state = RunFolder(place / "runs" / "timed").state()
     steps = state.settled["training.steps"]
     assert f"training.steps: {steps:,}, what 0.02 minutes are enough for" in said and state.settled["data.labeled.batch_size"] == 32 and state.minutes == 0.02
