@@ -101,6 +101,11 @@ def add_seed(arguments: Holder, what: str) -> None:
     arguments.add_argument("--seed", type=int, default=0, metavar="N", help=f"another seed draws others: {what} (default: %(default)s)")
 
 
+def add_seeds(arguments: Holder, default: int, what: str) -> None:
+    """With how many seeds something is done anew."""
+    arguments.add_argument("--seeds", type=int, default=default, metavar="N", help=f"with how many seeds: {what} (default: %(default)s)")
+
+
 def add_data(arguments: Holder, what: str, *, required: bool = False) -> None:
     """Sets of labeled words."""
     arguments.add_argument("--data", action="append", required=required, default=None if required else [], metavar="NAME=PATH",

@@ -185,7 +185,7 @@ def learn(folder: Path, step: Steps, material: Material) -> dict[str, Path]:
     step("fine-tune on both (CCR)", "finetune", RECIPES / "demo_ccr.yaml", runs, *both, *ccr)
     step("sweep four trials", "tune", RECIPES / "demo_sweep.yaml", "--trials", "4", runs, *both, *trial)
     file = folder / "runs" / "sweep" / "trials.json"
-    best = parse_json(file.read_bytes(), list[dict[str, Any]], str(file), "run the demo again with --overwrite")[0]
+    best = parse_json(file.read_bytes(), dict[str, Any], str(file), "run the demo again with --overwrite")["trials"][0]
     return {"supervised": folder / "runs" / "supervised", "ccr": folder / "runs" / "ccr",
             "sweep, best trial": folder / "runs" / "sweep" / "trials" / best["name"]}
 

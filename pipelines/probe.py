@@ -3,7 +3,7 @@
 import argparse
 from statistics import mean, stdev
 
-from pipelines.arguments import Parser, add_data, add_precision, positive
+from pipelines.arguments import Parser, add_data, add_precision, add_seeds, positive
 from pipelines.corpus import storage
 from pipelines.corpus.account import table
 from pipelines.errors import BadInput
@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.renamed("--labels", "--labeled CORPUS")
     add_data(arguments, "each probe is measured on them", required=True)
     arguments.add_argument("--fractions", type=_fractions, default=[0.05, 0.1, 1.0], metavar="P,P,...", help="of the labels (default: 0.05,0.1,1)")
-    arguments.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N - 1 (default: 3)")
+    add_seeds(arguments, 3, "0 to N - 1")
     arguments.add_argument("--baseline", action="store_true", help="also without pretraining")
     arguments.add_argument("--freeze", action="store_true", help="let the encoder rest")
     arguments.add_argument("--recognizer", metavar="NAME", help="another decoder on the same encoder, such as trba_tiny behind crnn_tiny's")

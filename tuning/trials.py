@@ -1,14 +1,22 @@
-"""What a trial of a sweep is called, and what its folder says of how it went."""
+"""What a trial's folder says of how it went: it outlives the sweep's own process, and a sweep that goes on learns from it."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from pipelines.corpus import storage
 from pipelines.reading.weights import read_description
+from pipelines.state import parse_json, parse_yaml
 from pipelines.training.journal import read_journal
-from pipelines.training.recipe import Recipe
+from pipelines.training.recipe import Recipe, parse_recipe
 from pipelines.training.runs import RunFolder
 from pipelines.training.unlabeled import DECIDES
-from tuning.space import OWN, values_at
+from tuning.plan import SPEED
+from tuning.proposals import trial_name
+from tuning.space import Axis, Values, value_at
+
+OUTCOME = "outcome.json"  # of a trial that did not come to its end: why
 
 
 def metric_of(recipe: Recipe) -> str:
@@ -23,15 +31,18 @@ def called(metric: str) -> str:
 
 @dataclass
 class TrialResult:
-    """One trial: what it used, and how it went. `curve` holds (step, what decides) pairs; `stopped` says ASHA ended it early."""
+    """One trial: what it used, and how it went. `curve` holds (step, what decides) pairs."""
 
     name: str
-    values: dict[str, float]
+    values: dict[str, Any]
     curve: list[tuple[int, float]] = field(default_factory=list)
-    stopped: bool = False
+    stopped: str = ""  # why it was ended early
     model_step: int | None = None  # the step that its model is of, where that is not the last
     error: str = ""
     model: str = ""
+    seconds: float | None = None  # from its first line to its last
+    images_per_second: float | None = None
+    words: int | None = None  # that decide
 
     @property
     def accuracy(self) -> float | None:
@@ -45,24 +56,53 @@ class TrialResult:
         """How far it came."""
         return self.curve[-1][0] if self.curve else 0
 
-
-def trial_name(config: dict[str, Any]) -> str:
-    """A name that is the same when the sweep is started again: the trial's place along the axes, or that it is the recipe itself."""
-    if all(position == OWN for position in config.values()):
-        return "trial-recipe"
-    return "trial-" + "-".join(f"{round(config[key] * 1000):03d}" for key in sorted(config))
+    @property
+    def ended(self) -> bool:
+        """Whether there is nothing left to do for it. One that failed is tried again."""
+        return bool(self.model or self.stopped)
 
 
-def result_of(result, recipe: Recipe, where: RunFolder) -> TrialResult:
-    """What a trial's folder says of it: it outlives the sweep's own records."""
-    name, metric = trial_name(result.config), metric_of(recipe)
-    folder = RunFolder(where.file(f"trials/{name}"))
-    curve: dict[int, float] = {}
-    for numbers in read_journal(folder.progress):
-        if metric in numbers:
-            curve[numbers["step"]] = numbers[metric]
+def trial_folder(where: RunFolder, name: str) -> RunFolder:
+    """The folder of a trial of a sweep."""
+    return RunFolder(where.file(f"trials/{name}"))
+
+
+def note(folder: RunFolder, **outcome: str) -> None:
+    """Write why a trial did not come to its end."""
+    storage.write_bytes(folder.file(OUTCOME), json.dumps(outcome).encode() + b"\n")
+
+
+def result_at(folder: RunFolder, name: str, values: Values, metric: str) -> TrialResult:
+    """What a trial's folder says of it."""
+    lines = read_journal(folder.progress)
+    curve = {line["step"]: line[metric] for line in lines if metric in line}
+    speeds = [line[SPEED] for line in lines if SPEED in line]
+    words = [int(line["validation_words"]) for line in lines if "validation_words" in line]
     state = folder.state()
     finished = state is not None and state.status == "finished"
-    return TrialResult(name, values_at(result.config, recipe), sorted(curve.items()),
-                       stopped=not finished and not result.error, error=str(result.error or "").strip().split("\n")[-1], model=folder.model if finished else "",
-                       model_step=read_description(folder.model).get("step") if finished else None)
+    file = folder.file(OUTCOME)
+    why = parse_json(storage.read_bytes(file), dict[str, str], file, "remove it") if not finished and storage.kind(file) == "file" else {}
+    return TrialResult(name, dict(values), sorted(curve.items()), stopped=why.get("stopped", ""), error=why.get("error", ""), model=folder.model if finished else "",
+                       model_step=read_description(folder.model).get("step") if finished else None, seconds=lines[-1]["time"] - lines[0]["time"] if lines else None,
+                       images_per_second=sorted(speeds)[len(speeds) // 2] if speeds else None, words=words[-1] if words else None)
+
+
+def trials_in(where: RunFolder, recipe: Recipe, axes: Sequence[Axis]) -> list[TrialResult]:
+    """The trials of a sweep that have begun, by what their folders hold. One of another space, as of an earlier section `search`, is none."""
+    try:
+        names = sorted(storage.list_names(where.file("trials")))
+    except FileNotFoundError:
+        return []
+    found = []
+    for name in names:
+        folder = trial_folder(where, name)
+        if storage.kind(folder.file("recipe.yaml")) != "file":
+            continue  # killed before it began
+        file = folder.file("recipe.yaml")
+        own, values = parse_recipe(parse_yaml(storage.read_bytes(file), file, "remove the folder"), file), {}
+        for axis in axes:
+            if axis.counts(values, recipe):
+                values[axis.field] = value_at(own, axis.field)
+        if trial_name(values, recipe, axes) == name:
+            found.append(result_at(folder, name, values, metric_of(recipe)))
+    return found

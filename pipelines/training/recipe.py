@@ -177,6 +177,30 @@ class TrainingRecipe(Section):
         return self.validate_every or max(1, self.steps // 10)
 
 
+class SearchRecipe(Section):
+    """How the values of one searched field are drawn: exactly one of the first five says it."""
+
+    uniform: tuple[float, float] | None = Field(None, description="evenly between two numbers, such as [0.05, 0.95]")
+    loguniform: tuple[PositiveFloat, PositiveFloat] | None = Field(None, description="evenly in the logarithm, such as [0.1, 10]")
+    log_complement: tuple[float, float] | None = Field(None, description="for rates near 1: 1 - value evenly in the logarithm, such as [0.9, 0.9999]")
+    integer: tuple[int, int] | None = Field(None, description="a whole number, both ends included")
+    choice: list[bool | int | float | str] | None = Field(None, min_length=2, description="one of these")
+    when: dict[str, Any] = Field({}, description="only beside these values of other fields, such as {objective.mapping: window}, or one of a list of them")
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> "SearchRecipe":
+        given = [name for name in ("uniform", "loguniform", "log_complement", "integer", "choice") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"expected one of uniform, loguniform, log_complement, integer, choice, found {' and '.join(given) or 'none of them'}")
+        if given != ["choice"]:
+            low, high = getattr(self, given[0])
+            if not low < high:
+                raise ValueError(f"{given[0]}: expected [least, greatest], found [{low:g}, {high:g}]")
+            if given == ["log_complement"] and not (0 <= low and high < 1):
+                raise ValueError(f"log_complement: expected two numbers from 0 to below 1, found [{low:g}, {high:g}]")
+        return self
+
+
 class Recipe(Section):
     """One run."""
 
@@ -189,6 +213,8 @@ class Recipe(Section):
     training: TrainingRecipe = TrainingRecipe()
     initialize_from: str | None = Field(None, description="a run or a model folder whose weights to start from")
     runs: str = Field("runs", description="folder or URI that holds the runs")
+    search: dict[str, SearchRecipe] = Field({}, description="what `textray tune` varies: fields by their dotted paths, such as objective.ema_decay: {log_complement: [0.9, 0.9999]}; "
+                                            "a run itself takes no notice of it")
 
     @field_validator("objective")
     @classmethod
@@ -216,11 +242,13 @@ class Recipe(Section):
 
     def to_yaml(self) -> str:
         """The whole recipe with every default written out."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        tree = self.model_dump(mode="json", exclude=None if self.search else {"search"})
+        return yaml.safe_dump(tree | ({"search": {name: axis.model_dump(mode="json", exclude_defaults=True) for name, axis in self.search.items()}} if self.search else {}),
+                              sort_keys=False, allow_unicode=True)
 
     @property
     def digest(self) -> str:
-        """A short hash of the whole recipe: equal for equal computations."""
+        """A short hash of the whole recipe: equal for equal computations, or for equal searches."""
         return hashlib.sha256(self.to_yaml().encode()).hexdigest()[:16]
 
 
@@ -340,6 +368,8 @@ def _keys_beside(location: tuple) -> list[str]:
     """The keys of the section in which a key at `location` stands."""
     section: Any = Recipe
     for part in location[:-1]:
+        if section is not None and part not in section.model_fields:
+            continue  # a name that the user chose, such as a searched field's
         field = section.model_fields.get(part) if isinstance(section, type) and issubclass(section, BaseModel) else None
         kinds = [] if field is None else [field.annotation, *getattr(field.annotation, "__args__", ())]
         section = next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)), None)

@@ -47,7 +47,7 @@ class Written(Steps):
         elif command == "tune":
             folder = Path(words[words.index("--trials") + 2].removeprefix("runs=")) / "sweep"
             folder.mkdir(parents=True)
-            (folder / "trials.json").write_text('[{"name": "trial-1"}]', encoding="utf-8")
+            (folder / "trials.json").write_text('{"trials": [{"name": "trial-1"}]}', encoding="utf-8")
         elif command == "evaluate":
             out = Path(words[words.index("--out") + 1])
             out.mkdir(parents=True)

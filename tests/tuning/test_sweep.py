@@ -2,7 +2,6 @@
 
 import json
 import os
-import pickle
 import signal
 import subprocess
 import sys
@@ -20,7 +19,9 @@ from pipelines.render import main as render
 from pipelines.tracking import metric_history, prepare_store
 from pipelines.training.recipe import load_recipe, parse_recipe
 from pipelines.training.runs import RunFolder
-from tuning.search import restorable, sweep
+from tuning.plan import Plan
+from tuning.search import check_disk, sweep
+from tuning.space import value_at
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +59,9 @@ def test_a_sweep_killed_with_sigkill_goes_on_and_ends_with_a_report_and_a_recipe
     assert run("tune", options) == 0
     done = capsys.readouterr().out
 
-    results = json.loads((place / "runs" / "search" / "trials.json").read_text(encoding="utf-8"))
+    results = json.loads((place / "runs" / "search" / "trials.json").read_text(encoding="utf-8"))["trials"]
     assert len(results) == 2 == len({result["name"] for result in results})
-    defaults = {"confidence_threshold": 0.5, "ema_decay": 0.999, "consistency_weight": 1.0}
+    defaults = {"objective.confidence_threshold": 0.5, "objective.ema_decay": 0.999, "objective.consistency_weight": 1.0}
     assert sum(result["values"] == defaults for result in results) == 1  # the recipe itself is among the trials
     assert results[0]["curve"][-1][0] == 4 and Path(results[0]["model"]).is_dir()
 
@@ -69,7 +70,7 @@ def test_a_sweep_killed_with_sigkill_goes_on_and_ends_with_a_report_and_a_recipe
     children = client.search_runs([parent.experiment], f"tags.`mlflow.parentRunId` = '{parent.run}'")
     assert sorted(child.info.run_name for child in children) == sorted(result["name"] for result in results)
     assert {child.info.status for child in children} == {"FINISHED"}
-    assert {file.path for file in client.list_artifacts(parent.run)} >= {"best.yaml", "report.html", "trials.json"}
+    assert {file.path for file in client.list_artifacts(parent.run)} >= {"best.yaml", "report.html", "report.md", "trials.json"}
 
     assert [value for _, value in metric_history(parent, "best_word_accuracy")] == [results[0]["curve"][-1][1]]
     assert all(sorted({step for step, _ in metric_history(replace(parent, run=child.info.run_id), "loss")}) == [1, 2, 3, 4] for child in children)
@@ -84,7 +85,7 @@ def test_a_sweep_killed_with_sigkill_goes_on_and_ends_with_a_report_and_a_recipe
 
     best = load_recipe(place / "runs" / "search" / "best.yaml")
     assert best.name == "search_best"
-    assert {name: best.objective[name] for name in results[0]["values"]} == results[0]["values"]
+    assert {name: value_at(best, name) for name in results[0]["values"]} == results[0]["values"]
     assert "Parallel coordinates" in (place / "runs" / "search" / "report.html").read_text(encoding="utf-8")
 
 
@@ -94,22 +95,15 @@ def test_a_sweep_that_cannot_be_is_refused_before_it_starts(place, ray_session, 
         crowd = recipe(place, "never", workers=40)
         for part in ("labeled", "unlabeled"):
             crowd["data"][part]["batch_size"] = 1
-        sweep(parse_recipe(crowd), trials=2)
+        sweep(parse_recipe(crowd), Plan(trials=2))
     assert not (place / "runs" / "never").exists()
 
 
-@pytest.mark.parametrize("file, torn", [("tuner.pkl", b""), ("tuner.pkl", b"\0" * 90), ("tuner.pkl", pickle.dumps({"a": [1] * 99})[:-20]),
-                                        ("experiment_state-1.json", b"{"), ("experiment_state-1.json", b"[]"), ("experiment_state-1.json", b"")])
-def test_a_torn_state_of_the_search_is_removed_since_the_trials_have_folders_of_their_own(tmp_path, capsys, file, torn):
-    place = tmp_path / "tune"
-    assert not restorable(str(place))
-    place.mkdir()
-    (place / "tuner.pkl").write_bytes(pickle.dumps({"a": [1] * 99}))
-    (place / "experiment_state-1.json").write_text('{"trial_data": []}', encoding="utf-8")
-    assert restorable(str(place))
-    (place / file).write_bytes(torn)
-    assert not restorable(str(place)) and not place.exists()
-    assert f"the state of the search in {place} is torn (" in capsys.readouterr().err
+def test_what_would_not_fit_on_the_disk_is_refused_with_the_arithmetic(place):
+    ccr = parse_recipe(recipe(place, "small"))
+    check_disk(ccr, Plan(disk=1.0), 2)
+    with pytest.raises(BadInput, match=r"--disk 0.001: expected room for 3 checkpoints of 0.0\d+ GB of 2 trials at once and for 8 models of 0.0\d+ GB, which is 0.0\d+ GB: give more, or lower"):
+        check_disk(ccr, Plan(disk=0.001), 2)
 
 
 def test_every_trial_has_the_steps_that_the_time_is_enough_for(place, ray_session, monkeypatch, capsys):
@@ -118,7 +112,7 @@ def test_every_trial_has_the_steps_that_the_time_is_enough_for(place, ray_sessio
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place / 'mlflow.db'}")
     timed = {**recipe(place, "timed"), "training": {"minutes": 0.02, "log_every": 1, "threads_per_worker": 1, "cpus_per_worker": 0.5}}
     timed["data"]["labeled"] = {"corpus": str(place / "source")}
-    ranked = sweep(parse_recipe(timed), trials=2, concurrency=2)
+    ranked, _ = sweep(parse_recipe(timed), Plan(trials=2, concurrency=2))
     shown = capsys.readouterr()
     said = shown.err
     assert shown.out == ""  # a sweep's results are printed by the command, and Ray Tune prints none
@@ -128,4 +122,4 @@ def test_every_trial_has_the_steps_that_the_time_is_enough_for(place, ray_sessio
     whole = [load_recipe(place / "runs" / "timed" / "trials" / result.name / "recipe.yaml") for result in ranked]
     assert [(each.training.steps, each.training.minutes, each.data.labeled.batch_size) for each in whole] == [(steps, None, 32)] * 2
     monkeypatch.setattr("tuning.search._seconds_a_step", lambda *_: pytest.fail("it was measured again"))
-    assert [result.name for result in sweep(parse_recipe(timed), trials=2, concurrency=2)] == [result.name for result in ranked]
+    assert [result.name for result in sweep(parse_recipe(timed), Plan(trials=2, concurrency=2))[0]] == [result.name for result in ranked]

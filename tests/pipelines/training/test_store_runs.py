@@ -56,7 +56,7 @@ def test_a_run_in_a_store_is_taken_up_after_a_kill_when_its_lease_is_over(recipe
     with pytest.raises(BadInput, match=rf"the run 'try' in {run.place} is being trained by another process \(a killed one\), whose lease"):
         train(recipe, quiet=True)
     time.sleep(max(0.0, until / 1000 - time.time()))
-    outcome = train(recipe, quiet=True)
+    outcome = train(recipe)
     assert storage.read_bytes(f"{outcome.model}/weights.pt") == weights
     assert "training goes on from the whole one of step 2" in capsys.readouterr().err
     assert [line["step"] for line in read_journal(run.progress) if "loss" in line] == [1, 2, 3, 4, 3, 4]
@@ -81,11 +81,12 @@ def test_a_run_in_a_store_is_measured_calibrated_exported_and_registered_by_its_
 
 
 def test_a_sweep_lives_in_a_store_with_its_corpora(recipe, bucket):
+    from tuning.plan import Plan
     from tuning.search import sweep
     searched = recipe.model_copy(update={
         "name": "search", "objective": parse_recipe(recipe.model_dump() | {"objective": {"name": "ccr"}}).objective,
         "initialize_from": f"{bucket}/runs/try", "data": recipe.data.model_copy(update={"unlabeled": recipe.data.labeled})})
-    [best] = sweep(searched, trials=1, concurrency=1)
+    [best], _ = sweep(searched, Plan(trials=1, concurrency=1))
     place = RunFolder(f"{bucket}/runs/search")
     assert best.model == f"{place.place}/trials/{best.name}/model" and storage.kind(f"{best.model}/weights.pt") == "file"
     assert {"best.yaml", "report.html", "trials.json", "run.json"} <= set(storage.list_names(place.place))
