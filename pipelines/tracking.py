@@ -30,6 +30,7 @@ from pipelines.progress import warn
 # MLflow would try a server that is away for 4 minutes, and one that accepts and does not answer for 20. What it lacks is brought later.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a model is two files
 
 EXPERIMENT, TOKEN = "textray", "textray.token"
 KEY_PACKAGES = ("textray", "torch", "ray", "mlflow", "pyarrow", "numpy", "opencv-python-headless", "lmdb", "pydantic")

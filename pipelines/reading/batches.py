@@ -29,6 +29,7 @@ class Read(NamedTuple):
     confidence: float  # in [0, 1]; 0 where the image cannot be decoded
     problem: str | None = None  # why the image cannot be decoded, as a short fixed phrase
     upside_down: bool = False  # whether it was turned by 180 degrees for that
+    characters: tuple[float, ...] = ()  # the probability of each character of the text, in order
 
 
 def shape_of(recognizer: Recognizer) -> Shape:
@@ -93,6 +94,6 @@ def _read_batch(items: list[Item], decoded: list[tuple[np.ndarray | None, str | 
         with torch.inference_mode():
             reading = search(as_input([decoded[number][0] for number in chosen], device), [items[number] for number in chosen])
         turned = reading.upside_down or [False] * len(chosen)
-        for number, text, confidence, upside_down in zip(chosen, reading.texts, reading.confidences.tolist(), turned, strict=True):
-            found[number] = Read(text, confidence, None, upside_down)
+        for number, text, confidence, upside_down, each in zip(chosen, reading.texts, reading.confidences.tolist(), turned, reading.characters, strict=True):
+            found[number] = Read(text, confidence, None, upside_down, tuple(each))
     return found

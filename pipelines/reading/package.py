@@ -11,9 +11,10 @@ from pathlib import Path
 import mlflow.pyfunc
 from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types.schema import Array
 
 SIGNATURE = ModelSignature(Schema([ColSpec(DataType.binary, "image")]),
-                           Schema([ColSpec(DataType.string, "text"), ColSpec(DataType.double, "confidence")]))
+                           Schema([ColSpec(DataType.string, "text"), ColSpec(DataType.double, "confidence"), ColSpec(Array(DataType.double), "characters")]))
 SERVING_REQUIREMENTS = ("mlflow", "torch", "numpy", "opencv-python-headless", "pandas", "pillow")
 SERVING_SOURCES = ("__init__.py", "errors.py", "progress.py", "state.py", "checksum.py", "corpus/__init__.py", "corpus/image_formats.py", "corpus/images.py",
                    "corpus/pictures.py", "reading/__init__.py", "reading/batches.py", "reading/served.py",

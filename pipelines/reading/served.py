@@ -52,7 +52,8 @@ def _from_base64(text: bytes) -> bytes:
 
 
 class ServedRecognizer(PythonModel):
-    """Column `image` (encoded image files) in; columns `text` and `confidence` out, one row for each image."""
+    """Column `image` (encoded image files) in; columns `text`, `confidence` and `characters` out, one row for each image: the probabilities of the text and of each of
+    its characters."""
 
     def load_context(self, context: PythonModelContext) -> None:
         """Build the recognizer and load its weights, without pickle; on a GPU if there is one."""
@@ -70,8 +71,8 @@ class ServedRecognizer(PythonModel):
         if bad:
             raise MlflowException(f"expected {len(reads)} encoded images (JPEG, PNG ...; as text in base64 or as data: URIs), found {len(bad)} that cannot be "
                                   f"read, counted from 0: {', '.join(bad)}: correct them, or leave them out", INVALID_PARAMETER_VALUE)
-        return pd.DataFrame({"text": [read.text for read in reads], "confidence": [read.confidence for read in reads]},
-                            index=model_input.index).astype({"text": str, "confidence": "float64"})
+        return pd.DataFrame({"text": [read.text for read in reads], "confidence": [read.confidence for read in reads],
+                             "characters": [list(read.characters) for read in reads]}, index=model_input.index).astype({"text": str, "confidence": "float64"})
 
 
 set_model(ServedRecognizer())

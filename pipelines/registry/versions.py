@@ -3,6 +3,8 @@
 import fcntl
 import hashlib
 import tempfile
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +20,10 @@ from pipelines.errors import BadInput
 from pipelines.reading.package import save_served
 from pipelines.reading.weights import DESCRIPTION, model_bytes, model_files
 
-CHAMPION = "champion"
+CHAMPION, CHALLENGER = "champion", "challenger"
+BEFORE = "champion_before"  # tag of a version: which one was champion when it became it
+PROMOTING = "promoting"  # tag of a registered model: who moves its champion now, and until when at most
+LEASE, SETTLED = 60.0, 1.0  # seconds: of that tag, and within which a write of another process is seen
 LONGEST_NAME = 200  # characters
 SHA256, REGISTERED = "model_sha256", "registered"  # tags of a version: which model, and that its registration came to its end
 
@@ -135,8 +140,13 @@ def ensure_name(client: MlflowClient, name: str) -> None:
 
 def champion_of(store: str, name: str) -> str | None:
     """The version of `name` that is the champion; None if there is none yet."""
+    return alias_of(store, name, CHAMPION)
+
+
+def alias_of(store: str, name: str, alias: str) -> str | None:
+    """The version of `name` that has an alias; None if none has."""
     try:
-        return str(MlflowClient(tracking_uri=store).get_model_version_by_alias(name, CHAMPION).version)
+        return str(MlflowClient(tracking_uri=store).get_model_version_by_alias(name, alias).version)
     except MlflowException as problem:
         if problem.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return None
@@ -144,5 +154,63 @@ def champion_of(store: str, name: str) -> str | None:
 
 
 def crown(store: str, name: str, version: str) -> None:
-    """Make a version the champion."""
+    """Make a version the champion. It is noted which one was before it, for `textray rollback`."""
+    client, before = MlflowClient(tracking_uri=store), champion_of(store, name)
+    if before == version:
+        return
+    if before is not None:
+        client.set_model_version_tag(name, version, BEFORE, before)
+    client.set_registered_model_alias(name, CHAMPION, version)
+    if alias_of(store, name, CHALLENGER) == version:
+        client.delete_registered_model_alias(name, CHALLENGER)
+
+
+def move(store: str, name: str, version: str) -> None:
+    """Make a version the champion without a note: what was before it stays before it."""
     MlflowClient(tracking_uri=store).set_registered_model_alias(name, CHAMPION, version)
+
+
+def before(store: str, name: str, version: str) -> str | None:
+    """The version that was champion before this one became it; None if it was the first."""
+    return MlflowClient(tracking_uri=store).get_model_version(name, version).tags.get(BEFORE)
+
+
+def check_version(store: str, name: str, version: str) -> None:
+    """Raise BadInput if there is no such version."""
+    client = MlflowClient(tracking_uri=store)
+    known = sorted((int(each.version) for each in client.search_model_versions(f"name='{name}'")))
+    if not version.isdecimal() or int(version) not in known:
+        raise BadInput(f"--to: expected a version of {name} ({', '.join(map(str, known))}), found {version}: correct it")
+
+
+def describe(store: str, name: str, version: str, text: str) -> None:
+    """Write the description of a version, which MLflow shows as Markdown."""
+    MlflowClient(tracking_uri=store).update_model_version(name, version, description=text)
+
+
+def challenge(store: str, name: str, version: str) -> None:
+    """Make a version the challenger: the last one that was registered and is not the champion."""
+    MlflowClient(tracking_uri=store).set_registered_model_alias(name, CHALLENGER, version)
+
+
+@contextmanager
+def promoting(store: str, name: str) -> Iterator[None]:
+    """While it lasts, nobody else moves the champion of `name`: neither a process of this machine nor one elsewhere.
+
+    A registry has no locks, but it has tags: who finds none writes its own, waits until all writes of others are seen, and goes on if its own is the last. One that a
+    killed process left counts for LEASE seconds.
+    """
+    client, token = MlflowClient(tracking_uri=store), uuid.uuid4().hex
+    while True:
+        holder = client.get_registered_model(name).tags.get(PROMOTING, "")
+        if holder and float(holder.partition(" ")[2]) > time.time():
+            time.sleep(SETTLED / 2)
+            continue
+        client.set_registered_model_tag(name, PROMOTING, f"{token} {time.time() + LEASE}")
+        time.sleep(SETTLED)
+        if client.get_registered_model(name).tags.get(PROMOTING, "").startswith(token):
+            break
+    try:
+        yield
+    finally:
+        client.delete_registered_model_tag(name, PROMOTING)
