@@ -7,13 +7,13 @@ from pipelines.arguments import Parser, add_json, add_out
 from pipelines.corpus import storage
 from pipelines.evaluation.columns import as_text
 from pipelines.evaluation.gates import failed_gates, parse_gates
-from pipelines.evaluation.model import Measured
+from pipelines.evaluation.model import Measured, read_beside
 from pipelines.evaluation.options import add_reading_arguments, check_batch_size
 from pipelines.evaluation.table import HEADER, rows
 from pipelines.ingestion.wordsets import open_sets
 from pipelines.reading.options import add_options
 from pipelines.reading.weights import file_safe
-from pipelines.reports.evaluation import SHOWN, check_place, write_results
+from pipelines.reports.evaluation import SHOWN, Beside, check_place, write_results
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,6 +29,7 @@ def parser() -> argparse.ArgumentParser:
     add_reading_arguments(arguments)
     add_out(arguments, "FOLDER", "the report, a folder or URI (default: reports/evaluation-MODEL)")
     add_json(arguments, "every number, in place of the table: what evaluation.json holds")
+    arguments.add_argument("--beside", metavar="MODEL", help="another model, which reads the same words: the page shows its accuracies, and what it reads where this one is wrong")
     add_options(arguments)
     arguments.add_argument("--gate", action="append", default=[], metavar="NAME=ACCURACY",
                            help="exit with status 1 if a set, or `average`, is below this accuracy (0 to 1)")
@@ -45,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     check_place(out)
     model = Measured(options.model, options)
     results = [model.read(words, SHOWN) for words in sets]
-    write_results(out, options.model, results, model.about, model.facts(results))
+    beside = Beside(options.beside, read_beside(options.beside, options, model, results)) if options.beside else None
+    write_results(out, options.model, results, model.about, model.facts(results), beside)
     if options.json:
         print(storage.read_bytes(storage.join(out, "evaluation.json")).decode(), end="")
     else:

@@ -98,11 +98,12 @@ pretrain = finetune = train
 def evaluate(model: Place, data: "Mapping[str, Place] | Sequence[str]", *, batch_size: int = 256, rule: str | None = None, device: str | None = None,
              precision: Literal["float32", "bf16"] = "float32", beam: int | None = None, ngram: str | None = None, ngram_weight: float = 0.3,
              bcn: str | None = None, bcn_weight: float = 0.3, lexicon: str | None = None, both_ways_up: bool = False,
-             out: Place | None = None, quiet: bool = False) -> "dict[str, Score]":
+             beside: Place | None = None, out: Place | None = None, quiet: bool = False) -> "dict[str, Score]":
     """Measure a model on labeled words: a score for each set, with `words`, `accuracy`, `interval`, `one_minus_ned`, `cer`.
 
     Args:
         data: sets by name, or NAME=PATH and PATH as the command takes them.
+        beside: with `out`: another model, for the report's page.
         out: a folder for the command's report; by default there is none.
 
     Raises:
@@ -110,10 +111,10 @@ def evaluate(model: Place, data: "Mapping[str, Place] | Sequence[str]", *, batch
     """
     import argparse
 
-    from pipelines.evaluation.model import Measured
+    from pipelines.evaluation.model import Measured, read_beside
     from pipelines.evaluation.options import check_batch_size
     from pipelines.ingestion.wordsets import open_sets
-    from pipelines.reports.evaluation import SHOWN, check_place, write_results
+    from pipelines.reports.evaluation import SHOWN, Beside, check_place, write_results
     options = argparse.Namespace(batch_size=batch_size, rule=rule, device=device, precision=precision, beam=beam, ngram=ngram, ngram_weight=ngram_weight,
                                  bcn=bcn, bcn_weight=bcn_weight, lexicon=lexicon, both_ways_up=both_ways_up)
     check_batch_size(options)
@@ -123,8 +124,9 @@ def evaluate(model: Place, data: "Mapping[str, Place] | Sequence[str]", *, batch
     with quietly(quiet):
         measured = Measured(os.fspath(model), options)
         results = [measured.read(words, SHOWN if out is not None else 0) for words in sets]
+        other = Beside(os.fspath(beside), read_beside(os.fspath(beside), options, measured, results)) if out is not None and beside is not None else None
     if out is not None:
-        write_results(os.fspath(out), os.fspath(model), results, measured.about, measured.facts(results))
+        write_results(os.fspath(out), os.fspath(model), results, measured.about, measured.facts(results), other)
     return {result.words.name: result.evaluation.score for result in results}
 
 

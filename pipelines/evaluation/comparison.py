@@ -14,6 +14,7 @@ from pipelines.evaluation.metrics import Word
 if TYPE_CHECKING:
     from pipelines.ingestion.wordsets import WordSet
 
+COLUMNS = ("set", "words", "A %", "B %", "B - A", "95 % interval", "only A", "only B", "p", "")  # of `row`
 CERTAIN = 0.05  # the chance of as large a difference between equal recognizers below which they count as told apart
 
 
@@ -110,3 +111,18 @@ def check_same_words(first: Result, second: Result) -> None:
     if keys[0] != keys[1]:
         raise BadInput(f"{first.words.name}: expected the same words twice, found {len(keys[0]):,} and then {len(keys[1]):,} others in {first.words.path}: "
                        "compare again when nobody writes there")
+
+
+def row(name: str, paired: Paired, notes: Sequence[str] = ()) -> tuple[str, ...]:
+    """A line of the table."""
+    (first, second), (low, high) = paired.accuracies, paired.interval
+    return (name, f"{paired.words:,}", f"{100 * first:.2f}", f"{100 * second:.2f}", f"{100 * paired.difference:+.2f}", f"{100 * low:+.2f} … {100 * high:+.2f}",
+            f"{paired.only_first:,}", f"{paired.only_second:,}", f"{paired.chance:.3f}" if paired.chance >= 0.001 else "< 0.001",
+            "; ".join([verdict(paired), *notes]))
+
+
+def verdict(paired: Paired) -> str:
+    """Which is better, or that this cannot be said."""
+    if not paired.told_apart:
+        return "not told apart"
+    return "B reads more" if paired.difference > 0 else "A reads more"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
+from pipelines.evaluation.comparison import check_same_words
 from pipelines.evaluation.measure import Result, evaluate_set, rule_on
 from pipelines.evaluation.options import device_named
 from pipelines.evaluation.protocols import Rule
@@ -41,12 +42,21 @@ class Measured:
         """How its readings of a set are compared with the labels."""
         return rule_on(words, self.recognizer, self.about, self._options.rule)
 
-    def read(self, words: WordSet, keep_worst: int = 0) -> Result:
-        """What it makes of a set, with the pictures of so many mistakes. Raises BadInput as `evaluate_set`."""
+    def read(self, words: WordSet, keep_worst: int = 0, rule: Rule | None = None) -> Result:
+        """What it makes of a set, with the pictures of so many mistakes, compared by its own rule or another. Raises BadInput as `evaluate_set`."""
         precision = self._options.precision
         with torch.autocast(self._device.type, torch.bfloat16, enabled=precision == "bf16"):
-            result = evaluate_set(self.recognizer, words, rule=self.rule(words), batch_size=self._options.batch_size, keep_worst=keep_worst,
+            result = evaluate_set(self.recognizer, words, rule=rule or self.rule(words), batch_size=self._options.batch_size, keep_worst=keep_worst,
                                   found=self._search_of(words))
         if precision != "float32":
             result.notes.append(precision)
         return result
+
+
+def read_beside(name: str, options: argparse.Namespace, model: Measured, results: Sequence[Result]) -> list[Result]:
+    """What another model reads in the words of these results, compared by the same rules. Raises BadInput as `Measured`, and if the words have changed meanwhile."""
+    other = Measured(name, options)
+    found = [other.read(mine.words, rule=model.rule(mine.words)) for mine in results]
+    for mine, theirs in zip(results, found, strict=True):
+        check_same_words(mine, theirs)
+    return found

@@ -4,13 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.evaluation.comparison import Difference, Paired
+from pipelines.evaluation.comparison import COLUMNS as HEADER
+from pipelines.evaluation.comparison import Difference, Paired, row, verdict
 from pipelines.evaluation.metrics import wilson_interval
 from pipelines.reports import html
 from pipelines.reports.charts import Intervals
 from pipelines.reports.evaluation import side_by_side
 
-HEADER = ("set", "words", "A %", "B %", "B - A", "95 % interval", "only A", "only B", "p", "")
 COMPUTED = {"B - A": "accuracy of B less that of A, in points of per cent; its 95 % interval by Agresti and Min (2005), for paired words",
             "only A, only B": "words that the one reads and the other does not; all others say nothing about which is better",
             "p": "McNemar's exact test, two-sided: how often two equally good models would differ as much or more; below 0.05 they count as told apart"}
@@ -27,21 +27,6 @@ class Compared:
     pictures: dict[int, bytes | None]  # by position
     rule: str  # the name of the rule by which both are compared with the labels
     notes: tuple[str, ...] = ()  # how they read, and what a reader must know of the set
-
-
-def row(name: str, paired: Paired, notes: Sequence[str] = ()) -> tuple[str, ...]:
-    """A line of the table."""
-    (first, second), (low, high) = paired.accuracies, paired.interval
-    return (name, f"{paired.words:,}", f"{100 * first:.2f}", f"{100 * second:.2f}", f"{100 * paired.difference:+.2f}", f"{100 * low:+.2f} … {100 * high:+.2f}",
-            f"{paired.only_first:,}", f"{paired.only_second:,}", f"{paired.chance:.3f}" if paired.chance >= 0.001 else "< 0.001",
-            "; ".join([verdict(paired), *notes]))
-
-
-def verdict(paired: Paired) -> str:
-    """Which is better, or that this cannot be said."""
-    if not paired.told_apart:
-        return "not told apart"
-    return "B reads more" if paired.difference > 0 else "A reads more"
 
 
 def rows(found: Sequence[Compared]) -> list[tuple[str, ...]]:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
+from pipelines.evaluation.comparison import COLUMNS as COMPARED
+from pipelines.evaluation.comparison import Paired, row
 from pipelines.evaluation.errors import TARGETS, Coverage, Pair, Part, aligned, by_character, by_length, confusions, coverage, kind_of_mistake, left_alone
 from pipelines.evaluation.measure import Mistake, Result, total
 from pipelines.evaluation.metrics import Score, Word
@@ -40,6 +42,7 @@ class Shown(NamedTuple):
     key: str
     rows: list[tuple[str, list[tuple[str, bool]]]]  # label and reading as they are compared, character above character
     otherwise: bool  # whether they are written otherwise than they are compared
+    beside: tuple[str, str, bool] | None  # what another model reads: its text and confidence, and whether it is right
 
     @property
     def about(self) -> str:
@@ -47,19 +50,28 @@ class Shown(NamedTuple):
         return f"image of the word {self.label}"
 
 
-def as_page(model: str, results: list[Result], about: Sequence[tuple[str, str]] = (), shown: int = SHOWN) -> str:
+class Beside(NamedTuple):
+    """Another model on the same words, in the same order."""
+
+    model: str
+    results: list[Result]
+
+
+def as_page(model: str, results: list[Result], about: Sequence[tuple[str, str]] = (), shown: int = SHOWN, beside: Beside | None = None) -> str:
     """The page.
 
     Args:
         about: what the numbers come from, as (name, text) pairs.
         shown: at most so many mistakes with their pictures.
+        beside: another model, whose accuracies stand beside these, and whose readings stand beside the mistakes.
     """
     score, words = total(results), [word for result in results for word in result.evaluation.words]
     curve, confused = coverage(words), confusions(words)
-    mistakes, wrong = _mistakes(results, shown), score.words - score.correct
+    mistakes, wrong = _mistakes(results, shown, beside), score.words - score.correct
     return html.render("evaluation.html", {
         "title": f"Evaluation of {model}", "headline": _headline(score), "automatic": _automatic(curve, len(words)),
-        "facts": [("model", model), *about, *_facts(results)], "sections": SECTIONS, "accuracy": _accuracies(results),
+        "facts": [("model", model), *about, *_facts(results), *([("beside it", beside.model)] if beside else [])], "sections": SECTIONS,
+        "accuracy": _accuracies(results, beside), "beside": beside and {"model": beside.model, "rows": _compared(results, beside), "header": COMPARED},
         "header": HEADER, "rows": rows(results), "numbers": range(1, len(HEADER) - 1),
         "reliability": _reliability(score), "coverage": _coverage(curve, len(words)), "left_alone": _left_alone(curve, len(words)),
         "lengths": intervals("accuracy by length", by_length(words)), "characters": intervals("accuracy by kind of character", by_character(words)),
@@ -97,10 +109,18 @@ def _facts(results: Sequence[Result]) -> list[tuple[str, str]]:
     return [("data", "; ".join(f"{result.words.name}: {result.words.path}" for result in results)), ("compared by", named)]
 
 
-def _accuracies(results: Sequence[Result]) -> Intervals:
-    named = [(result.words.name, result.evaluation.score) for result in results]
-    return Intervals.of("accuracy of each set", [(name, [(score.accuracy, score.interval, f"{name}: {score.correct:,} of {score.words:,}, {100 * score.accuracy:.2f} %")])
-                                                 for name, score in [*named, *([("average", total(list(results)))] if len(results) > 1 else [])]])
+def _accuracies(results: Sequence[Result], beside: Beside | None) -> Intervals:
+    both = [list(results), *([list(beside.results)] if beside else [])]
+    named = [(found[0].words.name, [each.evaluation.score for each in found]) for found in zip(*both, strict=True)]
+    named += [("average", [total(found) for found in both])] if len(results) > 1 else []
+    return Intervals.of("accuracy of each set", [(name, [(score.accuracy, score.interval, f"{name}: {score.correct:,} of {score.words:,}, {100 * score.accuracy:.2f} %")
+                                                        for score in scores]) for name, scores in named])
+
+
+def _compared(results: Sequence[Result], beside: Beside) -> list[tuple[str, ...]]:
+    """The other model (A) and this one (B) on the same words, as `textray compare` has it."""
+    pairs = [(mine.words.name, Paired.of(theirs.evaluation.words, mine.evaluation.words)) for mine, theirs in zip(results, beside.results, strict=True)]
+    return [row(name, paired) for name, paired in [*pairs, *([("all", sum((paired for _, paired in pairs), Paired()))] if len(pairs) > 1 else [])]]
 
 
 def _reliability(score: Score) -> Square:
@@ -128,17 +148,19 @@ def _confusions(found: Counter[Pair], words: Sequence[Word]) -> list[tuple[str, 
              f"{100 * count / written[label]:.1f} %" if label else "") for (label, read), count in found.most_common(CONFUSIONS)]
 
 
-def _mistakes(results: Sequence[Result], most: int) -> list[Shown]:
+def _mistakes(results: Sequence[Result], most: int, beside: Beside | None) -> list[Shown]:
     """The most severe of all sets, the worst first."""
-    found = [(result.words.name, mistake) for result in results for mistake in result.evaluation.worst]
+    found = [(place, mistake) for place, result in enumerate(results) for mistake in result.evaluation.worst]
     found.sort(key=lambda pair: -pair[1].severity)
-    return [_shown(name, mistake) for name, mistake in found[:most]]
+    read = [{word.key: word for word in result.evaluation.words} for result in beside.results] if beside else []
+    return [_shown(results[place].words.name, mistake, read[place].get(mistake.word.key) if read else None) for place, mistake in found[:most]]
 
 
-def _shown(name: str, mistake: Mistake) -> Shown:
+def _shown(name: str, mistake: Mistake, other: Word | None) -> Shown:
     word = mistake.word
     return Shown(name, kind_of_mistake(word), f"{word.confidence:.3f}", mistake.image, word.label, word.prediction, word.key,
-                 side_by_side(word.label_compared, word.prediction_compared), (word.label, word.prediction) != (word.label_compared, word.prediction_compared))
+                 side_by_side(word.label_compared, word.prediction_compared), (word.label, word.prediction) != (word.label_compared, word.prediction_compared),
+                 other and (other.prediction, f"{other.confidence:.3f}", other.correct))
 
 
 def side_by_side(label: str, reading: str, names: tuple[str, str] = ("label", "read")) -> list[tuple[str, list[tuple[str, bool]]]]:
@@ -159,12 +181,13 @@ def check_place(folder: str) -> None:
     storage.check_replaceable(storage.join(folder, FILES[0]), MARK, "--out")
 
 
-def write_results(folder: str, model: str, results: list[Result], about: dict[str, Any], how: Sequence[tuple[str, str]] = ()) -> None:
+def write_results(folder: str, model: str, results: list[Result], about: dict[str, Any], how: Sequence[tuple[str, str]] = (), beside: Beside | None = None) -> None:
     """Write evaluation.json (every number), predictions.jsonl (every word) and evaluation.html into a folder, a path or URI.
 
     Args:
         about: the model's description.
         how: what else the page says of where the numbers come from, as (name, text) pairs.
+        beside: another model, for the page.
     """
     numbers = {"model": model, "recognizer": about, "computed_as": VARIANTS,
                "sets": [{"name": result.words.name, "path": result.words.path, "rule": result.rule, "notes": result.notes,
@@ -178,7 +201,7 @@ def write_results(folder: str, model: str, results: list[Result], about: dict[st
     html.write_text(storage.join(folder, "evaluation.json"), json.dumps(numbers, indent=1, ensure_ascii=False) + "\n")
     html.write_text(storage.join(folder, "predictions.jsonl"), "".join(lines))
     facts = [("made", f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC"), *facts_of(about), *how]
-    html.write_text(storage.join(folder, "evaluation.html"), as_page(model, results, facts))
+    html.write_text(storage.join(folder, "evaluation.html"), as_page(model, results, facts, beside=beside))
 
 
 def facts_of(about: dict[str, Any]) -> list[tuple[str, str]]:

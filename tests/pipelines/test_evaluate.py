@@ -48,7 +48,7 @@ class KnowsByGray(nn.Module):
         self.batches.append(len(images))
         levels = ((images.mean((1, 2, 3)) + 1) * 127.5).round().int().tolist()
         texts, confidences = zip(*(self.answers[level] for level in levels))
-        return Reading(list(texts), torch.tensor(confidences), [])
+        return Reading(list(texts), torch.tensor(confidences), [[confidence] * len(text) for text, confidence in zip(texts, confidences, strict=True)])
 
 
 def test_words_are_compared_by_the_rule_and_bad_images_count_as_wrong():

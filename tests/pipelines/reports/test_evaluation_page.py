@@ -10,7 +10,7 @@ from test_html import Nesting
 from pipelines.evaluation.measure import Evaluation, Mistake, Result
 from pipelines.evaluation.metrics import Word
 from pipelines.reports.charts import Intervals, Square, thinned
-from pipelines.reports.evaluation import as_page, facts_of
+from pipelines.reports.evaluation import Beside, as_page, facts_of
 
 IMAGE = cv2.imencode(".png", np.full((20, 60, 3), 90, np.uint8))[1].tobytes()
 
@@ -45,7 +45,7 @@ def test_the_head_says_how_much_is_read_and_what_it_comes_from():
 def test_every_mistake_stands_there_with_what_differs():
     made = page([result("SVT", WORDS)])
     assert "All 3." not in made and "2 of 3; all are in predictions.jsonl beside this page." in made  # one has no image, and stands in a table
-    cards = re.findall(r'data-set="SVT" data-kind="(.*?)" data-confidence="(.*?)" data-text="(.*?)">', made)
+    cards = re.findall(r'data-set="SVT" data-kind="(.*?)" data-confidence="(.*?)" data-other="" data-text="(.*?)">', made)
     assert cards == [("several wrong", "0.700", "boot b0t k/8"), ("nothing read", "0.200", "&lt;x&gt;  k/9")]
     assert '<td>b</td><td class="off">o</td><td class="off">o</td><td>t</td></tr><tr><th scope="row">read</th><td>b</td><td class="off">0</td><td class="off">·</td><td>t</td>' \
         in made or '<td>b</td><td class="off">o</td><td class="off">o</td><td>t</td></tr><tr><th scope="row">read</th><td>b</td><td class="off">·</td><td class="off">0</td>' in made
@@ -84,6 +84,17 @@ def test_a_model_without_a_mistake_has_a_page():
 def test_where_nothing_can_be_left_alone_nothing_is_promised():
     made = page([result("SVT", [word("k", "a", "b", 0.9), word("l", "c", "c", 0.1)])])
     assert "without a person at" not in made and '<td class="number">99 %</td><td class="number">none</td><td class="number">0</td>' in made
+
+
+def test_another_model_stands_beside_it():
+    """Its accuracies, the paired test, and what it reads where this one is wrong."""
+    other = [*(word(f"k/{number}", "word", "ward", 0.4) for number in range(8)), word("k/8", "boot", "boot", 0.6), word("k/9", "<x>", "<y>", 0.3), word("k/10", "gone", "", 0.0, "empty image")]
+    made = page([result("SVT", WORDS)], beside=Beside("other<2>", [result("SVT", other)]))
+    assert "<dt>beside it</dt><dd>other&lt;2&gt;</dd>" in made and "this model above, other&lt;2&gt; below it." in made
+    assert '<td>SVT</td><td class="number">11</td><td class="number">9.09</td><td class="number">72.73</td><td class="number">+63.64</td>' in made
+    assert re.findall(r'data-other="(\w+)" data-text="(\S+)', made) == [("right", "boot"), ("wrong", "&lt;x&gt;")]
+    assert '<dt>beside it</dt><dd class="good"><bdi class="label">boot</bdi> 0.600</dd>' in made and '<dd class="wrong"><bdi class="label">&lt;y&gt;</bdi> 0.300</dd>' in made
+    assert '<select name="other">' in made and '<select name="other">' not in page([result("SVT", WORDS)])
 
 
 def test_a_dot_lies_where_its_accuracy_is():
