@@ -98,6 +98,6 @@ def test_a_file_that_fails_says_so_itself_and_again(here):
 
 
 def test_a_recognizer_of_ones_own_is_shown_in_detail(here, capsys):
-    assert main(["models", "--name", "thin.py:thin"]) == 0
+    assert main(["models", "thin.py:thin"]) == 0
     shown = capsys.readouterr().out
     assert shown.startswith("thin.py:thin\nreads 32 x 100 gray, ctc: a class for each frame; 37 classes with 36 characters\n") and "  width = 100\n" in shown
