@@ -10,7 +10,9 @@ from pipelines.evaluation.gates import failed_gates, parse_gates
 from pipelines.evaluation.model import Measured, read_beside
 from pipelines.evaluation.options import add_reading_arguments, check_batch_size
 from pipelines.evaluation.table import HEADER, rows
+from pipelines.handles import shown_uri
 from pipelines.ingestion.wordsets import open_sets
+from pipelines.progress import say
 from pipelines.reading.options import add_options
 from pipelines.reading.weights import file_safe
 from pipelines.reports.evaluation import SHOWN, Beside, check_place, write_results
@@ -29,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     add_reading_arguments(arguments)
     add_out(arguments, "FOLDER", "the report, a folder or URI (default: reports/evaluation-MODEL)")
     add_json(arguments, "every number, in place of the table: what evaluation.json holds")
+    arguments.add_argument("--track", action="store_true", help="record it in MLflow, too: numbers and page, below the run that trained the model")
     arguments.add_argument("--beside", metavar="MODEL", help="another model, which reads the same words: the page shows its accuracies, and what it reads where this one is wrong")
     add_options(arguments)
     arguments.add_argument("--gate", action="append", default=[], metavar="NAME=ACCURACY",
@@ -48,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
     results = [model.read(words, SHOWN) for words in sets]
     beside = Beside(options.beside, read_beside(options.beside, options, model, results)) if options.beside else None
     write_results(out, options.model, results, model.about, model.facts(results), beside)
+    if options.track:
+        from pipelines.registry.evaluations import track
+        say(f"evaluate: recorded as run {track(options.model, results, out)} in {shown_uri()}")
     if options.json:
         print(storage.read_bytes(storage.join(out, "evaluation.json")).decode(), end="")
     else:

@@ -6,20 +6,22 @@ The driver prepares the store once and starts the run, whose name is a RunHandle
 """
 
 import importlib.metadata
+import json
 import logging
 import os
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy.exc
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, Run, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
 from pipelines import database
@@ -115,7 +117,7 @@ def _create_experiment(client: MlflowClient, name: str, location: str | None) ->
 
 
 def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = None,
-              params: Mapping[str, Any] | None = None, corpora: Mapping[str, str] | None = None,
+              params: Mapping[str, Any] | None = None, corpora: Mapping[str, tuple[str, str]] | None = None,
               parent: RunHandle | None = None, uri: str | None = None, token: str | None = None,
               files: Mapping[str, str] | None = None) -> RunHandle:
     """Open a run and record what decides its outcome.
@@ -128,7 +130,7 @@ def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = N
     Args:
         name: what the run is called in the UI.
         recipe: the recipe as YAML, whole.
-        corpora: for each stream (labeled, unlabeled, ...) the sha256 of its corpus' manifest.
+        corpora: for each stream (labeled, unlabeled, ...) the place of its corpus and the sha256 of its manifest: they become MLflow's dataset inputs, and tags.
         parent: the run that this one belongs to, such as a sweep; the store is then the parent's.
         uri: another store than `tracking_uri()`.
         token: a name of this run that no other has, kept by the caller before it calls.
@@ -139,7 +141,7 @@ def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = N
     versions = installed_versions()
     notes = {f"version.{package}": versions[package] for package in KEY_PACKAGES if package in versions}
     notes |= {"version.python": sys.version.split()[0], "command": " ".join(sys.argv), **git_state()}
-    notes |= {f"corpus.{stream}": sha256 for stream, sha256 in (corpora or {}).items()}
+    notes |= {f"corpus.{stream}": sha256 for stream, (_, sha256) in (corpora or {}).items()}
     notes |= {"mlflow.parentRunId": parent.run} if parent else {}
     notes |= {TOKEN: token} if token else {}
     begun = client.search_runs([experiment], f"tags.`{TOKEN}` = '{token}'", max_results=1) if token else []
@@ -147,6 +149,8 @@ def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = N
     entries = [Param(key, str(value)[:PARAMETER_LENGTH]) for key, value in flat(params or {}).items()]
     for start in range(0, len(entries), PARAMETERS_PER_CALL):
         client.log_batch(run, params=entries[start:start + PARAMETERS_PER_CALL])
+    if corpora:
+        client.log_inputs(run, [_dataset(stream, *corpus) for stream, corpus in corpora.items()])
     if recipe:
         client.log_text(run, recipe, "recipe.yaml")
     for file, text in (files or {}).items():
@@ -155,10 +159,31 @@ def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = N
     return RunHandle(store, experiment, run)
 
 
+def _dataset(stream: str, place: str, sha256: str) -> DatasetInput:
+    """A corpus as MLflow shows the data of a run."""
+    shown = without_credentials(place)
+    return DatasetInput(Dataset(shown.rstrip("/").rpartition("/")[2] or shown, sha256[:32], "textray corpus", json.dumps({"uri": shown})), [InputTag("mlflow.data.context", stream)])
+
+
+def link(earlier: RunHandle, later: RunHandle, name: str) -> None:
+    """Say of a run that another one, called `name`, went on from its model: each names the other in its tags."""
+    client = client_of(later.uri)
+    client.set_tag(later.run, "began_with.run", earlier.run)
+    client.set_tag(earlier.run, f"went_on_as.{name}"[:250], later.run)
+
+
+def no_files() -> Mapping[str, str | bytes]:
+    """Nothing to store."""
+    return {}
+
+
 def complete(run: RunHandle, status: str, *, points: Iterable[Metric] = (), tags: Mapping[str, str] | None = None,
-             files: Mapping[str, str] | None = None) -> str | None:
+             files: Callable[[], Mapping[str, str | bytes]] = no_files) -> str | None:
     """Bring a run's entry to what it should be: the points, tags and files that it lacks, and last its status (RUNNING, FINISHED, FAILED or
     KILLED). What is there already stays as it is, so that this may be called again after it was killed or the store was away.
+
+    Args:
+        files: gives texts or bytes by name; asked only if the status is another yet.
 
     Returns:
         Why that could not be done now; None if the entry is complete.
@@ -173,13 +198,20 @@ def complete(run: RunHandle, status: str, *, points: Iterable[Metric] = (), tags
         if new:
             client.log_batch(run.run, tags=new)
         if found.info.status != status:
-            for name, text in (files or {}).items():
-                client.log_text(run.run, text, name)
+            for name, content in files().items():
+                _log_file(client, run.run, name, content)
             end = client.update_run if status == "RUNNING" else client.set_terminated
             end(run.run, status)
     except (BadInput, *STORE_PROBLEMS) as problem:
         return _first_line(problem)
     return None
+
+
+def _log_file(client: MlflowClient, run: str, name: str, content: str | bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, Path(name).name)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        client.log_artifact(run, str(file), str(Path(name).parent) if "/" in name else None)
 
 
 def _lacking(client: MlflowClient, run: str, points: list[Metric]) -> list[Metric]:

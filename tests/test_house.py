@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -298,3 +299,9 @@ def test_the_cluster_file_is_what_ray_up_expects():
     broken["head_node_type"] = "nobody"
     with pytest.raises(ValueError):
         validate_config(prepare_config(broken))
+
+
+def test_no_two_modules_of_the_tests_have_one_name():
+    """pytest imports them by their names alone: of two with one name the second is not collected."""
+    names = Counter(file.stem for file in (ROOT / "tests").rglob("*.py") if file.stem != "conftest")
+    assert [name for name, count in names.items() if count > 1] == []

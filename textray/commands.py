@@ -98,12 +98,13 @@ pretrain = finetune = train
 def evaluate(model: Place, data: "Mapping[str, Place] | Sequence[str]", *, batch_size: int = 256, rule: str | None = None, device: str | None = None,
              precision: Literal["float32", "bf16"] = "float32", beam: int | None = None, ngram: str | None = None, ngram_weight: float = 0.3,
              bcn: str | None = None, bcn_weight: float = 0.3, lexicon: str | None = None, both_ways_up: bool = False,
-             beside: Place | None = None, out: Place | None = None, quiet: bool = False) -> "dict[str, Score]":
+             beside: Place | None = None, track: bool = False, out: Place | None = None, quiet: bool = False) -> "dict[str, Score]":
     """Measure a model on labeled words: a score for each set, with `words`, `accuracy`, `interval`, `one_minus_ned`, `cer`.
 
     Args:
         data: sets by name, or NAME=PATH and PATH as the command takes them.
         beside: with `out`: another model, for the report's page.
+        track: with `out`: record the evaluation in MLflow, below the run that trained the model.
         out: a folder for the command's report; by default there is none.
 
     Raises:
@@ -127,6 +128,9 @@ def evaluate(model: Place, data: "Mapping[str, Place] | Sequence[str]", *, batch
         other = Beside(os.fspath(beside), read_beside(os.fspath(beside), options, measured, results)) if out is not None and beside is not None else None
     if out is not None:
         write_results(os.fspath(out), os.fspath(model), results, measured.about, measured.facts(results), other)
+        if track:
+            from pipelines.registry.evaluations import track as record
+            record(os.fspath(model), results, os.fspath(out))
     return {result.words.name: result.evaluation.score for result in results}
 
 

@@ -15,7 +15,7 @@ class Plan:
     """What `textray tune` was asked for.
 
     Args:
-        trials: in all, the recipe itself among them; what earlier commands have tried counts.
+        trials: in all, the recipe itself among them; what earlier commands have tried counts. None: 8, or all of a grid.
         concurrency: trials at once; as many as fit if it is None.
         searcher: random; tpe, which learns from the trials before; grid, of every axis the choices, or three values.
         scheduler: asha ends the worse half at steps e, 2 e, 4 e … between validations; median ends a trial below the median of the others; none.
@@ -26,7 +26,7 @@ class Plan:
         disk: what trials may take at most, in GB; None: whatever is free.
     """
 
-    trials: int = 8
+    trials: int | None = None
     concurrency: int | None = None
     searcher: SearcherName = "random"
     scheduler: SchedulerName = "asha"
@@ -40,7 +40,7 @@ class Plan:
         for name, value, least in (("--trials", self.trials, 1), ("--concurrency", self.concurrency, 1), ("--seeds", self.seeds, 0)):
             if value is not None and value < least:
                 raise BadInput(f"expected {name} of at least {least}, found {value}")
-        if self.gpus_per_trial is not None and not (0 <= self.gpus_per_trial < 1 or self.gpus_per_trial == int(self.gpus_per_trial)):
+        if self.gpus_per_trial is not None and not (self.gpus_per_trial >= 0 and (self.gpus_per_trial < 1 or self.gpus_per_trial == int(self.gpus_per_trial))):
             raise BadInput(f"--gpus-per-trial: expected a part of a GPU, below 1, or whole ones, found {self.gpus_per_trial:g}")
         if self.disk is not None and self.disk <= 0:
             raise BadInput(f"--disk: expected more than 0 GB, found {self.disk:g}")

@@ -15,7 +15,7 @@ from pipelines.training.recipe import Recipe
 from tuning.space import Axis, Values, own_values
 
 SearcherName = Literal["random", "tpe", "grid"]
-ATTEMPTS = 50  # at values that no trial has had
+ATTEMPTS = 50  # at values that no trial has had, beyond those that some had
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -25,7 +25,8 @@ def trial_name(values: Values, recipe: Recipe, axes: Sequence[Axis]) -> str:
     """A name that is the same whenever these values are tried: that it is the recipe itself, or a hash of them."""
     if values == own_values(recipe, axes):
         return "trial-recipe"
-    return "trial-" + hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:8]
+    plain = {name: float(value) if isinstance(value, int) and not isinstance(value, bool) else value for name, value in values.items()}  # 5 is 5.0
+    return "trial-" + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
 class Proposals(Searcher):
@@ -57,7 +58,7 @@ class Proposals(Searcher):
             if self._name(values) not in self._used:
                 self._asked[trial_id] = (values, None)
                 return self._given(values)
-        for _ in range(ATTEMPTS if self._searcher != "grid" else 0):
+        for _ in range(ATTEMPTS + len(self._used) if self._searcher != "grid" else 0):  # a seeded searcher that goes on draws first what it drew before
             trial, values = self._study.ask(), {}
             for axis in self._axes:
                 if axis.counts(values, self._recipe):

@@ -87,14 +87,15 @@ def _said(recipe: Recipe, axes: Sequence[Axis], ranked: Sequence[TrialResult], j
     own = next((trial for trial in ranked if trial.name == "trial-recipe"), None)
     validation = recipe.data.validation
     seconds = sum(trial.seconds or 0 for trial in ranked)
+    more = f"; {clock(judged.seconds)} of it for further seeds" if judged.seconds else ""
     by = {"random": "at random", "tpe": "by TPE (Optuna)", "grid": "over a grid"}[plan.searcher]
     early = {"asha": "ASHA ends the worse half early", "median": "the median rule ends those below it early", "none": "all go to their last step"}[plan.scheduler]
     return {
         "title": f"Sweep {recipe.name}", "decides": decides,
         "question": f"Which {_listed([axis.name for axis in axes])} of {recipe.objective['name']} on {recipe.recognizer.name} give the most {decides}? {len(ranked):,} trials, drawn {by}; {early}.",
-        "measured": f"On {(best.words or validation.words):,} validation words of {validation.corpus}, on which the trials were chosen." if validation else
-                    f"There are no validation words, so {decides} decides, which needs no labels and is no accuracy.",
-        "headline": _headline(best, own, decides, validation is not None), "verdict": judged.verdict(best),
+        "measured": f"On {(best.words or validation.words):,} validation words of {validation.corpus}, on which the trials were chosen." if metric_of(recipe) == "word_accuracy" else
+                    f"{'There are no validation words' if validation is None else 'No decoder is trained'}, so {decides} decides, which is no accuracy.",
+        "headline": _headline(best, own, decides, metric_of(recipe) == "word_accuracy"), "verdict": judged.verdict(best),
         "seeds": [(str(number + 1), f"{100 * one:.2f}", f"{100 * other:.2f}", f"{100 * (one - other):+.2f}") for number, (one, other) in enumerate(zip(judged.best, judged.own, strict=True))],
         "tests": [(name, f"{found['words']:,}", f"{100 * found['accuracy']:.2f}", f"{100 * found['interval_95'][0]:.2f} to {100 * found['interval_95'][1]:.2f}")
                   for name, found in judged.tests.items()],
@@ -105,7 +106,7 @@ def _said(recipe: Recipe, axes: Sequence[Axis], ranked: Sequence[TrialResult], j
         "weights": [(axis.name, *_weight(importance(axis, ranked))) for axis in axes],
         "along": [(axis.name, [(part.name, str(part.trials), f"{100 * part.mean:.2f}", f"{100 * part.least:.2f} to {100 * part.most:.2f}") for part in along(axis, ranked)])
                   for axis in axes],
-        "cost": f"{clock(seconds)} of training in all, {clock(seconds / len(ranked))} a trial" + (f"; {plan.concurrency} at once" if plan.concurrency else "") + ".",
+        "cost": f"{clock(seconds + judged.seconds)} of training in all{more}, {clock(seconds / len(ranked))} a trial" + (f"; {plan.concurrency} at once" if plan.concurrency else "") + ".",
         "front": _front(ranked, decides) if plan.speed else [], "recipe": with_values(recipe, best.values, f"{recipe.name}_best").to_yaml()}
 
 
@@ -126,7 +127,8 @@ def _headline(best: TrialResult, own: TrialResult | None, decides: str, words: b
         low, high = wilson_interval(round(trial.accuracy * trial.words), trial.words)
         return f"{100 * trial.accuracy:.2f} % ({100 * low:.1f} to {100 * high:.1f})"
 
-    beside = f"; the recipe itself: {shown(own)}" if own is not None and own.accuracy is not None and own is not best else ""
+    early = f", ended early at step {own.steps:,}" if own is not None and own.stopped else ""
+    beside = f"; the recipe itself: {shown(own)}{early}" if own is not None and own.accuracy is not None and own is not best else ""
     return f"{best.name}: {decides} {shown(best)}{beside}."
 
 
@@ -134,7 +136,7 @@ def _row(place: int, trial: TrialResult, axes: Sequence[Axis]) -> tuple[str, ...
     values = (trial.values.get(axis.field) for axis in axes)
     shown = ("" if value is None else f"{value:g}" if isinstance(value, int | float) and not isinstance(value, bool) else str(value).lower() if isinstance(value, bool) else str(value)
              for value in values)
-    end = "failed" if trial.error else "ended early" if trial.stopped else "finished"
+    end = "failed" if trial.error else "ended early" if trial.stopped else "finished" if trial.model else "interrupted"
     return (str(place), trial.name, *shown, f"{trial.steps:,}", "" if trial.accuracy is None else f"{100 * trial.accuracy:.2f}",
             "" if trial.images_per_second is None else f"{trial.images_per_second:,.0f}", "" if trial.seconds is None else clock(trial.seconds), end)
 

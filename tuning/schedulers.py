@@ -20,6 +20,7 @@ class Halving(ASHAScheduler):
     def __init__(self, metric: str, every: int, steps: int, earlier: Iterable[TrialResult] = ()):
         # A trial at its last step must not be stopped, for its model is written only then: the milestones end before that step.
         super().__init__(time_attr="step", metric=metric, mode="max", max_t=steps - 1, grace_period=every, reduction_factor=2, stop_last_trials=False)
+        self._steps = steps
         self.why: dict[str, str] = {}
         for trial in earlier:
             for step, reached in trial.curve:
@@ -27,6 +28,8 @@ class Halving(ASHAScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
         """Ray Tune asks after every report."""
+        if result["step"] >= self._steps:
+            return TrialScheduler.CONTINUE
         before = [(milestone, list(recorded.values())) for milestone, recorded in self._brackets[0]._rungs]
         decision = super().on_trial_result(tune_controller, trial, result)
         if decision == TrialScheduler.STOP:
@@ -53,6 +56,11 @@ class Median(MedianStoppingRule):
         if decision == TrialScheduler.STOP:
             self.why[trial.trial_id] = f"by the median rule at step {result['step']:,}: {called(self._metric)} {100 * result[self._metric]:.2f} %, below the median of the others"
         return decision
+
+
+    def _on_insufficient_samples(self, tune_controller: Any, trial: Any, time: float) -> str:
+        """Ray's rule would pause trials until there are others to compare with, and so end their processes."""
+        return TrialScheduler.CONTINUE
 
 
 class Never(FIFOScheduler):

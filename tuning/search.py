@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import ray
@@ -47,13 +47,16 @@ from tuning.plan import SPEED, Plan
 from tuning.proposals import Proposals, trial_name
 from tuning.report import write_reports
 from tuning.schedulers import Halving, Median, Never, scheduler_of
-from tuning.space import Axis, grid, own_values, space_of, with_values
+from tuning.space import Axis, Values, grid, own_values, space_of, with_values
 from tuning.trials import TrialResult, called, metric_of, note, result_at, trial_folder, trials_in
 from tuning.winner import Judged, judge, read_tests
 
+TRIALS = 8  # by default
 DRIVER_CPUS = 0.1  # of a trial whose workers are processes of their own: it only waits
 READER_CPUS = 0.2  # of a stream, which they read by tasks of their own
 os.environ.setdefault("TUNE_DISABLE_STRICT_METRIC_CHECKING", "1")  # a checkpoint before the first validation reports none yet
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # Ctrl-C ends the command, and is not taken for the end of the search
+NEARLY = 1e-9  # 1 // 0.2 is 4
 
 
 def run_trial(config: dict[str, Any], *, recipe: dict[str, Any], folder: str, parent: dict[str, str], at_once: int, own_files: dict[str, str]) -> None:
@@ -97,13 +100,13 @@ def concurrent_trials(recipe: Recipe, wanted: int | None, streams: int, gpus_per
     workers = recipe.training.workers * recipe.training.cpus_per_worker
     beside = 0.0 if recipe.training.workers == 1 else READER_CPUS * streams + DRIVER_CPUS
     each = workers + beside
-    if cpus // each < count:
+    if math.floor(cpus / each + NEARLY) < count:
         raise BadInput(f"a trial takes {each:g} CPUs ({workers:g} for its workers, the rest for readers and driver), so {count} at once need "
                        f"{each * count:g} of {cpus:g}; lower --concurrency, training.workers or training.cpus_per_worker")
-    if gpus_each and gpus // gpus_each < count:
+    if gpus_each and math.floor(gpus / gpus_each + NEARLY) < count:
         raise BadInput(f"a trial takes {gpus_each:g} GPU{'s' if gpus_each != 1 else ''}, so {count} at once need {gpus_each * count:g} of {gpus:g}; lower --concurrency, "
                        "--gpus-per-trial or training.workers, or set training.gpu=false")
-    fit = min(int(cpus // each), int(gpus // gpus_each) if gpus_each else sys.maxsize)
+    fit = min(math.floor(cpus / each + NEARLY), math.floor(gpus / gpus_each + NEARLY) if gpus_each else sys.maxsize)
     return min(wanted or fit, fit)
 
 
@@ -132,13 +135,17 @@ def sweep(recipe: Recipe, plan: Plan, *, resume: bool = False) -> tuple[list[Tri
         BadInput: the recipe cannot be searched, or the plan cannot be.
     """
     axes, minutes = space_of(recipe), recipe.training.minutes
+    metric = metric_of(recipe)
+    plan = replace(plan, trials=plan.trials or (len(_grid(recipe, axes)) if plan.searcher == "grid" else TRIALS))
     where = RunFolder(storage.join(recipe.runs, recipe.name))
+    _check_no_run(where)
     if (earlier := where.state()) is not None and earlier.status == "finished":
         settled_recipe = recalled(recipe, earlier).recipe
         if not _wants_more(settled_recipe, axes, plan, where):
             return _finished(settled_recipe, where, resume)
-    if recipe.data.validation is None:
-        say(f"no validation words: {called(metric_of(recipe))} decides, which needs no labels, see docs/training.md")
+    if metric != "word_accuracy":
+        say(f"no validation words: {called(metric)} decides, see docs/training.md" if recipe.data.validation is None else
+            f"{called(metric)} decides, for {recipe.objective['name']} trains no decoder, see docs/training.md")
     read_tests(plan.tests)  # that they are there
     settled, streams = settle(recipe, earlier, lambda sized: _seconds_a_step(sized, plan))
     recipe = settled.recipe
@@ -156,13 +163,29 @@ def sweep(recipe: Recipe, plan: Plan, *, resume: bool = False) -> tuple[list[Tri
         record.begin(where, state, lambda token: tracking.start_run(
             recipe.name, recipe.to_yaml(), params={"trials": plan.trials} | recipe.model_dump(mode="json"), token=token,
             tags={"sweep": ", ".join(axis.field for axis in axes)}))
+        where.write(state)  # whoever is killed from here on, in a sweep that is asked for more, has not finished
         return _Sweep(recipe, axes, plan, count, where, state).run()
 
 
+def _grid(recipe: Recipe, axes: Sequence[Axis]) -> list[Values]:
+    """The recipe's own values, and all of the grid."""
+    own = own_values(recipe, axes)
+    return [own, *(values for values in grid(recipe, axes) if values != own)]
+
+
+def _check_no_run(where: RunFolder) -> None:
+    """Raise BadInput where a run lies that is no sweep: the sweep would be taken for it."""
+    if where.state() is not None and any(storage.kind(place) == "folder" for place in (where.checkpoints, where.model)):
+        raise BadInput(f"expected a new folder or a sweep at {where.place}, found a run: choose another name= for the sweep")
+
+
 def _wants_more(recipe: Recipe, axes: Sequence[Axis], plan: Plan, where: RunFolder) -> bool:
-    """Whether a finished sweep is asked for more trials or seeds than it has."""
-    judged = _judged(where)
-    return plan.trials > sum(trial.ended for trial in trials_in(where, recipe, axes)) or plan.seeds > len(judged.differences)
+    """Whether a finished sweep is asked for more trials, further seeds or other test sets than it has."""
+    judged, ended = _judged(where), [trial for trial in trials_in(where, recipe, axes) if trial.ended]
+    more_trials = plan.trials > len(ended) and not (plan.searcher == "grid" and {trial.name for trial in ended} >= {
+        trial_name(values, recipe, axes) for values in _grid(recipe, axes)})
+    more_seeds = judged.winner != "trial-recipe" and plan.seeds > len(judged.differences)
+    return more_trials or more_seeds or not {words.name for words in read_tests(plan.tests)} <= judged.tests.keys()
 
 
 def _seconds_a_step(recipe: Recipe, plan: Plan) -> float:
@@ -188,14 +211,15 @@ class _Sweep:
         ranked = ranked_by(trials_in(self.where, self.recipe, self.axes))
         if not ranked or not ranked[0].model:
             self._fail(ranked)
-        judged = judge(self.recipe, self.axes, ranked, self.plan, self._train_again)
+        before = _judged(self.where) if storage.kind(self.where.file("trials.json")) == "file" else None
+        judged = judge(self.recipe, self.axes, ranked, self.plan, self._train_again, before)
         return _conclude(self.recipe, self.axes, ranked, judged, self.plan, self.where, self.state)
 
     def _search(self) -> None:
         earlier = trials_in(self.where, self.recipe, self.axes)
         ended = [trial for trial in earlier if trial.ended]
         first = [own_values(self.recipe, self.axes), *(trial.values for trial in earlier if not trial.ended)]
-        first += grid(self.recipe, self.axes) if self.plan.searcher == "grid" else []
+        first += _grid(self.recipe, self.axes) if self.plan.searcher == "grid" else []
         known = [(trial.values, self._reached(trial)) for trial in ended]
         if len(ended) < self.plan.trials:
             self._tune(Proposals(self.recipe, self.axes, self.plan.searcher, self.goals, first, known), self.plan.trials - len(ended),
@@ -287,8 +311,8 @@ class _Named(Searcher):
 
 
 def ranked_by(trials: Sequence[TrialResult]) -> list[TrialResult]:
-    """The best first. A trial that was stopped early has no model, whatever its accuracy was then: those that went to the end come before it."""
-    return sorted(trials, key=lambda trial: (bool(trial.model), -1.0 if trial.accuracy is None else trial.accuracy), reverse=True)
+    """The best first. A trial that was stopped early has no model, whatever its accuracy was then: those that went to the end come before it. Of equal ones the recipe itself."""
+    return sorted(trials, key=lambda trial: (bool(trial.model), -1.0 if trial.accuracy is None else trial.accuracy, trial.name == "trial-recipe"), reverse=True)
 
 
 def _absolute(recipe: Recipe, state: RunState) -> Recipe:
@@ -315,8 +339,12 @@ def _conclude(recipe: Recipe, axes: tuple[Axis, ...], ranked: list[TrialResult],
 
 
 def _kept(where: RunFolder) -> dict[str, Any]:
+    """What a finished sweep says of its trials and its winner; one of an earlier version has the trials alone."""
     file = where.file("trials.json")
-    return parse_json(storage.read_bytes(file), dict[str, Any], file, "bring back a copy of this file, or choose another name=")
+    found = parse_json(storage.read_bytes(file), dict[str, Any] | list[dict[str, Any]], file, "bring back a copy of this file, or choose another name=")
+    if isinstance(found, dict):
+        return found
+    return {"trials": [{**trial, "stopped": "early" if trial["stopped"] else ""} for trial in found], "judged": {}}
 
 
 def _judged(where: RunFolder) -> Judged:
@@ -339,7 +367,7 @@ def _settle(where: RunFolder, state: RunState, ranked: list[TrialResult], status
         if (known := folder.state()) is not None and not record.settle(folder, known, "FAILED" if trial.error else "FINISHED", tags):
             return
     names = ("best.yaml", "trials.json", "report.html", "report.md") if status == "FINISHED" else ()
-    record.settle(where, state, status, files={name: storage.read_bytes(where.file(name)).decode() for name in names})
+    record.settle(where, state, status, files=lambda: {name: storage.read_bytes(where.file(name)) for name in names})
 
 
 class _Announce(tune.Callback):
@@ -362,7 +390,7 @@ class _Announce(tune.Callback):
         folder = self._folder(trial)
         why = self._scheduler.why.get(trial.trial_id)
         if why:
-            note(folder, stopped=why)
+            note(folder, trial.config["values"], stopped=why)
         storage.remove(folder.checkpoints)
         storage.remove(folder.best)
         self._say(trial, "stopped early" if why else "ended")
@@ -370,5 +398,5 @@ class _Announce(tune.Callback):
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         """Tune calls this when a trial fails."""
         reason = str(trial.get_error() or "unknown").strip().split("\n")[-1]
-        note(self._folder(trial), error=reason)
+        note(self._folder(trial), trial.config["values"], error=reason)
         self._say(trial, f"failed ({reason})")

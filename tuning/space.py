@@ -24,7 +24,8 @@ Values = dict[str, Any]  # field -> value, of the axes that count beside the oth
 Kind = Literal["uniform", "loguniform", "log_complement", "integer", "choice"]
 GRID = 3  # values that a range has in a grid: its ends, and half-way
 # What cannot be searched: what a run is called and where it lies, what it is judged by, and how far it goes.
-FIXED = ("name", "runs", "seed", "search", "data.validation", "recognizer.rule", "training.steps", "training.minutes", "training.validate_every", "training.workers")
+FIXED = ("name", "runs", "seed", "search", "initialize_from", "data.validation", "data.labeled.corpus", "data.unlabeled.corpus", "recognizer.rule", "training.steps",
+         "training.minutes", "training.validate_every", "training.workers")
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Axis:
     def holds(self, value: object) -> bool:
         """Whether it is among what can be drawn."""
         if self.kind == "choice":
-            return any(value == choice and type(value) is type(choice) for choice in self.choices)
+            return any(value == choice and isinstance(value, bool) == isinstance(choice, bool) for choice in self.choices)
         return isinstance(value, int | float) and not isinstance(value, bool) and self.low <= value <= self.high
 
     def counts(self, values: Values, recipe: Recipe) -> bool:
@@ -152,7 +153,7 @@ def space_of(recipe: Recipe) -> tuple[Axis, ...]:
         BadInput: a field that there is not or that cannot be searched, or a value that the recipe does not take.
     """
     if recipe.search:
-        axes = tuple(_axis(recipe, name, section) for name, section in recipe.search.items())
+        axes = _parents_first([_axis(recipe, name, section) for name, section in recipe.search.items()])
     else:
         axes = READY.get(recipe.objective["name"], ())
         if _is_unread(SHARPENING, recipe):
@@ -160,9 +161,27 @@ def space_of(recipe: Recipe) -> tuple[Axis, ...]:
         rate = recipe.optimizer.learning_rate
         axes = axes or (Axis("optimizer.learning_rate", "loguniform", float(f"{rate / 10:.4g}"), float(f"{rate * 10:.4g}")),)
     for axis in axes:
-        for value in axis.choices or (axis.low, axis.high):
-            with_values(recipe, {axis.field: int(value) if axis.kind == "integer" else value}, recipe.name)  # refused now and not by the twentieth trial
+        between = axis.low + (axis.high - axis.low) / 3
+        for value in axis.choices or ((int(axis.low), int(axis.high)) if axis.kind == "integer" else (axis.low, round(between, 9), axis.high)):
+            with_values(recipe, {axis.field: value}, recipe.name)  # refused now and not by the twentieth trial
     return axes
+
+
+def _parents_first(axes: list[Axis]) -> tuple[Axis, ...]:
+    """In their order, but what others depend on before them. Raises BadInput for a condition that never holds, and for circles."""
+    by_name, ordered = {axis.field: axis for axis in axes}, []
+    for axis in axes:
+        for name, allowed in axis.when.items():
+            parent = by_name.get(name)
+            if parent is not None and not any(parent.holds(value) for value in allowed):
+                raise BadInput(f"search.{axis.field}: expected under `when` a value that {name} may have, found {', '.join(map(str, allowed))}: correct it")
+    while axes:
+        ready = next((axis for axis in axes if not any(name in by_name and by_name[name] in axes for name in axis.when)), None)
+        if ready is None:
+            raise BadInput(f"search: expected conditions that do not run in circles, found {', '.join(axis.field for axis in axes)} depending on each other: leave one out")
+        axes.remove(ready)
+        ordered.append(ready)
+    return tuple(ordered)
 
 
 def _axis(recipe: Recipe, name: str, section: SearchRecipe) -> Axis:
@@ -174,7 +193,7 @@ def _axis(recipe: Recipe, name: str, section: SearchRecipe) -> Axis:
         value_at(recipe, other)
     kind = next(kind for kind in get_args(Kind) if getattr(section, kind) is not None)
     if kind == "choice":
-        return Axis(name, kind, choices=tuple(section.choice), when=when)
+        return Axis(name, kind, choices=tuple(value_at(with_values(recipe, {name: value}, recipe.name), name) for value in section.choice), when=when)  # as the recipe has them
     low, high = getattr(section, kind)
     return Axis(name, kind, float(low), float(high), when=when)
 

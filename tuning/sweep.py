@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = Parser(prog="textray tune", description=DESCRIPTION, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("recipe", help="the recipe to search around; its data.validation decides, or else its unlabeled images")
     arguments.add_argument("overrides", nargs="*", metavar="key=value", help="fields of the recipe to change")
-    arguments.add_argument("--trials", type=int, default=8, metavar="N", help="how many in all, the recipe itself among them (default: 8)")
+    arguments.add_argument("--trials", type=int, metavar="N", help="how many in all, the recipe itself among them (default: 8; all of a grid)")
     arguments.add_argument("--concurrency", type=int, metavar="N", help="trials at once (default: as many as fit)")
     arguments.add_argument("--searcher", choices=("random", "tpe", "grid"), default="random",
                            help="random; tpe: learns from the trials before (Optuna); grid: of every field its choices, or three values (default: random)")

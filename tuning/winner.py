@@ -30,13 +30,16 @@ Again = Callable[[Sequence[dict[str, Any]]], list[TrialResult]]
 class Judged:
     """What is known of the winner beside the sweep's own numbers.
 
-    best, own: what decides, in [0, 1], of the winner and of the recipe itself with each further seed. tests: of each set the words, those read rightly, and
+    winner: its trial. words: that decide. best, own: what decides, in [0, 1], of the winner and of the recipe itself with each further seed. tests: of each set the words, those read rightly, and
     the 95 % interval.
     """
 
+    winner: str = ""
+    words: int | None = None
     best: list[float] = field(default_factory=list)
     own: list[float] = field(default_factory=list)
     tests: dict[str, dict[str, Any]] = field(default_factory=dict)
+    seconds: float = 0.0  # of training with further seeds
 
     @classmethod
     def from_json(cls, found: dict[str, Any]) -> "Judged":
@@ -50,11 +53,12 @@ class Judged:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of their mean, by Student's distribution; None of fewer than two seeds."""
+        """The 95 % interval of their mean, by Student's distribution; None of fewer than two seeds. Differences that are equal by chance are taken to be a word apart."""
         found = self.differences
         if len(found) < 2:
             return None
-        half = float(student.ppf(0.975, len(found) - 1)) * stdev(found) / math.sqrt(len(found))
+        spread = max(stdev(found), 1 / self.words if self.words else 0.0)
+        half = float(student.ppf(0.975, len(found) - 1)) * spread / math.sqrt(len(found))
         return mean(found) - half, mean(found) + half
 
     def verdict(self, best: TrialResult) -> str:
@@ -72,20 +76,27 @@ class Judged:
         return f"The best trial is worse than the recipe itself: {shown}." if found[1] < 0 else f"The best trial and the recipe itself are not told apart: {shown}."
 
 
-def judge(recipe: Recipe, axes: Sequence[Axis], ranked: Sequence[TrialResult], plan: Plan, again: Again) -> Judged:
-    """Train the best trial and the recipe itself with further seeds, and read the test sets with the best trial's model."""
-    best, judged = ranked[0], Judged()
+def judge(recipe: Recipe, axes: Sequence[Axis], ranked: Sequence[TrialResult], plan: Plan, again: Again, before: Judged | None = None) -> Judged:
+    """Train the best trial and the recipe itself with further seeds, and read the test sets with the best trial's model.
+
+    before: what was known; of the same winner its test sets are not read again.
+    """
+    best = ranked[0]
+    judged = Judged(best.name, best.words)
     if plan.seeds and best.name != "trial-recipe":
         seeds = range(recipe.seed + 1, recipe.seed + 1 + plan.seeds)
         pairs = ((best.name, best.values), ("trial-recipe", own_values(recipe, axes)))
         configs = [{"name": f"{name}-seed-{seed}", "values": values, "seed": seed} for seed in seeds for name, values in pairs]
-        found = {result.name: result.accuracy for result in again(configs)}
+        results = again(configs)
+        judged.seconds = sum(result.seconds or 0.0 for result in results)
+        found = {result.name: result.accuracy if result.model else None for result in results}  # of one that was cut short nothing counts
         both = [(found[f"{best.name}-seed-{seed}"], found[f"trial-recipe-seed-{seed}"]) for seed in seeds]
         judged.best, judged.own = ([pair[side] for pair in both if None not in pair] for side in (0, 1))
-    if plan.tests:
-        options = _reading(plan.tests)
-        model = Measured(best.model, options)
-        for words in read_tests(plan.tests):
+    judged.tests = dict(before.tests) if before is not None and before.winner == best.name else {}
+    unread = [words for words in read_tests(plan.tests) if words.name not in judged.tests]
+    if unread:
+        model = Measured(best.model, _reading(plan.tests))
+        for words in unread:
             score = model.read(words).evaluation.score
             judged.tests[words.name] = {"words": score.words, "correct": score.correct, "accuracy": score.accuracy, "interval_95": list(score.interval)}
     return judged

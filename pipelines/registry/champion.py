@@ -142,7 +142,9 @@ def register(run: str, name: str, *, promote: bool = False, gates: list[WordSet]
     champion = versions.champion_of(store, name) if promote else None
     if champion and champion == versions.interrupted(store, name, trained.folder):
         with versions.registering(store, experiment, name, trained.folder, run=trained.run, tags={}) as version:
-            return Registered(name, version, True, f"version {version} of {name} is the champion: an earlier call had decided so and was interrupted")
+            sentence = f"version {version} of {name} is the champion: an earlier call had decided so and was interrupted"
+            versions.describe(store, name, version, card(name, read_description(trained.folder), lineage(str(trained.folder)), (), sentence))
+            return Registered(name, version, True, sentence)
     gate = _Gate(name, gates, rule, trained.folder)
     if champion:
         gate.against(champion)
@@ -215,12 +217,14 @@ def rollback(name: str, to: str | None = None) -> str:
     champion = versions.champion_of(store, name)
     if champion is None:
         raise BadInput(f"expected a registered model with a champion, found none called {name} in {store}: `textray register RUN --name {name} --promote` makes one")
-    target = to or versions.before(store, name, champion)
-    if target is None:
-        raise BadInput(f"{name}: expected a champion before version {champion}, found none: name the version, as --to 1")
-    if target == champion:
-        return f"version {champion} of {name} is the champion already"
-    versions.check_version(store, name, target)
+    if to is not None:
+        versions.check_version(store, name, to)
     with versions.promoting(store, name):
-        versions.move(store, name, target)
-    return f"version {target} of {name} is the champion again; it was version {champion}"
+        champion = versions.champion_of(store, name)  # of now: it may have changed while others held it
+        target = to or versions.before(store, name, champion)
+        if target is None:
+            raise BadInput(f"{name}: expected a champion before version {champion}, found none: name the version, as --to 1")
+        if target == champion:
+            return f"version {champion} of {name} is the champion already"
+        versions.move(store, name, target, champion)
+    return f"version {target} of {name} is the champion {'again' if to is None else 'now'}; it was version {champion}"

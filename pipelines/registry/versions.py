@@ -24,7 +24,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 BEFORE = "champion_before"  # tag of a version: which one was champion when it became it
 PROMOTING = "promoting"  # tag of a registered model: who moves its champion now, and until when at most
 LEASE, SETTLED = 60.0, 1.0  # seconds: of that tag, and within which a write of another process is seen
-LONGEST_NAME = 200  # characters
+LONGEST_NAME, LONGEST_DESCRIPTION = 200, 5000  # characters
 SHA256, REGISTERED = "model_sha256", "registered"  # tags of a version: which model, and that its registration came to its end
 
 
@@ -165,9 +165,12 @@ def crown(store: str, name: str, version: str) -> None:
         client.delete_registered_model_alias(name, CHALLENGER)
 
 
-def move(store: str, name: str, version: str) -> None:
-    """Make a version the champion without a note: what was before it stays before it."""
-    MlflowClient(tracking_uri=store).set_registered_model_alias(name, CHAMPION, version)
+def move(store: str, name: str, version: str, now: str) -> None:
+    """Make a version the champion in place of the one of now. What was before it stays before it; of a later one that never was champion it is that one."""
+    client = MlflowClient(tracking_uri=store)
+    if int(version) > int(now) and BEFORE not in client.get_model_version(name, version).tags:
+        client.set_model_version_tag(name, version, BEFORE, now)
+    client.set_registered_model_alias(name, CHAMPION, version)
 
 
 def before(store: str, name: str, version: str) -> str | None:
@@ -183,9 +186,16 @@ def check_version(store: str, name: str, version: str) -> None:
         raise BadInput(f"--to: expected a version of {name} ({', '.join(map(str, known))}), found {version}: correct it")
 
 
+def run_of(store: str, uri: str) -> str | None:
+    """The run that a version, models:/NAME/VERSION, came from; None if the store does not know it."""
+    name, _, version = uri.removeprefix("models:/").rpartition("/")
+    return MlflowClient(tracking_uri=store).get_model_version(name, version).run_id or None
+
+
 def describe(store: str, name: str, version: str, text: str) -> None:
-    """Write the description of a version, which MLflow shows as Markdown."""
-    MlflowClient(tracking_uri=store).update_model_version(name, version, description=text)
+    """Write the description of a version, which MLflow shows as Markdown; as much of it as its database takes."""
+    whole = text if len(text) <= LONGEST_DESCRIPTION else text[:LONGEST_DESCRIPTION - 2].rstrip() + "\n…"
+    MlflowClient(tracking_uri=store).update_model_version(name, version, description=whole)
 
 
 def challenge(store: str, name: str, version: str) -> None:

@@ -16,7 +16,7 @@ from pipelines.corpus.storage import write_bytes
 from pipelines.corpus.tally import Tally, quantiles, sum_tallies, tally
 from pipelines.reports.histogram import Axis, Histogram
 from pipelines.reports.html import fitted, render
-from pipelines.reports.samples import HIGHEST, MEMBERS_SHOWN, Cluster, ContactSheets, Rejects, Shown, benchmark_pictures, gather_rejects
+from pipelines.reports.samples import CONFLICTS_FOR, HIGHEST, MEMBERS_SHOWN, Cluster, ContactSheets, Rejects, Shown, benchmark_pictures, gather_rejects
 from pipelines.reports.samples import WIDEST as PICTURE_WIDEST
 
 if TYPE_CHECKING:
@@ -254,7 +254,8 @@ def _conflicts(rejects: Rejects) -> dict[str, Any] | None:
         return None
     said = f"{counted(found.images, 'image')} came in once more, byte for byte, with another label than the one that stayed; one of the two is wrong."
     shown = f" {len(found.clusters):,} of {found.kept:,} shown." if len(found.clusters) < found.kept else ""
-    return {"said": said + shown, "clusters": [_cluster(each) for each in found.clusters]}
+    first = f" Of the first {found.looked_at:,} exact duplicates with labels." if found.looked_at >= CONFLICTS_FOR else ""
+    return {"said": said + shown + first, "clusters": [_cluster(each) for each in found.clusters]}
 
 
 def _rejects(rejects: Rejects) -> list[tuple[str, str, list[Card]]]:

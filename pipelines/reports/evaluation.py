@@ -1,6 +1,7 @@
 """The page of an evaluation, with its mistakes as pictures, and its numbers as files."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -99,7 +100,7 @@ def _automatic(curve: Sequence[Coverage], words: int) -> str:
     for target in TARGETS:
         found = left_alone(curve, target)
         if found and found.words >= words / 10:
-            return f"{100 * found.words / words:.0f} % can be read without a person at {100 * target:.0f} %: those with a confidence of {found.confidence:.3g} and more."
+            return f"{100 * found.words / words:.0f} % can be read without a person at {100 * target:.0f} %: those with a confidence of {threshold(curve, found)} and more."
     return ""
 
 
@@ -138,8 +139,18 @@ def _coverage(curve: Sequence[Coverage], words: int) -> Square:
 def _left_alone(curve: Sequence[Coverage], words: int) -> list[tuple[str, ...]]:
     """A line of the table for each accuracy that may be wanted."""
     found = [(target, left_alone(curve, target)) for target in TARGETS]
-    return [(f"{100 * target:.0f} %", f"{100 * each.words / words:.1f} %", f"{each.words:,}", f"{each.confidence:.3f}", f"{100 * each.accuracy:.2f} %")
+    return [(f"{100 * target:.0f} %", f"{100 * each.words / words:.1f} %", f"{each.words:,}", threshold(curve, each), f"{100 * each.accuracy:.2f} %")
             if each else (f"{100 * target:.0f} %", "none", "0", "", "") for target, each in found]
+
+
+def threshold(curve: Sequence[Coverage], found: Coverage) -> str:
+    """The confidence from which on these words are read, rounded down to as few digits as take no others with them."""
+    below = max((each.confidence for each in curve if each.confidence < found.confidence), default=-1.0)
+    for digits in range(3, 10):
+        rounded = math.floor(found.confidence * 10**digits) / 10**digits
+        if rounded > below:
+            return f"{rounded:.{digits}f}"
+    return repr(found.confidence)
 
 
 def _confusions(found: Counter[Pair], words: Sequence[Word]) -> list[tuple[str, ...]]:

@@ -70,6 +70,7 @@ class Conflicts:
 
     images: int = 0  # dropped with another label
     kept: int = 0  # images that stayed of which there is one
+    looked_at: int = 0  # exact duplicates with labels, at most CONFLICTS_FOR
     clusters: list[Cluster] = field(default_factory=list)  # some of them, with the dropped images that differ alone
 
 
@@ -220,7 +221,7 @@ class _Gathering:
     def __init__(self, corpus: Corpus, parquet: pq.ParquetFile, seed: int):
         self.corpus, self.parquet, self.seed = corpus, parquet, seed
         self.rejects = Rejects()
-        self._exact: list[tuple[tuple[int, int], dict]] = []  # exact duplicates with labels
+        self._exact: list[tuple[tuple[int, int], str, int]] = []  # of exact duplicates with labels: address, match, and hash of the label
 
     def run(self) -> Rejects:
         rejects = self.rejects
@@ -243,14 +244,20 @@ class _Gathering:
 
     def _contradicted(self) -> dict[str, list[tuple[tuple[int, int], dict]]]:
         """Count the exact duplicates with another label than the image that stayed; some of these by its key."""
-        stayed = find_texts(self.corpus, {row["match"] for _, row in self._exact})
-        found: dict[str, list[tuple[tuple[int, int], dict]]] = {}
-        for address, row in self._exact:
-            if (text := stayed.get(row["match"])) is not None and label_hash(text) != label_hash(row["text"]):
-                found.setdefault(row["match"], []).append((address, row))
+        stayed = {key: label_hash(text) for key, text in find_texts(self.corpus, {match for _, match, _ in self._exact}).items() if text is not None}
+        places: dict[str, list[tuple[int, int]]] = {}
+        for address, match, label in self._exact:
+            if match in stayed and stayed[match] != label:
+                places.setdefault(match, []).append(address)
+        conflicts = self.rejects.conflicts
+        conflicts.images, conflicts.kept, conflicts.looked_at = sum(map(len, places.values())), len(places), len(self._exact)
         self._exact = []
-        self.rejects.conflicts.images, self.rejects.conflicts.kept = sum(map(len, found.values())), len(found)
-        return dict(list(found.items())[:CONFLICTS_SHOWN])
+        shown = {address for match in list(places)[:CONFLICTS_SHOWN] for address in places[match][:MEMBERS_SHOWN]}
+        found: dict[str, list[tuple[tuple[int, int], dict]]] = {}
+        for address, row in self._rows(["key", "source", "kind", "reason", "detail", "text", "match"], sorted({group for group, _ in shown})):
+            if address in shown:
+                found.setdefault(row["match"], []).append((address, row))
+        return found
 
     def _hash(self, key: str) -> int:
         return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8, salt=str(self.seed).encode()[:16]).digest(), "big")
@@ -277,7 +284,7 @@ class _Gathering:
             if kind == "duplicate" and match is not None:
                 hashes.append(self._hash(match))
                 if reason == "exact duplicate" and row["text"] is not None and len(self._exact) < CONFLICTS_FOR:
-                    self._exact.append((address, row))
+                    self._exact.append((address, match, label_hash(row["text"])))
             elif kind == "filtered" and match is not None:
                 rejects.leaked[reason][row["source"]] += 1
                 leaks.setdefault(reason, _Draw(LEAKS_SHOWN)).offer(self._hash(row["key"]), address, row)

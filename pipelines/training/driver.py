@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from pipelines import tracking
 from pipelines.corpus import storage
 from pipelines.corpus.account import counted
 from pipelines.corpus.reader import Corpus
-from pipelines.errors import BadInput, Unavailable, disk_full
+from pipelines.errors import BadInput, Unavailable, disk_full, without_credentials
 from pipelines.evaluation.protocols import rule_of
 from pipelines.feed.selection import Selection
 from pipelines.feed.stream import Stream, open_stream
@@ -155,6 +156,8 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
 
 def _train(recipe: Recipe, files_of_own: dict[str, str], resume: bool, folder: str | Path | None, parent: RunHandle | None, engine: Engine | None) -> Outcome:
     where, minutes = RunFolder(folder or storage.join(recipe.runs, recipe.name)), recipe.training.minutes
+    if storage.kind(where.file("trials")) == "folder":
+        raise BadInput(f"expected a new folder or a run at {where.place}, found a sweep: choose another name= for the run")
     earlier = where.state()
     if earlier is not None and earlier.status == "finished":
         return _finished(recalled(recipe, earlier).recipe, where, resume)
@@ -198,8 +201,14 @@ def _train(recipe: Recipe, files_of_own: dict[str, str], resume: bool, folder: s
             raise
         state.status = "finished"
         where.write(state)
-        record.settle(where, state, "FINISHED", {"model": where.model})
+        record.settle(where, state, "FINISHED", {"model": where.model}, partial(_artifacts, where, parent is None))
         return Outcome(where.place, metrics)
+
+
+def _artifacts(where: RunFolder, model: bool) -> dict[str, bytes]:
+    """What MLflow keeps of a finished run: its page, and its model, so that it can be registered from another machine; a sweep's trials leave theirs in their folders."""
+    files = {f"model/{name}": data for name, data in model_files(where.model).items()} if model else {}
+    return files | ({"report.html": storage.read_bytes(where.report)} if storage.kind(where.report) == "file" else {})
 
 
 def _said_of_words(recipe: Recipe) -> list[str]:
@@ -219,7 +228,7 @@ def _finished(recipe: Recipe, where: RunFolder, resume: bool) -> Outcome:
     with room_for(where), where.claimed(recipe, resume) as state:
         say(f"the run {recipe.name} has finished already: {where.model}")
         _restore_model(recipe, where)
-        record.settle(where, state, "FINISHED", {"model": where.model})
+        record.settle(where, state, "FINISHED", {"model": where.model}, partial(_artifacts, where, True))
         return Outcome(where.place, _last_metrics(where))
 
 
@@ -287,13 +296,17 @@ def room_for(where: RunFolder) -> Iterator[None]:
 
 def _start_tracking(recipe: Recipe, streams: dict[str, Stream], parent: RunHandle | None,
                     start: Start | None, token: str | None, files: dict[str, str]) -> RunHandle:
-    corpora = {f"{part}.{number}" if number else part: Corpus.open(path).sha256
+    corpora = {f"{part}.{number}" if number else part: (path, Corpus.open(path).sha256)
                for part, stream in streams.items() for number, path in enumerate(stream.paths)}
     if recipe.data.validation:
-        corpora["validation"] = Corpus.open(recipe.data.validation.corpus).sha256
+        corpora["validation"] = (recipe.data.validation.corpus, Corpus.open(recipe.data.validation.corpus).sha256)
     began = {"initialized_from": start.model, "initialized_from.sha256": start.weights_sha256} if start else {}
-    return tracking.start_run(recipe.name, recipe.to_yaml(), params=recipe.model_dump(mode="json"), corpora=corpora, parent=parent, token=token, files=files,
-                              tags={"recipe": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest} | began)
+    handle = tracking.start_run(recipe.name, recipe.to_yaml(), params=recipe.model_dump(mode="json"), corpora=corpora, parent=parent, token=token, files=files,
+                                tags={"recipe": recipe.name, "objective": recipe.objective["name"], "digest": recipe.digest} | began)
+    earlier = start and record.handle_of(start.model)
+    if earlier and without_credentials(earlier.uri) == without_credentials(handle.uri):
+        tracking.link(earlier, handle, recipe.name)
+    return handle
 
 
 def _fit(recipe: Recipe, job: Job, where: RunFolder, handle: RunHandle, engine: Engine, said: list[str]) -> dict[str, Any]:

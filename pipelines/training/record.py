@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 from pipelines import tracking
-from pipelines.errors import without_credentials
+from pipelines.corpus import storage
+from pipelines.errors import BadInput, without_credentials
 from pipelines.handles import RunHandle
 from pipelines.progress import say
 from pipelines.training.journal import read_journal
@@ -30,7 +31,8 @@ def begin(where: RunFolder, state: RunState, start: Callable[[str | None], RunHa
     where.write(state)
 
 
-def settle(where: RunFolder, state: RunState, status: str, tags: Mapping[str, str] | None = None, files: Mapping[str, str] | None = None) -> bool:
+def settle(where: RunFolder, state: RunState, status: str, tags: Mapping[str, str] | None = None,
+           files: Callable[[], Mapping[str, str | bytes]] = tracking.no_files) -> bool:
     """Complete the run's entry: the numbers of its progress.jsonl, tags, files, and last its status. A store that is away costs a line on stderr.
 
     Returns:
@@ -45,3 +47,14 @@ def settle(where: RunFolder, state: RunState, status: str, tags: Mapping[str, st
                 f"stored in {state.handle.uri} now ({problem}); nothing is lost, it stands there: repeat the command when the store is back")
         say(without_credentials(line))
     return problem is None
+
+
+def handle_of(model: str) -> RunHandle | None:
+    """The entry of the run that a model folder is of; None for a model from elsewhere."""
+    if model.startswith("models:/"):
+        return None
+    try:
+        state = RunFolder(storage.parent(model)).state()
+    except BadInput:
+        return None
+    return state.handle if state else None

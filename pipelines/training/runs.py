@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 # What may change when a run is resumed: on how many workers, and how they are placed.
 WHERE = {f"training.{key}" for key in ("workers", "cpus_per_worker", "threads_per_worker", "gpu", "max_failures")}
 # All that a run leaves that was killed before its state was written.
-HELD = {"lock", "lease.json"}  # one of which is there before all else: a recipe.yaml alone is the user's own
-BEFORE_STATE = re.compile(r"lock|lease\.json|files|(recipe\.yaml|run\.json)(\.\d+\.tmp)?")
+HELD = {"lock", "lease.json", "outcome.json"}  # one of which is there before all else: a recipe.yaml alone is the user's own
+BEFORE_STATE = re.compile(r"lock|lease\.json|files|outcome\.json|(recipe\.yaml|run\.json)(\.\d+\.tmp)?")  # the outcome of a sweep's trial that failed before
 LOST = "put back a copy of this file, or choose another name="
 
 

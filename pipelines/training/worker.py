@@ -173,12 +173,13 @@ class _Worker:
     recipe: Recipe
     crew: Crew
     metrics: dict[str, float] = field(default_factory=dict)  # of the last validation
-    best: dict[str, float] | None = None  # step and word accuracy of the validation that read the most words; of equals the first
+    best: dict[str, float] | None = None  # of the validation that read the most words: step, word accuracy, 1 - NED
     stale: int = 0  # validations since then
     ended: bool = False  # out of patience
     words: list[tuple] | None = None  # to validate on, once they are read
     sample: unlabeled.Sample | None = None  # of the unlabeled images, once it is read
     skipped: int = 0  # steps whose gradient was not finite
+    speed: dict[str, float] = field(default_factory=dict)  # images_per_second, as it was logged last
     resumed_at: int = 0  # steps done before this process started
     taken: int = 0  # batches of each stream that all workers together had taken by then
 
@@ -253,7 +254,9 @@ class _Worker:
     def _log(self, step: int, numbers: dict[str, float]) -> None:
         """The numbers of a step; every rank must bring its own."""
         self.skipped = int(numbers.get("skipped_steps", self.skipped))
-        self._write(step, mean_over_ranks(numbers | self.meter.numbers(step), self.world, self.device))
+        found = mean_over_ranks(numbers | self.meter.numbers(step), self.world, self.device)
+        self.speed = {name: found[name] for name in ("images_per_second",) if name in found}
+        self._write(step, found)
 
     def _write(self, step: int, numbers: dict[str, float]) -> None:
         """Write down what was measured, for the driver to show and to bring to MLflow."""
@@ -314,7 +317,7 @@ class _Worker:
 
     def _keep(self, step: int, checkpoint: bool) -> None:
         """Report to the crew; every rank must, at the same steps. Rank 0 brings the checkpoint."""
-        report = {"step": step, **self.metrics}
+        report = {"step": step, **self.metrics, **self.speed}
         if not checkpoint or self.rank != 0:
             self.crew.report(report, None)
             return

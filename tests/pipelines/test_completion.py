@@ -22,7 +22,7 @@ def test_commands_that_share_a_parser_have_its_options():
     assert {"--resume", "--dry-run", "--gpu-memory"} <= set(options_of("pipelines.finetune")) and "--trials" in options_of("tuning.sweep")
 
 
-@pytest.mark.parametrize("line, offered", [("textray fine", ["finetune"]), ("textray evaluate run --be", ["--beam"]), ("textray help re", ["recipes", "register", "relabel", "render"]),
+@pytest.mark.parametrize("line, offered", [("textray fine", ["finetune"]), ("textray evaluate run --be", ["--beam", "--beside"]), ("textray help re", ["recipes", "register", "relabel", "render"]),
                                            ("textray split corpus --val", ["--validation"])])
 def test_bash_completes(line, offered):
     words = line.split()

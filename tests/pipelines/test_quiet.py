@@ -66,8 +66,8 @@ def test_what_is_told_on_the_way_is_left_out_and_what_comes_out_is_not(command, 
 def test_an_error_is_said_and_what_fails_a_script_too(place, tmp_path):
     refused = done("describe nowhere --quiet", tmp_path / "one", place)
     assert refused.returncode == 2 and len(refused.stderr.splitlines()) == 1 and refused.stderr.startswith("textray: error: nowhere")
-    missed = done("evaluate model --data words --gate words=0.99 --quiet", tmp_path / "two", place)
-    assert missed.returncode == 1 and missed.stderr.startswith("textray: words") and len(missed.stderr.splitlines()) == 1
+    missed = done("evaluate model --data words --gate plain=0.99 --quiet", tmp_path / "two", place)
+    assert missed.returncode == 1 and missed.stderr.startswith("textray: plain") and len(missed.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -280,6 +280,7 @@ def test_the_champion_of_before_comes_back(model, other, store, tmp_path, capsys
     assert run("rollback", ["back", "--to", "7"]) == 2
     assert "--to: expected a version of back (1, 2), found 7" in capsys.readouterr().err
     assert run("rollback", ["back", "--to", "2"]) == 0 and versions.champion_of(store, "back") == "2"
+    assert "version 2 of back is the champion now; it was version 1" in capsys.readouterr().out
     assert run("rollback", ["back"]) == 0 and versions.champion_of(store, "back") == "1"  # what was before version 2 is still known
 
 
@@ -305,6 +306,12 @@ def test_a_model_that_became_champion_meanwhile_is_compared_with_too(model, othe
     found = register(str(other), "race", promote=True, gates=better_than_the_third)
     assert not found.champion and "against 16 of 24 words (66.67 %) of version 3" in found.sentence
     assert versions.champion_of(store, "race") == "3"
+
+
+def test_a_long_card_is_cut_to_what_a_database_takes(model, store):
+    version = versions.add_version(store, "1", "long", model, run=None, tags={})
+    versions.describe(store, "long", version, "word " * 2000)
+    assert len(MlflowClient(tracking_uri=store).get_model_version("long", version).description) <= 5000
 
 
 def test_one_process_at_a_time_moves_a_champion(store):

@@ -1,5 +1,6 @@
 """What a run records, and metrics that survive a store that does not."""
 
+import json
 import os
 import pickle
 import re
@@ -39,12 +40,14 @@ def artifacts(client: MlflowClient, run: str) -> dict[str, Path]:
 
 def test_a_run_records_what_decides_its_outcome(store, client):
     handle = start_run("first", "name: first\n", params={"training": {"steps": 10}, "seed": 0},
-                       tags={"kind": "finetune"}, corpora={"labeled": "ab" * 32}, uri=store)
+                       tags={"kind": "finetune"}, corpora={"labeled": ("s3://bucket/corpora/words/", "ab" * 32), "validation": ("corpora/held-out", "cd" * 32)}, uri=store)
     run = client.get_run(handle.run)
     assert run.info.run_name == "first" and run.info.status == "RUNNING"
     assert run.data.params == {"training.steps": "10", "seed": "0"}
     assert run.data.tags["kind"] == "finetune" and run.data.tags["corpus.labeled"] == "ab" * 32
     assert run.data.tags["version.torch"] == __import__("torch").__version__
+    assert [(found.dataset.name, found.dataset.digest, found.tags[0].value, json.loads(found.dataset.source)["uri"]) for found in run.inputs.dataset_inputs] == [
+        ("words", "ab" * 16, "labeled", "s3://bucket/corpora/words/"), ("held-out", "cd" * 16, "validation", "corpora/held-out")]
     files = artifacts(client, handle.run)
     assert files["recipe.yaml"].read_text(encoding="utf-8") == "name: first\n"
     assert re.search(r"^numpy==\d", files["versions.txt"].read_text(encoding="utf-8"), re.MULTILINE)
@@ -119,12 +122,22 @@ def test_an_entry_is_completed_with_what_it_lacks_and_nothing_twice(store, clien
     client.log_metric(handle.run, "loss", 7.0, step=2)  # of another try: a step is there once
     twice = points_of([*lines(range(1, 1400)), *lines(range(4, 8))])
     for _ in range(2):
-        assert complete(handle, "FINISHED", points=twice, tags={"model": "here"}, files={"report.html": "<p>"}) is None
+        assert complete(handle, "FINISHED", points=twice, tags={"model": "here"},
+                        files=lambda: {"report.html": "<p>", "model/weights.pt": b"\0\1"}) is None
         assert [step for step, _ in metric_history(handle, "loss")] == list(range(1, 1400)) == [step for step, _ in metric_history(handle, "rate")]
     assert metric_history(handle, "loss")[1] == (2, 7.0)
     run = client.get_run(handle.run)
     assert (run.info.status, run.data.tags["model"]) == ("FINISHED", "here")
-    assert "report.html" in artifacts(client, handle.run)
+    found = artifacts(client, handle.run)
+    assert found["report.html"].read_text(encoding="utf-8") == "<p>" and (found["model"] / "weights.pt").read_bytes() == b"\0\1"
+    assert complete(handle, "FINISHED", files=lambda: pytest.fail("what a run has is not read again")) is None
+
+
+def test_runs_that_go_on_from_each_other_name_each_other(store, client):
+    earlier, later = start_run("pretrained", uri=store), start_run("tuned", uri=store)
+    tracking.link(earlier, later, "tuned")
+    assert client.get_run(later.run).data.tags["began_with.run"] == earlier.run
+    assert client.get_run(earlier.run).data.tags["went_on_as.tuned"] == later.run
 
 
 def test_unknown_runs_are_none(store):

@@ -40,8 +40,16 @@ def test_what_was_tried_is_not_tried_again():
     assert not [values for values in after if values in before]
 
 
+def test_a_long_search_goes_on_where_it_was_killed():
+    """A seeded searcher draws first what it drew before."""
+    before = drawn(proposals(), 120)
+    after = drawn(proposals(first=[OWN], known=[(values, [0.5]) for values in before]), 10)
+    assert len(after) == 10 and not [values for values in after if values in before]
+
+
 def test_names_say_the_values():
     assert trial_name(OWN, RECIPE, AXES) == "trial-recipe"
+    assert trial_name({"objective.consistency_weight": 5}, RECIPE, AXES) == trial_name({"objective.consistency_weight": 5.0}, RECIPE, AXES)
     names = {trial_name(values, RECIPE, AXES) for values in drawn(proposals(), 20)}
     assert len(names) == 20 and all(name == "trial-recipe" or len(name) == len("trial-") + 8 for name in names)
 

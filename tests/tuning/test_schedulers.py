@@ -49,6 +49,20 @@ def test_a_trial_at_its_last_step_is_never_ended():
     assert reports(asha, "two", (10, 0.3), (20, 0.4), (40, 0.1)) is None
 
 
+def test_a_trial_that_goes_on_and_reports_only_its_last_step_is_not_ended_either():
+    asha = scheduler_of("asha", recipe(40, 10), "word_accuracy", [TrialResult("trial-a", {}, [(10, 0.9), (20, 0.9), (40, 0.9)])])
+    assert reports(asha, "resumed", (40, 0.1)) is None
+
+
+def test_the_median_rule_pauses_nobody():
+    median = scheduler_of("median", recipe(80, 10), "word_accuracy", [])
+    others = [SimpleNamespace(status=status) for status in ("PENDING", "PAUSED")]
+    trial = Trial("one")
+    median.on_trial_add(None, trial)
+    controller = SimpleNamespace(get_trials=lambda: others, get_live_trials=lambda: set(others))
+    assert median.on_trial_result(controller, trial, {"step": 10, "word_accuracy": 0.1}) == TrialScheduler.CONTINUE
+
+
 def test_a_report_before_the_first_validation_ends_nothing():
     for scheduler in (scheduler_of("asha", recipe(40, 10), "word_accuracy", []), scheduler_of("median", recipe(40, 10), "word_accuracy", [])):
         trial = Trial("one")

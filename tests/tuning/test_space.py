@@ -41,6 +41,17 @@ def test_a_field_is_searched_only_beside_the_values_that_it_is_for():
     assert "objective.sharpening_temperature" not in own_values(base, space_of(base))
 
 
+def test_choices_are_taken_as_the_recipe_takes_them():
+    """By their values a trial is found again in its folder: 5 is 5.0 there, and 1e-3, which YAML reads as a text, a number."""
+    [weight, rate] = space_of(recipe(search={"objective.consistency_weight": {"choice": [1, 5]}, "optimizer.learning_rate": {"choice": ["1e-3", 0.01]}}))
+    assert weight.choices == (1.0, 5.0) and rate.choices == (0.001, 0.01)
+
+
+def test_a_field_comes_behind_those_that_it_depends_on():
+    search = {name: SEARCH[name] for name in ("objective.sharpening_temperature", "objective.alignment")}
+    assert [axis.field for axis in space_of(recipe(search=search))] == ["objective.alignment", "objective.sharpening_temperature"]
+
+
 def test_what_is_drawn_lies_within_and_is_rounded():
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     for axis in (*space_of(recipe(search=SEARCH)), Axis("x", "uniform", 0.12345, 0.12349)):
@@ -88,6 +99,12 @@ def test_what_a_ctc_target_by_strings_does_not_ask_for_is_not_searched():
     ({"data.validation.words": {"integer": [10, 30]}}, "search.data.validation.words: expected a field that trials may differ in"),
     ({"objective.alignment": {"choice": ["string", "fames"]}}, "objective.alignment=fames: .*expected|input should be 'string' or 'frames', found 'fames'"),
     ({"objective.alignment": {"choice": ["string", "frames"], "when": {"objective.nothing": 1}}}, "found objective.nothing"),
+    ({"data.unlabeled.batch_size": {"uniform": [4, 12]}}, "data.unlabeled.batch_size=6.66"),
+    ({"initialize_from": {"choice": ["a", "b"]}}, "search.initialize_from: expected a field that trials may differ in"),
+    ({"objective.alignment": {"choice": ["string", "frames"]}, "objective.ema_decay": {"uniform": [0.9, 0.99], "when": {"objective.alignment": "farmes"}}},
+     "search.objective.ema_decay: expected under `when` a value that objective.alignment may have, found farmes"),
+    ({"objective.ema": {"choice": [True, False], "when": {"objective.alignment": "frames"}}, "objective.alignment": {"choice": ["string", "frames"], "when": {"objective.ema": True}}},
+     "expected conditions that do not run in circles"),
     ({"optimizer.learning_rate": {"uniform": [-1.0, 1.0]}}, "optimizer.learning_rate=-1.0: .*greater than 0"),
 ])
 def test_what_cannot_be_searched_is_refused_before_anything_is_trained(search, message):

@@ -101,9 +101,9 @@ def test_a_sweep_that_cannot_be_is_refused_before_it_starts(place, ray_session, 
 
 def test_what_would_not_fit_on_the_disk_is_refused_with_the_arithmetic(place):
     ccr = parse_recipe(recipe(place, "small"))
-    check_disk(ccr, Plan(disk=1.0), 2)
+    check_disk(ccr, Plan(trials=8, disk=1.0), 2)
     with pytest.raises(BadInput, match=r"--disk 0.001: expected room for 3 checkpoints of 0.0\d+ GB of 2 trials at once and for 8 models of 0.0\d+ GB, which is 0.0\d+ GB: give more, or lower"):
-        check_disk(ccr, Plan(disk=0.001), 2)
+        check_disk(ccr, Plan(trials=8, disk=0.001), 2)
 
 
 def test_every_trial_has_the_steps_that_the_time_is_enough_for(place, ray_session, monkeypatch, capsys):

@@ -51,6 +51,12 @@ def test_both_say_what_was_asked_and_what_came_of_it(tmp_path):
     assert len(trials_of) == 4
 
 
+def test_a_recipe_that_was_ended_early_is_not_set_beside_the_winner_as_if_it_was_not(tmp_path):
+    early = TrialResult("trial-recipe", OWN.values, [(5, 0.2)], words=50, stopped="by ASHA at step 5")
+    assert "the recipe itself: 20.00 % (11.2 to 33.0), ended early at step 5." in written(tmp_path, [TRIALS[0], early])[1]
+    assert "| interrupted |" in written(tmp_path, [TRIALS[0], TrialResult("trial-recipe", OWN.values, [(5, 0.2)], words=50)])[1]
+
+
 def test_every_trial_has_a_line_and_a_link_to_its_page(tmp_path):
     page, text = written(tmp_path)
     rows = re.findall(r'<td class="number">(\d)</td><td><a href="trials/(trial-\w+)/report.html">.*?</a></td><td class="number">([\d.]*)</td><td>(\w*)</td><td class="number">([\d.]*)</td>'
@@ -61,9 +67,10 @@ def test_every_trial_has_a_line_and_a_link_to_its_page(tmp_path):
 
 
 def test_further_seeds_and_test_sets_are_shown(tmp_path):
-    judged = Judged([0.52, 0.54], [0.50, 0.50], {"SVT": {"words": 647, "correct": 324, "accuracy": 324 / 647, "interval_95": [0.4623, 0.5392]}})
+    judged = Judged(best=[0.52, 0.54], own=[0.50, 0.50], seconds=30.0, tests={"SVT": {"words": 647, "correct": 324, "accuracy": 324 / 647, "interval_95": [0.4623, 0.5392]}})
     for shown in written(tmp_path, judged=judged):
         assert "The best trial and the recipe itself are not told apart: +3.00 points over 2 further seeds (95 % interval -9.71 to +15.71)." in shown
+        assert "00:04:30 of training in all; 00:00:30 of it for further seeds, 00:01:00 a trial." in shown
         for number in ("52.00", "+2.00", "+4.00", "SVT", "647", "50.08", "46.23 to 53.92"):
             assert number in shown, number
 
@@ -79,7 +86,7 @@ def test_without_validation_words_it_is_said_what_decided(tmp_path):
     without = parse_recipe(tree | {"data": tree["data"] | {"validation": None}})
     assert (metric_of(RECIPE), metric_of(without)) == ("word_accuracy", "unlabeled_strong_similarity")
     for shown in written(tmp_path, [trial(3, 0.62, words=None), trial(1, 0.4, words=None)], recipe=without):
-        assert "There are no validation words, so unlabeled strong similarity decides, which needs no labels and is no accuracy." in shown
+        assert "There are no validation words, so unlabeled strong similarity decides, which is no accuracy." in shown
         assert "trial-3: unlabeled strong similarity 62.00 %." in shown and "word accuracy" not in shown.lower()
 
 

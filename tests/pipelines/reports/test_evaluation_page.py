@@ -7,10 +7,11 @@ import cv2
 import numpy as np
 from test_html import Nesting
 
+from pipelines.evaluation.errors import coverage
 from pipelines.evaluation.measure import Evaluation, Mistake, Result
 from pipelines.evaluation.metrics import Word
 from pipelines.reports.charts import Intervals, Square, thinned
-from pipelines.reports.evaluation import Beside, as_page, facts_of
+from pipelines.reports.evaluation import Beside, as_page, facts_of, threshold
 
 IMAGE = cv2.imencode(".png", np.full((20, 60, 3), 90, np.uint8))[1].tobytes()
 
@@ -38,7 +39,7 @@ def page(results: list[Result], **more) -> str:
 
 def test_the_head_says_how_much_is_read_and_what_it_comes_from():
     made = page([result("SVT", WORDS)], about=[("device", "CPU, float32")])
-    assert "<b>72.7 %</b> of 11 words are read right (95 % interval: 43.4 to 90.3 %). 73 % can be read without a person at 99 %: those with a confidence of 0.9 and more." in made
+    assert "<b>72.7 %</b> of 11 words are read right (95 % interval: 43.4 to 90.3 %). 73 % can be read without a person at 99 %: those with a confidence of 0.900 and more." in made
     assert "<dt>model</dt><dd>m&lt;1&gt;</dd><dt>device</dt><dd>CPU, float32</dd><dt>data</dt><dd>SVT: data/SVT</dd><dt>compared by</dt><dd>36 for SVT</dd>" in made
 
 
@@ -74,6 +75,12 @@ def test_confusions_lengths_kinds_and_coverage_are_shown():
         assert about in made, about
     assert '<td class="number">99 %</td><td class="number">72.7 %</td><td class="number">8</td><td class="number">0.900</td><td class="number">100.00 %</td>' in made
     assert made.count("<svg") == 5 and all(f'id="{name}"' in made for name in ("accuracy", "confidence", "where", "mistakes", "definitions"))
+
+
+def test_a_threshold_takes_the_words_that_it_is_said_to_take():
+    """Models are sure: 0.99962 must not be shown as 1.000, at which nothing is read."""
+    curve = coverage([word("a", "a", "a", 0.99962), word("b", "b", "b", 0.99961), word("c", "c", "x", 0.4)])
+    assert [threshold(curve, each) for each in curve] == ["0.99962", "0.999", "0.400"]
 
 
 def test_a_model_without_a_mistake_has_a_page():

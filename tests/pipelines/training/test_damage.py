@@ -56,7 +56,7 @@ def interrupted(begun: Path, name: str) -> Path:
 def go_on(begun: Path, run: Path) -> dict[str, torch.Tensor]:
     """The weights at the end of the run, continued by the command that began it."""
     recipe = parse_recipe(small_recipe(begun / "words", begun / "runs", initialize_from="start"))
-    return torch.load(train(recipe, folder=run, quiet=True).folder / "model" / "weights.pt", weights_only=True, map_location="cpu")
+    return torch.load(train(recipe, folder=run).folder / "model" / "weights.pt", weights_only=True, map_location="cpu")
 
 
 def equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
