@@ -59,13 +59,15 @@ def complete_entry(name: str = "recorded") -> None:
     assert [(entry.info.run_id, entry.info.status) for entry in found] == [(handle.run, "FINISHED")]
     assert found[0].data.tags["model"] == folder.model
     assert metric_history(handle, "loss") == [(step, 1 / step) for step in range(1, 6)]
-    assert {file.path for file in client.list_artifacts(handle.run)} == {"recipe.yaml", "versions.txt"}
+    assert {file.path for file in client.list_artifacts(handle.run)} == {"model", "recipe.yaml", "versions.txt"}
+    assert {file.path for file in client.list_artifacts(handle.run, "model")} == {"model/recognizer.json", "model/weights.pt"}
 
 
 @pytest.mark.parametrize("owner, name, calls", [
     (RunFolder, "write", 0), (MlflowClient, "create_run", 0), (MlflowClient, "log_batch", 0), (MlflowClient, "log_text", 0), (MlflowClient, "log_text", 1),
     (RunFolder, "write", 1), (RunFolder, "write", 2), (RunFolder, "write", 3), (MlflowClient, "get_run", 0), (MlflowClient, "get_metric_history", 0),
-    (MlflowClient, "log_batch", 1), (MlflowClient, "log_batch", 2), (MlflowClient, "set_terminated", 0)])
+    (MlflowClient, "log_batch", 1), (MlflowClient, "log_batch", 2), (MlflowClient, "set_terminated", 0), (MlflowClient, "log_inputs", 0),
+    (MlflowClient, "log_artifact", 0), (MlflowClient, "log_artifact", 1)])
 def test_a_run_killed_at_any_point_is_completed_by_the_same_command(place, corpus, monkeypatch, owner, name, calls):
     recipe = parse_recipe(tree(corpus))
     with monkeypatch.context() as patch, pytest.raises(Killed):
