@@ -29,7 +29,17 @@ def trial_name(values: Values, recipe: Recipe, axes: Sequence[Axis]) -> str:
     return "trial-" + hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
-class Proposals(Searcher):
+class Stateless(Searcher):
+    """A searcher of which Ray Tune keeps nothing: a sweep that goes on learns from the folders of its trials."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing is kept."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing was kept."""
+
+
+class Proposals(Stateless):
     """Ray Tune's searcher: `suggest` gives {"values": …}.
 
     Args:
@@ -79,12 +89,6 @@ class Proposals(Searcher):
             self._study.tell(trial, state=TrialState.FAIL)
         else:
             self._study.tell(trial, reached)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: a sweep that goes on learns from the trials' own folders."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as above."""
 
     def _name(self, values: Values) -> str:
         return trial_name(values, self._recipe, self._axes)

@@ -44,7 +44,7 @@ from pipelines.training.recipe import Recipe, parse_recipe
 from pipelines.training.runs import RunFolder, RunState
 from pipelines.training.worker import build_objective
 from tuning.plan import SPEED, Plan
-from tuning.proposals import Proposals, trial_name
+from tuning.proposals import Proposals, Stateless, trial_name
 from tuning.report import write_reports
 from tuning.schedulers import Halving, Median, Never, scheduler_of
 from tuning.space import Axis, Values, grid, own_values, space_of, with_values
@@ -264,7 +264,7 @@ class _Sweep:
         raise BadInput(f"all {len(trials)} trials of the sweep {self.recipe.name} failed: {reasons}")
 
 
-class _Listed(Searcher):
+class _Listed(Stateless):
     """Runs that are given, one after another."""
 
     def __init__(self, configs: Sequence[dict[str, Any]]):
@@ -278,14 +278,8 @@ class _Listed(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Nothing is learned."""
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
-
-
-class _Named(Searcher):
+class _Named(Stateless):
     """Gives what another searcher proposes a name and a seed, where it has none."""
 
     def __init__(self, inner: Searcher, recipe: Recipe, axes: Sequence[Axis]):
@@ -302,12 +296,6 @@ class _Named(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Ray Tune calls this when a trial has ended."""
         self._inner.on_trial_complete(trial_id, result, error)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
 
 
 def ranked_by(trials: Sequence[TrialResult]) -> list[TrialResult]:

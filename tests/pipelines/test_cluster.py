@@ -137,8 +137,8 @@ def test_what_listens_and_is_no_ray_is_told_from_one_in_seconds(monkeypatch):
 
 
 def test_a_cluster_that_runs_answers(ray_session):
-    """The question that is asked of an address, asked of a real one."""
-    cluster._check_answers(ray.get_runtime_context().gcs_address)
+    """The question that is asked of an address, asked of a real one: no answer is a BadInput, as above."""
+    assert cluster._check_answers(ray.get_runtime_context().gcs_address) is None
 
 
 @pytest.mark.parametrize("limit, remedy", [(30, "allow more open files than 30, as with `ulimit -n 1024`"), (4096, "run `textray doctor`")])
