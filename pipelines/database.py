@@ -1,22 +1,28 @@
-"""The SQLite file of an MLflow store: it is there whole, or not at all.
+"""The database of an MLflow store: a SQLite file, which is there whole or not at all, or a server.
 
 MLflow makes its schema in place, in some sixty steps that are not one transaction: whoever is killed between them, runs out of disk, or comes
 second while the first is at it, finds a database that no version of MLflow opens again. So it is made here under another name, in the same
 folder, and renamed when it is whole. The file under that name is also the lock: the kernel's, so that it ends with its holder.
+
+In a database server two machines that come first would both begin to make the schema: in PostgreSQL they take turns by a lock of the server's, which ends
+with the connection. A server that does not answer MLflow would ask ten times, for two minutes: it is asked once here, before.
 """
 
 import fcntl
 import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import ArgumentError
+from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.exc import ArgumentError, OperationalError
 
 from pipelines.errors import BadInput
 
+SERVERS = ("postgresql:", "postgresql+", "mysql:", "mysql+", "mssql:", "mssql+")
+ANSWERS_WITHIN, LOCK = 10, 0x7465787472617901  # seconds; a number that nobody else locks
 BESIDE = ("-journal", "-wal", "-shm")  # what SQLite keeps beside a database while it is written
 
 
@@ -29,6 +35,42 @@ def file_of(uri: str) -> Path | None:
     if url.get_backend_name() != "sqlite" or not url.database or url.database == ":memory:" or url.database.startswith("file:"):
         return None
     return Path(url.database).absolute()
+
+
+def is_server(uri: str) -> bool:
+    """Whether it is a database that a server keeps, and no MLflow server stands before it."""
+    return uri.startswith(SERVERS)
+
+
+def reach(uri: str) -> None:
+    """Raise sqlalchemy's OperationalError for a database server that does not answer now or turns this user away, ModuleNotFoundError where its driver is missing."""
+    with _connected(uri):
+        pass
+
+
+def may_pass(problem: Exception) -> bool:
+    """Whether a database server is only away: it was not reached, or said that it starts, stops or has too many visitors. A wrong password stays wrong."""
+    said = str(problem)
+    return isinstance(problem, OperationalError) and ("FATAL:" not in said or any(words in said for words in ("starting up", "shutting down", "too many", "remaining connection")))
+
+
+@contextmanager
+def one_at_a_time(uri: str) -> Iterator[None]:
+    """Alone with a PostgreSQL server, of all that ask so; with every other store at once. Raises as `reach` does."""
+    if not uri.startswith("postgresql"):
+        yield
+        return
+    with _connected(uri) as connection:
+        connection.execute(text("SELECT pg_advisory_lock(:lock)"), {"lock": LOCK})
+        yield
+
+
+@contextmanager
+def _connected(uri: str) -> Iterator[Connection]:
+    options = {"connect_timeout": ANSWERS_WITHIN} if uri.startswith(("postgresql", "mysql")) else {}
+    engine = create_engine(uri, connect_args=options, poolclass=NullPool)
+    with engine.connect() as connection:
+        yield connection
 
 
 def is_new(file: Path) -> bool:

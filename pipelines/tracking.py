@@ -1,6 +1,7 @@
 """MLflow: where runs are kept, what every run records, and metrics that never make a step wait.
 
-Without MLFLOW_TRACKING_URI the store is `mlflow.db` (SQLite), the artifacts `mlartifacts/`, both in the working folder.
+Without MLFLOW_TRACKING_URI the store is `mlflow.db` (SQLite), the artifacts `mlartifacts/`, both in the working folder. A server decides
+for itself where artifacts go; of a database server that nobody stands before (`postgresql://…`) MLFLOW_DEFAULT_ARTIFACT_ROOT says it.
 The driver prepares the store once and starts the run, whose name is a RunHandle, a few strings. What a run logs stands in its folder first
 (progress.jsonl), and the driver brings it here: a store that is away costs a warning where the command was typed, and no number.
 """
@@ -9,6 +10,7 @@ import importlib.metadata
 import json
 import logging
 import os
+import shlex
 import sqlite3
 import subprocess
 import sys
@@ -39,7 +41,7 @@ KEY_PACKAGES = ("textray", "torch", "ray", "mlflow", "pyarrow", "numpy", "opencv
 # Of a store that is away or full, or has no driver here.
 STORE_PROBLEMS = (MlflowException, sqlalchemy.exc.SQLAlchemyError, sqlite3.Error, OSError, ModuleNotFoundError)
 METRICS_PER_CALL, PARAMETERS_PER_CALL = 1000, 100  # limits of MLflow's log-batch
-PARAMETER_LENGTH = 6000  # limit of MLflow; the recipe file holds the whole value
+PARAMETER_LENGTH, TAG_LENGTH = 6000, 8000  # limits of MLflow; the recipe file holds a parameter's whole value
 
 
 def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple[str, str]:
@@ -55,17 +57,18 @@ def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple
     uri = uri or tracking_uri()
     logging.getLogger("alembic").setLevel(logging.WARNING)  # a line for each of the schema's 60 migrations
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback for what is raised anyway
-    # A server decides where artifacts go. For a database MLflow would take a path relative to whoever writes.
-    bare = uri.startswith(("sqlite:", "postgresql:", "mysql:", "mssql:"))
-    beside = Path(uri.removeprefix("sqlite:///")).absolute().parent if uri.startswith("sqlite:") else Path.cwd()
-    location = (beside / "mlartifacts").as_uri() if bare else None
     try:
-        if file := database.file_of(uri):
-            database.make(file, lambda aside: _make_schema(aside, experiment, location))
-        client = client_of(uri)
-        found = client.get_experiment_by_name(experiment)
-        return uri, found.experiment_id if found else _create_experiment(client, experiment, location)
+        with database.one_at_a_time(uri):
+            if file := database.file_of(uri):
+                location = _artifacts_of(uri)
+                database.make(file, lambda aside: _make_schema(aside, experiment, location))
+            client = client_of(uri)
+            found = client.get_experiment_by_name(experiment)
+            return uri, found.experiment_id if found else _create_experiment(client, experiment, _artifacts_of(uri))
     except STORE_PROBLEMS as problem:
+        if isinstance(problem, ModuleNotFoundError) and database.is_server(uri):
+            raise BadInput(f"the MLflow store {uri}: expected its database's driver, found none ({_first_line(problem)}): pip install 'textray[postgresql]', or set "
+                           "MLFLOW_TRACKING_URI to another store") from None
         if is_away(uri, problem):
             raise Unavailable(f"the MLflow store {uri} does not answer ({_first_line(problem)}): repeat the command when it is back, or correct "
                               "MLFLOW_TRACKING_URI") from None
@@ -73,9 +76,24 @@ def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple
                        "database (sqlite:////path/mlflow.db) or a server, or unset it") from None
 
 
+def _artifacts_of(uri: str) -> str | None:
+    """Where a new experiment keeps its artifacts, for ever; None leaves it to an MLflow server. Beside a database in a file; MLflow would take a path relative to whoever
+    writes. Raises BadInput for a database server of which nobody has said it: a folder of the first user's machine would be nobody else's."""
+    if not (database.is_server(uri) or uri.startswith("sqlite:")):
+        return None
+    if root := os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT"):
+        return root if "://" in root else Path(root).absolute().as_uri()
+    if uri.startswith("sqlite:"):
+        return (Path(uri.removeprefix("sqlite:///")).absolute().parent / "mlartifacts").as_uri()
+    raise BadInput(f"the MLflow store {uri} is new: expected MLFLOW_DEFAULT_ARTIFACT_ROOT, the place of its artifacts, found none: set it to an object store or a folder that "
+                   "everyone who uses the store can reach (s3://BUCKET/PATH, /shared/mlartifacts), or put an MLflow server before the database")
+
+
 def is_away(uri: str, problem: Exception) -> bool:
     """Whether it is a server, and this problem the network's or the server's own: it may pass."""
     passing = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
+    if database.is_server(uri):
+        return database.may_pass(problem) or (isinstance(problem, MlflowException) and problem.error_code in passing)
     return uri.startswith(("http://", "https://")) and (not isinstance(problem, MlflowException) or problem.error_code in passing)
 
 
@@ -88,6 +106,8 @@ def client_of(uri: str) -> MlflowClient:
     """
     if file := database.file_of(uri):
         database.check(file, *_schema())
+    if database.is_server(uri):
+        database.reach(uri)
     return MlflowClient(tracking_uri=uri)
 
 
@@ -140,7 +160,7 @@ def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = N
     client = client_of(store)
     versions = installed_versions()
     notes = {f"version.{package}": versions[package] for package in KEY_PACKAGES if package in versions}
-    notes |= {"version.python": sys.version.split()[0], "command": " ".join(sys.argv), **git_state()}
+    notes |= {"version.python": sys.version.split()[0], "command": command_line(), **git_state()}
     notes |= {f"corpus.{stream}": sha256 for stream, (_, sha256) in (corpora or {}).items()}
     notes |= {"mlflow.parentRunId": parent.run} if parent else {}
     notes |= {TOKEN: token} if token else {}
@@ -250,6 +270,15 @@ def installed_versions() -> dict[str, str]:
     """Every installed distribution with its version, by name, as `pip freeze` would list them."""
     found = {distribution.metadata["Name"]: distribution.version for distribution in importlib.metadata.distributions()}
     return {name: found[name] for name in sorted(filter(None, found), key=str.lower)}
+
+
+def command_line() -> str:
+    """What was typed, as it can be pasted into a shell again, without credentials: `textray finetune …`, `python -m pipelines.finetune …`."""
+    program, *rest = sys.orig_argv
+    script = Path(sys.argv[0])
+    if script.name == "textray" and str(script) in rest:  # the interpreter that the script names
+        program, *rest = rest[rest.index(str(script)):]
+    return without_credentials(shlex.join([Path(program).name, *rest]))[:TAG_LENGTH]
 
 
 def git_state() -> dict[str, str]:

@@ -45,8 +45,17 @@ GROUPS: tuple[tuple[str, tuple[tuple[str, str, bool], ...]], ...] = (
         ("images_per_second", "of all workers, all streams together", False),
         ("waiting_fraction", "of the time, for images; above 5 % their readers hold it up", True),
         ("flops_utilisation", "of the GPU's products in bfloat16", True),
-        ("memory_gib", "at most so far: of a GPU, on CPUs of a worker's process", False))))
-LEFT_OUT = {"step", "time", "unlabeled_images", "incomparable_words", "cer"}
+        ("memory_gib", "at most so far: of a GPU, on CPUs of a worker's process", False))),
+    ("The machine", (
+        ("system/cpu_utilization_percentage", "of all CPUs", False),
+        ("system/system_memory_usage_percentage", "of the machine's memory", False),
+        ("system/disk_usage_percentage", "of the root disk", False),
+        ("system/network_receive_megabytes_per_second", "from the network", False),
+        ("system/network_transmit_megabytes_per_second", "to the network", False),
+        ("system/gpu_utilization_percentage", "of the time, in which the GPU computed at all", False),
+        ("system/gpu_memory_usage_percentage", "of the GPU's memory", False),
+        ("system/gpu_power_usage_watts", "of the GPU", False))))
+LEFT_OUT = {"step", "time", "unlabeled_images", "incomparable_words", "cer", "system/system_memory_usage_megabytes", "system/gpu_memory_usage_megabytes"}
 KINDS = {"wrong": ("Kept and wrong", "The surest first. Their labels are known here, and withheld from training."),
          "kept": ("Kept", "From the surest to the least sure."), "dropped": ("Dropped", "From the surest to the least sure.")}
 
@@ -87,7 +96,7 @@ def curves_of(lines: Sequence[Mapping[str, float]]) -> dict[str, list[Point]]:
 
 
 def _figure(name: str, what: str, points: Sequence[Point], share: bool) -> dict[str, Any]:
-    title = name.removeprefix("unlabeled_").replace("_", " ")
+    title = name.removeprefix("unlabeled_").removeprefix("system/").replace("_", " ")
     return {"title": title, "what": what, "curve": Curve.of(points, title, share and all(0 <= value <= 1 for _, value in points))}
 
 

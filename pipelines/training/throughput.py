@@ -17,6 +17,7 @@ from torch import nn
 from models.footprint import NeedsValues, products_of
 from pipelines.progress import warn
 from pipelines.training.device import GIB, sizes_of
+from pipelines.training.machine import Machine
 from pipelines.training.recipe import Recipe
 
 Item = TypeVar("Item")
@@ -34,13 +35,14 @@ class Meter:
         peak = peak_of(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self.share_of_a_step = step_flops / peak if step_flops and peak else None  # of the device's second
         self.waited, self.since, self.step = 0.0, 0.0, None
+        self.machine = Machine(device)
 
     def agree(self) -> None:
-        """Between several ranks: all of them log `flops_utilisation`, or none, where one of them has a GPU that is not known."""
-        known = torch.tensor(self.share_of_a_step is not None, device=self.device, dtype=torch.int32)
+        """Between several ranks: all of them log `flops_utilisation`, and how busy their GPUs are, or none, where one of them does not know."""
+        known = torch.tensor([self.share_of_a_step is not None, self.machine.tells], device=self.device, dtype=torch.int32)
         torch.distributed.all_reduce(known, torch.distributed.ReduceOp.MIN)
-        if not known:
-            self.share_of_a_step = None
+        of_share, of_machine = known.tolist()
+        self.share_of_a_step, self.machine.tells = self.share_of_a_step if of_share else None, bool(of_machine)
 
     def waiting(self, items: Iterator[Item]) -> Iterator[Item]:
         """The items; the time that each keeps its consumer waiting is counted."""
@@ -56,16 +58,17 @@ class Meter:
 
     def numbers(self, step: int) -> dict[str, float]:
         """`memory_gib`, at most so far (of a GPU, on a CPU of the process), and since the last call `waiting_fraction` of the time and, on a known GPU,
-        `flops_utilisation`. The first call, to which everything starts, begins to measure."""
+        `flops_utilisation`, and what the machine is busy with. The first call, to which everything starts, begins to measure."""
         now, before, waited = time.perf_counter(), self.step, self.waited
         elapsed = max(now - self.since, 1e-9)
         self.waited, self.since, self.step = 0.0, now, step
         found = {LARGEST: memory(self.device) / GIB}
+        of_machine = self.machine.numbers()
         if before is None:
             return found
         if self.share_of_a_step is not None:
             found["flops_utilisation"] = self.share_of_a_step * (step - before) / elapsed
-        return {**found, "waiting_fraction": min(waited / elapsed, 1.0)}
+        return {**found, "waiting_fraction": min(waited / elapsed, 1.0), **of_machine}
 
 
 def memory(device: torch.device) -> int:

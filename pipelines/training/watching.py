@@ -16,6 +16,7 @@ from pipelines.progress import say, warn
 from pipelines.reports.html import write_text
 from pipelines.reports.run import as_page
 from pipelines.tracking import MetricLog, points_of
+from pipelines.training import machine
 from pipelines.training.journal import Follower, parse_line, read_journal, time_left
 from pipelines.training.prospects import prospects
 from pipelines.training.recipe import Recipe
@@ -25,7 +26,7 @@ from pipelines.training.unlabeled import DECIDES, PREFIX
 Kind = TypeVar("Kind", Examples, Look)
 SHOWN = {DECIDES, *(PREFIX + name for name in ("effective_rank", "background", "neighbour_similarity"))}  # of them, on a line nevertheless
 SECONDS_BETWEEN_REPORTS = 30.0
-NOT_ON_A_LINE = ("step", "time", "consistency_position", "unlabeled_", "memory_", "waiting_", "validation_words")  # beginnings of names
+NOT_ON_A_LINE = ("step", "time", "consistency_position", "unlabeled_", "memory_", "waiting_", "validation_words", machine.PREFIX)  # beginnings of names
 
 
 def clock(seconds: float) -> str:

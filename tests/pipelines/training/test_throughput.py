@@ -1,5 +1,8 @@
 """What a run says of its speed: the share of the time that it waits for images, memory, and the share of a GPU's arithmetic."""
 
+import os
+import time
+
 import pytest
 import torch
 
@@ -9,6 +12,7 @@ from models.footprint import products_of
 from models.objectives.supervised import Supervised
 from models.recognizers import build
 from pipelines.training import throughput
+from pipelines.training.machine import Machine
 from pipelines.training.throughput import Meter, memory, peak_of
 
 CPU = torch.device("cpu")
@@ -51,10 +55,41 @@ def test_utilisation_is_the_products_of_a_step_over_what_the_gpu_could_have_done
     monkeypatch.setattr(throughput.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA A100-SXM4-80GB")  # no GPU needed: a name and a clock
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 << 30)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (60_000_000_000, 80_000_000_000))
+    monkeypatch.setattr(torch.cuda, "utilization", lambda device: 97)
+    monkeypatch.setattr(torch.cuda, "power_draw", lambda device: 350_500)  # milliwatts
     meter = Meter(torch.device("cuda"), step_flops=31.2e12)
     assert meter.numbers(1) == {"memory_gib": 3.0}
     now[0] = 2.0
-    assert meter.numbers(11) == {"memory_gib": 3.0, "waiting_fraction": 0.0, "flops_utilisation": pytest.approx(10 * 31.2 / 312 / 2)}
+    found = meter.numbers(11)
+    assert {name: value for name, value in found.items() if not name.startswith("system/")} == {
+        "memory_gib": 3.0, "waiting_fraction": 0.0, "flops_utilisation": pytest.approx(10 * 31.2 / 312 / 2)}
+    assert {name: value for name, value in found.items() if name.startswith("system/gpu_")} == {
+        "system/gpu_memory_usage_megabytes": 20_000, "system/gpu_memory_usage_percentage": 25.0, "system/gpu_utilization_percentage": 97.0, "system/gpu_power_usage_watts": 350.5}
+
+
+def test_the_machine_is_measured_under_the_names_of_mlflow_s_system_metrics():
+    from mlflow.system_metrics.metrics.cpu_monitor import CPUMonitor
+    machine = Machine(CPU)
+    began = time.process_time()
+    while time.process_time() - began < 0.3:  # a busy core
+        pass
+    found = machine.numbers()
+    monitor = CPUMonitor()
+    monitor.collect_metrics()
+    assert set(monitor.metrics) <= {name.removeprefix("system/") for name in found}
+    assert found["system/cpu_utilization_percentage"] > 5 / (os.cpu_count() or 1)
+    assert 0 < found["system/system_memory_usage_percentage"] < 100 and all(value >= 0 for value in found.values())
+
+
+def test_a_gpu_whose_driver_does_not_tell_costs_two_numbers(monkeypatch):
+    import pynvml
+
+    def refused(device):
+        raise pynvml.NVMLError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (3, 4))  # as of a part of a GPU, which is not at hand
+    monkeypatch.setattr(torch.cuda, "utilization", refused)
+    assert {name for name in Machine(torch.device("cuda")).numbers() if "gpu" in name} == {"system/gpu_memory_usage_megabytes", "system/gpu_memory_usage_percentage"}
 
 
 @pytest.mark.parametrize("name, peak", [("NVIDIA A100-SXM4-40GB", 312e12), ("NVIDIA H100 PCIe", 756e12), ("NVIDIA H100 80GB HBM3", 989e12),
