@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.arguments import Parser, add_both_ways_up, add_charset, add_labels, add_name, add_out, add_words, positive
+from pipelines.arguments import Parser, add_both_ways_up, add_charset, add_labels, add_name, add_out, add_words, outliving, positive
 from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
 from pipelines.demo import Steps
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of `textray adapt`."""
     options = parser().parse_args(argv)
-    folder = storage.here(options.out or options.name, "--out")
+    folder = storage.here(options.out or outliving(options.name), "--out")
     wishes = Wishes(options.words, options.pattern, options.model, options.charset, options.minutes, options.both_ways_up)
     begun = check(options, wishes)
     folder.mkdir(parents=True, exist_ok=True)

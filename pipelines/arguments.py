@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from pipelines.cluster import check_outlives
 from pipelines.errors import BadInput
 from pipelines.progress import silence
 
@@ -82,8 +83,14 @@ def positive(text: str) -> float:
 
 
 def add_out(arguments: Holder, metavar: str, what: str, *, required: bool = False) -> None:
-    """Where what a command makes goes."""
-    arguments.add_argument("--out", metavar=metavar, required=required, help=f"where it goes: {what}")
+    """Where what a command makes goes. A command that has a place of its own choice without it calls `outliving` for that."""
+    arguments.add_argument("--out", metavar=metavar, required=required, type=outliving, help=f"where it goes: {what}")
+
+
+def outliving(place: str) -> str:
+    """A place to write to, which a job on a cluster must not lose with its copy of the working folder. Raises BadInput."""
+    check_outlives(place, "--out")
+    return place
 
 
 def add_overwrite(arguments: Holder, what: str) -> None:

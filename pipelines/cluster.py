@@ -1,17 +1,25 @@
 """The Ray that a command runs on: the cluster it was told of, or a local one that it starts itself, where there is enough to do for it.
 
 Ray is imported where it is needed: it takes a second, and its processes take many. What one process does sooner is done without it.
+
+Of a cluster with an autoscaler most machines are not there until somebody asks for them: what is up now says nothing of what may be. So GPUs are
+asked for there (`training.gpu: true`), never guessed, and whoever counts what there is waits first until it has come (`wait_for`).
 """
 
+import itertools
+import json
 import logging
 import os
+import pathlib
 import re
 import resource
 import secrets
 import shutil
 import socket
+import time
 
 from pipelines.errors import BadInput
+from pipelines.progress import say
 
 # Read by Ray when it is imported, here and in the worker processes that inherit them.
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -19,7 +27,7 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 # A worker process takes one to two seconds of a core to start. Ray ends those that have been idle for a second.
 os.environ.setdefault("RAY_idle_worker_killing_time_threshold_ms", "60000")
 
-ANSWERS_WITHIN = 10.0  # seconds
+ANSWERS_WITHIN, SECONDS_BETWEEN_LINES = 10.0, 30.0
 LONGEST_FOLDER, LEAST_FILES, LEAST_ROOM = 38, 1024, 200 * 2**20  # of a local Ray: characters (sockets have at most 107, of which it takes 69), open files, bytes
 TESTED = (2, 60)  # the minor version of Ray that the tests pass with, as pyproject.toml has it
 
@@ -57,6 +65,78 @@ def start_ray(num_cpus: int | None = None, object_store_memory: int | None = Non
         else:
             _join(address)
     _quiet_data()
+
+
+def grows() -> bool:
+    """Whether an autoscaler starts machines for the cluster that is joined when they are asked for: Ray's first, as its report says, or its second, which says what it may start."""
+    from ray.experimental.internal_kv import _internal_kv_get
+    if _internal_kv_get("__autoscaler_cluster_config", namespace="__autoscaler"):
+        return True
+    report = json.loads(_internal_kv_get("__autoscaling_status") or b"{}").get("autoscaler_report") or {}
+    kinds = report.get("node_type_mapping") or {}
+    return any(kind != f"node_{node}" for node, kind in kinds.items())  # a cluster that nobody scales has a kind of machine for each, named after it
+
+
+def wait_for(bundles: list[dict[str, float]]) -> None:
+    """Ask a cluster that grows for the machines on which these bundles of resources have a place, and wait until they are there, with a line every now and then. A
+    cluster that does not grow is left as it is: whoever counts what it has says what is missing."""
+    if not grows():
+        return
+    from ray.util.placement_group import placement_group, remove_placement_group
+    group, began = placement_group(bundles), time.monotonic()
+    try:
+        while not group.wait(SECONDS_BETWEEN_LINES):
+            say(f"waiting for the cluster to grow: {len(bundles)} × {_resources(bundles[0])} have no place yet on its {machines()} machines, after "
+                f"{time.monotonic() - began:.0f} s; `ray status` says what comes, Ctrl-C ends the wait")
+    finally:
+        remove_placement_group(group)
+
+
+def _resources(bundle: dict[str, float]) -> str:
+    return " and ".join(f"{count:g} {name}{'s' if count != 1 else ''}" for name, count in bundle.items())
+
+
+def gpus_for(workers: int, wanted: bool | None) -> bool:
+    """Whether each worker gets a GPU of the cluster that is joined: as the recipe says it, else if there are as many.
+
+    Raises:
+        BadInput: it does not say it, and that cannot be known: the cluster grows, or has GPUs but too few.
+    """
+    import ray
+    if wanted is not None:
+        return wanted
+    found = ray.cluster_resources().get("GPU", 0)
+    if found >= workers:
+        return True
+    if grows():
+        raise BadInput(f"training.gpu: expected true or false on a cluster that grows when it is asked, found neither, and {found:g} GPUs up now for {workers} workers: say "
+                       "training.gpu=true, which asks for them, or training.gpu=false to train on CPUs")
+    if found:
+        raise BadInput(f"training.gpu: expected a GPU for each of {workers} workers, found {found:g} in the cluster: set training.workers={found:g}, or training.gpu=false to "
+                       "train on CPUs")
+    return False
+
+
+def job_folder() -> str | None:
+    """The copy of a working folder in which a job of `ray job submit --working-dir` runs, and which Ray deletes; None elsewhere."""
+    here, parts = os.getcwd(), pathlib.Path(os.getcwd()).parts
+    return here if any(pair == ("runtime_resources", "working_dir_files") for pair in itertools.pairwise(parts)) else None
+
+
+def check_outlives(path: str, what: str) -> None:
+    """Raise BadInput for a place to write to, called `what`, that lies in the copy of a job's working folder: whatever is made there is lost."""
+    here = job_folder()
+    if here is None or "://" in path.removeprefix("file://"):
+        return
+    if f"{os.path.abspath(path.removeprefix('file://'))}/".startswith(f"{here}/"):
+        raise BadInput(f"{what}: expected a place that outlives the job, found {os.path.relpath(path.removeprefix('file://'), here)}, in the copy of the working folder that Ray deletes: give a "
+                       "folder that every machine of the cluster sees, such as /shared/…, or an object store, s3://…")
+
+
+def machines() -> int:
+    """How many of the joined cluster are up and take work; at least one."""
+    import ray
+    return max(1, sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes()))  # a dead one stays in the list
 
 
 def cluster_cpus() -> int:

@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from pipelines.arguments import Parser, add_json, add_out
+from pipelines.arguments import Parser, add_json, add_out, outliving
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
 from pipelines.evaluation.columns import as_text
@@ -39,8 +39,8 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of `textray compare`."""
     options = parser().parse_args(argv)
     check_batch_size(options)
+    out = options.out or outliving(storage.join("reports", f"comparison-{file_safe(options.a)}-{file_safe(options.b)}.html"))
     sets = open_sets(options.data)
-    out = options.out or storage.join("reports", f"comparison-{file_safe(options.a)}-{file_safe(options.b)}.html")
     storage.check_replaceable(out, html.MARK, "--out")
     models = [Measured(name, options) for name in (options.a, options.b)]
     for words in sets:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines import cli
-from pipelines.arguments import Parser, add_out, add_overwrite
+from pipelines.arguments import Parser, add_out, add_overwrite, outliving
 from pipelines.corpus.reader import Corpus
 from pipelines.corpus.storage import here
 from pipelines.errors import BadInput, Unavailable
@@ -235,7 +235,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.renamed("--data", "--benchmarks FOLDER")
     add_overwrite(parser, "an earlier demo")
     arguments = parser.parse_args(argv)
-    folder = here(arguments.out or "demo", "--out")
+    folder = here(arguments.out or outliving("demo"), "--out")
     data = arguments.benchmarks and here(arguments.benchmarks, "--benchmarks")
     if data:
         real_sets(data)

@@ -7,6 +7,7 @@ import textwrap
 from typing import TYPE_CHECKING
 
 from pipelines.arguments import Parser, add_guard, add_json, add_min_confidence, add_seed
+from pipelines.cluster import check_outlives
 from pipelines.corpus import storage
 from pipelines.corpus.account import counted, counts_table, table
 from pipelines.corpus.characters import visible
@@ -50,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse.parse_args(argv)
     if arguments.orientation is not None and (not arguments.html or arguments.suspects is not None):
         raise BadInput("--orientation: expected it beside --html PAGE, without --suspects, found it without a page: say where the page goes")
+    if arguments.html:
+        check_outlives(arguments.html, "--html")
     if arguments.suspects is not None:
         return _suspects(arguments)
     if arguments.images < 0:

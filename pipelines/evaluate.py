@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from pipelines.arguments import Parser, add_json, add_out
+from pipelines.arguments import Parser, add_json, add_out, outliving
 from pipelines.corpus import storage
 from pipelines.evaluation.columns import as_text
 from pipelines.evaluation.gates import failed_gates, parse_gates
@@ -43,9 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     """Entry point of `textray evaluate`."""
     options = parser().parse_args(argv)
     check_batch_size(options)
+    out = options.out or outliving(storage.join("reports", f"evaluation-{file_safe(options.model)}"))
     sets = open_sets(options.data)
     gates = parse_gates(options.gate, [words.name for words in sets])
-    out = options.out or storage.join("reports", f"evaluation-{file_safe(options.model)}")
     check_place(out)
     model = Measured(options.model, options)
     results = [model.read(words, SHOWN) for words in sets]

@@ -5,6 +5,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.cluster import check_outlives
 from pipelines.errors import BadInput, without_credentials
 
 
@@ -20,12 +21,13 @@ class RunHandle:
 def tracking_uri() -> str:
     """MLFLOW_TRACKING_URI, or SQLite in the working folder; absolute, so that workers find the same store.
 
-    Raises BadInput for a folder whose name holds a `?`: the path would end there, and the store lie elsewhere.
+    Raises BadInput for a folder whose name holds a `?`: the path would end there, and the store lie elsewhere; and for one that is deleted with the job that runs in it.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     scheme, separator, path = uri.partition(":///")
     if scheme != "sqlite" or not separator:
         return uri
+    check_outlives(path, "MLFLOW_TRACKING_URI")
     if "/" in str(Path(path).absolute()).partition("?")[2]:
         raise BadInput(f"{Path(path).absolute()}: expected a folder for the MLflow store without ? in its name, found one with it, which MLflow cannot "
                        "open: work in another folder, or set MLFLOW_TRACKING_URI to a database elsewhere (sqlite:////path/mlflow.db) or a server")

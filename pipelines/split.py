@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from pipelines.arguments import Parser, add_json, add_out, add_overwrite, add_seed, not_negative
+from pipelines.arguments import Parser, add_json, add_out, add_overwrite, add_seed, not_negative, outliving
 from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
 from pipelines.ingestion.brought import brought_in
@@ -35,11 +35,11 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run `textray split`."""
     arguments = parser().parse_args(argv)
+    out = arguments.out or outliving(arguments.corpus.rstrip("/"))
     how = checked(Split(arguments.validation, arguments.test, arguments.seed, arguments.together))
     corpus = Corpus.open(brought_in(arguments.corpus))
     if not labeled_rows(corpus):
         warn(f"{arguments.corpus} holds no labels: its parts can be read, and not be marked")
-    out = arguments.out or arguments.corpus.rstrip("/")
     parts = split(corpus, out, how, arguments.overwrite)
     if arguments.json:
         print(json.dumps({part: {"path": made.path, "images": made.rows, "labeled": labeled_rows(made)} for part, made in parts.items()}, indent=1))

@@ -27,7 +27,7 @@ from ray import tune
 from ray.tune.search import ConcurrencyLimiter, Searcher
 
 from models import own
-from pipelines import tracking
+from pipelines import cluster, tracking
 from pipelines.cluster import start_ray
 from pipelines.corpus import storage
 from pipelines.corpus.account import counted
@@ -70,11 +70,11 @@ def run_trial(config: dict[str, Any], *, recipe: dict[str, Any], folder: str, pa
 def _engine(recipe: Recipe, at_once: int) -> Engine:
     """How a trial is trained, beside others."""
     if recipe.training.workers == 1:
-        return InProcess(tune.report, beside=math.ceil(at_once / len(ray.nodes())))
+        return InProcess(tune.report, beside=math.ceil(at_once / cluster.machines()))
     from ray.tune.integration.ray_train import TuneReportCallback
 
     from pipelines.training.distributed import OnRay
-    cpus = ray.cluster_resources()["CPU"]
+    cpus = ray.cluster_resources().get("CPU", 0.0)
     return OnRay([TuneReportCallback()], reserved_cpus=cpus * (at_once - 1) / at_once + DRIVER_CPUS)
 
 
@@ -85,8 +85,7 @@ def _gpus(recipe: Recipe, each: float | None = None) -> float:
         if workers > 1:
             raise BadInput(f"--gpus-per-trial: expected trials of one worker, found {workers}, each of which takes a GPU of its own: leave it out")
         return each
-    wanted = ray.cluster_resources().get("GPU", 0) >= workers if gpu is None else gpu
-    return workers if wanted else 0
+    return workers if cluster.gpus_for(workers, gpu) else 0
 
 
 def concurrent_trials(recipe: Recipe, wanted: int | None, streams: int, gpus_per_trial: float | None = None) -> int:
@@ -95,11 +94,14 @@ def concurrent_trials(recipe: Recipe, wanted: int | None, streams: int, gpus_per
     Raises:
         BadInput: not even one fits, or `wanted` do not.
     """
-    resources, count = ray.cluster_resources(), wanted or 1
-    cpus, gpus, gpus_each = resources.get("CPU", 0.0), resources.get("GPU", 0.0), _gpus(recipe, gpus_per_trial)
+    count, gpus_each, alone = wanted or 1, _gpus(recipe, gpus_per_trial), recipe.training.workers == 1
     workers = recipe.training.workers * recipe.training.cpus_per_worker
-    beside = 0.0 if recipe.training.workers == 1 else READER_CPUS * streams + DRIVER_CPUS
+    beside = 0.0 if alone else READER_CPUS * streams + DRIVER_CPUS
     each = workers + beside
+    cluster.wait_for([{"CPU": recipe.training.cpus_per_worker} | ({"GPU": gpus_each / recipe.training.workers} if gpus_each else {})] * (recipe.training.workers * count)
+                     + ([] if alone else [{"CPU": beside}] * count))
+    resources = ray.cluster_resources()
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     if math.floor(cpus / each + NEARLY) < count:
         raise BadInput(f"a trial takes {each:g} CPUs ({workers:g} for its workers, the rest for readers and driver), so {count} at once need "
                        f"{each * count:g} of {cpus:g}; lower --concurrency, training.workers or training.cpus_per_worker")
@@ -194,7 +196,7 @@ def _seconds_a_step(recipe: Recipe, plan: Plan) -> float:
     start_ray()
     streams = sum(part is not None for part in (recipe.data.labeled, recipe.data.unlabeled))
     at_once = concurrent_trials(recipe, plan.concurrency, streams, plan.gpus_per_trial)
-    return seconds_in_a_task(recipe, driver.own_files(recipe), math.ceil(at_once * recipe.training.workers / len(ray.nodes())))
+    return seconds_in_a_task(recipe, driver.own_files(recipe), math.ceil(at_once * recipe.training.workers / cluster.machines()))
 
 
 class _Sweep:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import torch
 from pydantic import BaseModel, ValidationError
 
-from pipelines.cluster import asked_for, start_ray
+from pipelines.cluster import asked_for, grows, start_ray
 from pipelines.corpus import storage
 from pipelines.corpus.shards import checked_parquet
 from pipelines.errors import BadInput
@@ -28,6 +28,7 @@ from pipelines.ingestion.staging import check_leftover
 from pipelines.ingestion.tasks import in_tasks
 from pipelines.prediction.labeler import Labeler, Manner, Reader
 from pipelines.prediction.tally import Tally
+from pipelines.progress import say
 from pipelines.state import parse_json
 
 SCHEMA = pa.schema([
@@ -166,9 +167,11 @@ def read_blocks(labeler: Labeler, manner: Manner, device: str | None, chunks: It
     start_ray()
     import ray
     gpus = int(ray.cluster_resources().get("GPU", 0))
-    if not gpus and device not in (None, "cpu"):
+    if not gpus and device not in (None, "cpu") and not grows():
         raise BadInput(f"--device: expected a cluster with GPUs, found none in it, with {device}: leave it out")
-    gpu = bool(gpus) and device != "cpu"
+    gpu = device != "cpu" and (bool(gpus) or device is not None)
+    if device is None and not gpu and grows():
+        say("predict: reads on CPUs, for no GPU of the cluster is up: --device cuda asks for them")
     job = ray.put((labeler, manner, "cuda" if gpu else "cpu"))
     yield from in_tasks(partial(_work, job, readings.blocks), chunks, Block, gpu=gpu)
 

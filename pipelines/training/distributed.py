@@ -18,6 +18,7 @@ from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig, Train
 from ray.train.torch import TorchTrainer
 
 from models import own
+from pipelines import cluster
 from pipelines.cluster import start_ray
 from pipelines.corpus import storage
 from pipelines.errors import NO_ROOM, BadInput
@@ -97,12 +98,13 @@ class OnRay:
     def seconds_a_step(self, recipe: Recipe, own_files: dict[str, str]) -> float:
         """Measured by a task that has what a worker has."""
         start_ray()
-        return seconds_in_a_task(recipe, own_files, math.ceil(recipe.training.workers / len(ray.nodes())))
+        return seconds_in_a_task(recipe, own_files, math.ceil(recipe.training.workers / cluster.machines()))
 
     def begin(self, recipe: Recipe, streams: dict[str, Stream]) -> None:
         """Start Ray, or join the cluster. Raises BadInput if it is too small for the workers and their readers."""
         start_ray()
         check_batch_normalization(recipe)
+        cluster.wait_for([worker_resources(recipe)] * recipe.training.workers + [{"CPU": 2 * LEAST_CPUS}] * _reading_tasks(recipe, streams))
         self._readers = share_readers(recipe, streams, self._reserved)
 
     def fit(self, recipe: Recipe, job: Job, where: RunFolder) -> None:
@@ -112,8 +114,7 @@ class OnRay:
         start = None if job.start is None else ray.put(job.start)
         trainer = TorchTrainer(
             _work, train_loop_config={"job": replace(job, start=None), "start": start, "readers": self._readers},
-            scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=gpu, resources_per_worker={"CPU": training.cpus_per_worker}
-                                         | ({"GPU": 1} if gpu else {})),
+            scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=gpu, resources_per_worker=worker_resources(recipe)),
             run_config=RunConfig(name="checkpoints", storage_path=inside, storage_filesystem=system, callbacks=self._callbacks,
                                  failure_config=FailureConfig(max_failures=training.max_failures)))  # what is kept, `checkpoints.prune` decides
         try:
@@ -166,9 +167,13 @@ def check_cpus(recipe: Recipe, streams: dict[str, Stream], total: float, reserve
 
 
 def uses_gpus(recipe: Recipe) -> bool:
-    """Whether each worker gets a GPU of the cluster that Ray is connected to."""
-    training = recipe.training
-    return ray.cluster_resources().get("GPU", 0) >= training.workers if training.gpu is None else training.gpu
+    """Whether each worker gets a GPU of the cluster that Ray is connected to. Raises BadInput as `cluster.gpus_for` does."""
+    return cluster.gpus_for(recipe.training.workers, recipe.training.gpu)
+
+
+def worker_resources(recipe: Recipe) -> dict[str, float]:
+    """What a worker takes of its machine."""
+    return {"CPU": recipe.training.cpus_per_worker} | ({"GPU": 1} if uses_gpus(recipe) else {})
 
 
 def check_batch_normalization(recipe: Recipe) -> None:

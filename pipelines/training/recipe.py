@@ -156,7 +156,7 @@ class TrainingRecipe(Section):
     workers: int = Field(1, gt=0, description="processes of data-parallel training")
     cpus_per_worker: float = Field(1.0, gt=0)
     threads_per_worker: int | None = Field(None, gt=0, description="none: the machine's cores divided among its workers, less one that reads")
-    gpu: bool | None = Field(None, description="none: a GPU per worker if the cluster has them")
+    gpu: bool | None = Field(None, description="none: a GPU per worker if this machine or the cluster has them; a cluster that grows on demand must be told")
     precision: Literal["auto", "float32", "bf16"] = Field("auto", description="auto: bf16 on a GPU that has it, else float32")
     freeze: Literal["encoder"] | None = Field(None, description="encoder: all but the decoder rests, batch normalization too, and the decoder begins "
                                               "anew: the decoder evaluation of SeqCLR and PerSec")

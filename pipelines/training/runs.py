@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ConfigDict
 
+from pipelines.cluster import check_outlives
 from pipelines.corpus import storage
 from pipelines.errors import BadInput, disk_full
 from pipelines.handles import RunHandle, with_credentials
@@ -200,6 +201,7 @@ class RunFolder:
                 given.
         """
         what = f"the run {recipe.name!r} in {self.place}"
+        check_outlives(self.place, "runs")
         try:
             self._check_free()
             self._hold(what)

@@ -146,3 +146,31 @@ def test_the_remedy_is_what_is_seen_to_be_wrong(limit, remedy, monkeypatch, tmp_
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     monkeypatch.setattr("resource.getrlimit", lambda what: (limit, limit))
     assert remedy in cluster._remedy()
+
+
+def test_whether_workers_get_gpus_is_known_or_asked_for_and_never_guessed(ray_session, monkeypatch):
+    assert cluster.gpus_for(2, True) and not cluster.gpus_for(2, False)
+    assert not cluster.grows() and not cluster.gpus_for(2, None)  # none is there, and none will come
+    monkeypatch.setattr(cluster, "grows", lambda: True)  # as with an autoscaler: benchmarks/drills/growing.py has a real one
+    with pytest.raises(BadInput, match="training.gpu: expected true or false on a cluster that grows when it is asked, found neither, and 0 GPUs up now for 2 workers: say training.gpu=true"):
+        cluster.gpus_for(2, None)
+    monkeypatch.setattr(cluster, "grows", lambda: False)
+    monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 96.0, "GPU": 8.0})
+    assert cluster.gpus_for(8, None)
+    with pytest.raises(BadInput, match="training.gpu: expected a GPU for each of 16 workers, found 8 in the cluster: set training.workers=8, or training.gpu=false"):
+        cluster.gpus_for(16, None)
+
+
+def test_what_a_cluster_has_no_place_for_is_waited_for_if_it_grows(ray_session, monkeypatch, capfd):
+    cluster.wait_for([{"CPU": 1000.0}])  # it does not: whoever counts says what is missing
+    assert capfd.readouterr().err == "" and cluster.machines() == 1
+    monkeypatch.setattr(cluster, "grows", lambda: True)
+    monkeypatch.setattr(cluster, "SECONDS_BETWEEN_LINES", 0.2)
+    cluster.wait_for([{"CPU": 1.0}] * 2)
+
+    def stop(line: str) -> None:
+        raise InterruptedError(line)
+    monkeypatch.setattr(cluster, "say", stop)
+    with pytest.raises(InterruptedError, match="waiting for the cluster to grow: 2 × 1000 CPUs and 1 GPU have no place yet on its 1 machines"):
+        cluster.wait_for([{"CPU": 1000.0, "GPU": 1.0}] * 2)
+    assert cluster.cluster_cpus() == 4  # nothing stays reserved
