@@ -29,8 +29,8 @@ def command(stage: str, description: str, example: str, argv: list[str] | None) 
     from pipelines.training.corpora import with_corpora
     from pipelines.training.driver import train
     from pipelines.training.dry_run import Given, plan
-    if arguments.dry_run:
-        for section in plan(recipe, Given(arguments.gpu_memory, arguments.images_per_second), resume=arguments.resume):
+    if arguments.dry_run:  # what is no corpus is brought in, as for the run: only then it is known what the run would be
+        for section in plan(with_corpora(recipe), Given(arguments.gpu_memory, arguments.images_per_second), resume=arguments.resume):
             print(section, flush=True)
         return 0
     for option in ("gpu_memory", "images_per_second"):

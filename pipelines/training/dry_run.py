@@ -1,4 +1,4 @@
-"""`--dry-run`: what a run would be, without starting it. Nothing is written, and no Ray is started.
+"""`--dry-run`: what a run would be, without starting it. Nothing of the run is written, and no Ray is started.
 
 Each section is a few lines of text, printed as soon as it is known; what cannot be is a BadInput, as it would be for the run itself.
 """

@@ -51,3 +51,12 @@ def test_what_is_neither_is_named_as_before(words, capsys):
     for place, found in (("nowhere", "no such folder"), ("notes.txt", "a file"), ("empty", "no corpus.json")):
         assert run("describe", [str(words / place)]) == 2
         assert f"{place}: expected a corpus (a folder with corpus.json), found {found}" in capsys.readouterr().err
+
+
+def test_a_dry_run_takes_what_the_run_takes(words, monkeypatch, capsys):
+    monkeypatch.chdir(words)
+    assert run("finetune", ["supervised_crnn_tiny", "data.labeled.corpus=folder", "data.validation.corpus=c", "data.labeled.batch_size=4", "training.steps=10", "--dry-run"]) == 0
+    said = capsys.readouterr()
+    assert f"textray: folder is no corpus yet: it is brought in, once, to {words}/cache/folder-" in said.err
+    assert "labeled       4 images x 1 worker x 1 = 4 a step; 40 in the run, 2 times each row; 5 steps an epoch" in said.out
+    assert sorted(path.name for path in words.iterdir()) == ["c", "cache", "folder", "lmdb"]  # nothing of the run
