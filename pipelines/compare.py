@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     found = [_compared(words, models) for words in sets]
     html.write_text(out, as_page(options.a, options.b, found))
     if options.json:
-        print(json.dumps(as_json(options.a, options.b, found), indent=1, ensure_ascii=False))
+        print(json.dumps(as_json(options.a, options.b, found, out), indent=1, ensure_ascii=False))
         return 0
     print(f"A {options.a}\nB {options.b}\n\n{as_text(rows(found), HEADER)}")
     print(f"\nmade {out} (pictures of the words that only one of them reads)")

@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
     parse = Parser(prog="textray describe", description=DESCRIPTION, epilog=EXAMPLE,
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("corpus", metavar="CORPUS", help="a folder made by ingest, render or predict")
-    add_json(parse, "the numbers, with every character")
+    add_json(parse, "the numbers, with every character; with --suspects how many they are, and where page and list lie")
     parse.add_argument("--html", metavar="PAGE", help="write a page with pictures, one file that needs nothing but a browser")
     parse.add_argument("--images", type=int, default=40, metavar="N", help="on the page, of each source (default: %(default)s)")
     add_seed(parse, "images on the page")
@@ -91,6 +91,9 @@ def _suspects(arguments: argparse.Namespace) -> int:
     found, looked = suspects(corpus, reader, arguments.min_confidence, arguments.most)
     write_list(listed, found)
     write_text(page, as_page(arguments.corpus, arguments.suspects, found, looked, arguments.min_confidence, listed, reader.rule.compared))
+    if arguments.json:
+        print(json.dumps({"labels": looked, "suspects": len(found), "page": page, "list": listed}, indent=1, ensure_ascii=False))
+        return 0
     print(f"{len(found):,} of {looked:,} labels are read otherwise with a confidence of {arguments.min_confidence:g} or more\n{page}: pictures\n"
           f"{listed}: write what is right into its column `correct`, then: textray relabel {arguments.corpus} {listed} --out NEW")
     return 0
@@ -129,7 +132,7 @@ def _text(corpus: Corpus, summary: dict) -> str:
     characters = summary["total"]["characters"]
     if characters:
         parts += [_characters(characters), _charsets(summary)]
-    parts.append(f"{corpus.path}: {corpus.rows:,} images in {counted(summary['shards'], 'shard')} "
+    parts.append(f"{corpus.path}: {counted(corpus.rows, 'image')} in {counted(summary['shards'], 'shard')} "
                  f"and {counted(summary['row_groups'], 'row group')}, {summary['bytes'] / 1e6:,.1f} MB, "
                  f"manifest sha256 {corpus.sha256[:16]}…")
     return "\n\n".join(parts)

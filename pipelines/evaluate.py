@@ -1,6 +1,7 @@
 """`textray evaluate`: measure a recognizer on labeled images, by the rules of the benchmarks."""
 
 import argparse
+import json
 import sys
 
 from pipelines.arguments import Parser, add_json, add_out, outliving
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("model", help="a run's name or folder, a model folder, or models:/NAME@champion")
     add_reading_arguments(arguments)
     add_out(arguments, "FOLDER", "the report, a folder or URI (default: reports/evaluation-MODEL)")
-    add_json(arguments, "every number, in place of the table: what evaluation.json holds")
+    add_json(arguments, "every number, in place of the table: what evaluation.json holds, and the page's place")
     arguments.add_argument("--track", action="store_true", help="record it in MLflow, too: numbers and page, below the run that trained the model")
     arguments.add_argument("--beside", metavar="MODEL", help="another model, which reads the same words: the page shows its accuracies, and what it reads where this one is wrong")
     add_options(arguments)
@@ -55,7 +56,8 @@ def main(argv: list[str] | None = None) -> int:
         from pipelines.registry.evaluations import track
         say(f"evaluate: recorded as run {track(options.model, results, out)} in {shown_uri()}")
     if options.json:
-        print(storage.read_bytes(storage.join(out, "evaluation.json")).decode(), end="")
+        numbers = json.loads(storage.read_bytes(storage.join(out, "evaluation.json")))
+        print(json.dumps({**numbers, "page": storage.join(out, "evaluation.html")}, indent=1, ensure_ascii=False))
     else:
         print(as_text(rows(results), HEADER))
         print(f"\nmade {out}/evaluation.html (the mistakes as pictures), evaluation.json (every number), "

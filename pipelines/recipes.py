@@ -23,7 +23,7 @@ def parser() -> argparse.ArgumentParser:
     arguments = Parser(prog="textray recipes", description=DESCRIPTION, epilog=EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     arguments.add_argument("recipe", nargs="?", metavar="NAME", help="show this one (default: list all)")
     arguments.add_argument("--copy", metavar="FILE", help="write it to a new file instead, to be changed")
-    add_json(arguments, "the list")
+    add_json(arguments, "the list, or the recipe")
     arguments.add_argument("--schema", action="store_true", help="the JSON schema of recipes, with every objective's fields and defaults")
     return arguments
 
@@ -36,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(schema(), indent=1, ensure_ascii=False))
     elif options.copy:
         _copy(options)
+    elif options.recipe and options.json:
+        print(json.dumps(recipe_named(options.recipe).tree, indent=1, ensure_ascii=False))
     elif options.recipe:
         print(recipe_named(options.recipe).text, end="")
     else:

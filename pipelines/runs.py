@@ -5,9 +5,10 @@ import json
 import time
 
 from pipelines.arguments import Parser, add_json
+from pipelines.corpus import storage
 from pipelines.evaluation.columns import as_text
-from pipelines.progress import clock
-from pipelines.training.listing import FAILED, KILLED, TRAINING, Overview, ago, as_record, follow, overview, runs_in
+from pipelines.progress import clock, say
+from pipelines.training.listing import FAILED, KILLED, RUNS, TRAINING, Overview, ago, as_record, follow, logged, overview, runs_in
 
 HEADER = ("run", "step", "of", "left", "accuracy %", "logged", "state")
 
@@ -20,13 +21,13 @@ def main(argv: list[str] | None = None) -> int:
                     epilog="examples:\n  textray runs\n  textray runs --follow my-run")
     parser.add_argument("folders", nargs="*", default=["runs"], metavar="FOLDER", help="folders of runs, or single runs, paths or URIs (default: runs)")
     parser.add_argument("--follow", metavar="RUN", help="show what a run logs, until nobody trains it any more; its name in the folder, or its own folder")
-    add_json(parser, "a list with an object for each run")
+    add_json(parser, "a list with an object for each run; with --follow an object a line, all that its progress.jsonl holds and what comes")
     options = parser.parse_args(argv)
     if options.follow:
-        place = options.follow if "/" in options.follow else f"{options.folders[0]}/{options.follow}"
-        for line in follow(place):
+        place = options.follow if "/" in options.follow else _named(options.folders[0], options.follow)
+        for line in (json.dumps(each.numbers) for each in logged(place)) if options.json else follow(place):
             print(line, flush=True)
-        print(_sentence(overview(place)))
+        (say if options.json else print)(_sentence(overview(place)))
         return 0
     found = [each for folder in options.folders for each in runs_in(folder)]
     if options.json:
@@ -36,6 +37,12 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print(f"no runs in {', '.join(options.folders)}")
     return 0
+
+
+def _named(folder: str, name: str) -> str:
+    """A run's place by its name in a folder, or in the subfolder `runs` of it."""
+    places = [storage.join(folder, name), storage.join(folder, RUNS, name)]
+    return next((place for place in places if storage.kind(storage.join(place, "run.json")) == "file"), places[0])
 
 
 def _row(found: Overview) -> tuple[str, ...]:

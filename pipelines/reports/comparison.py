@@ -35,8 +35,13 @@ def rows(found: Sequence[Compared]) -> list[tuple[str, ...]]:
     return [*lines, row("all", sum((each.paired for each in found), Paired()))] if len(found) > 1 else lines
 
 
-def as_json(first: str, second: str, found: Sequence[Compared]) -> dict[str, Any]:
-    """Every number, for scripts."""
+# of the same names in JSON, whose numbers are fractions as those of an evaluation
+COMPUTED_JSON = {"difference": "accuracy_b less accuracy_a, all three fractions in [-1, 1]; interval_95 by Agresti and Min (2005), for paired words",
+                 "only_a, only_b": COMPUTED["only A, only B"], "p": COMPUTED["p"]}
+
+
+def as_json(first: str, second: str, found: Sequence[Compared], page: str) -> dict[str, Any]:
+    """Every number, for scripts, and where the page was written."""
     def numbers(name: str, paired: Paired) -> dict[str, Any]:
         return {"name": name, "words": paired.words, "accuracy_a": paired.accuracies[0], "accuracy_b": paired.accuracies[1], "difference": paired.difference,
                 "interval_95": list(paired.interval), "both": paired.both, "only_a": paired.only_first, "only_b": paired.only_second,
@@ -44,7 +49,7 @@ def as_json(first: str, second: str, found: Sequence[Compared]) -> dict[str, Any
 
     return {"a": first, "b": second,
             "sets": [{**numbers(each.name, each.paired), "rule": each.rule, "notes": list(each.notes)} for each in found],
-            "all": numbers("all", sum((each.paired for each in found), Paired())), "computed_as": COMPUTED}
+            "all": numbers("all", sum((each.paired for each in found), Paired())), "computed_as": COMPUTED_JSON, "page": page}
 
 
 def as_page(first: str, second: str, found: Sequence[Compared]) -> str:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipelines.corpus import storage
 from pipelines.errors import BadInput
@@ -11,6 +11,7 @@ from pipelines.state import parse_yaml
 from pipelines.training.journal import Follower, parse_line, read_journal, time_left
 from pipelines.training.runs import LOST, RunFolder
 
+RUNS = "runs"  # where commands put their runs, in the folder in which they work
 TRAINING, KILLED, FINISHED, FAILED, DAMAGED = "training", "killed", "finished", "failed", "damaged"
 
 
@@ -32,7 +33,9 @@ class Overview:
 
 
 def runs_in(folder: str) -> list[Overview]:
-    """The runs that lie in a folder, a path or URI, those that logged last first; the folder may be a run itself. Damaged ones hide no other.
+    """The runs that lie in a folder, a path or URI, those that logged last first; the folder may be a run itself, or hold them in its subfolder `runs`.
+
+    Damaged ones hide no other.
 
     Raises:
         BadInput: there is no such folder.
@@ -45,6 +48,8 @@ def runs_in(folder: str) -> list[Overview]:
         raise BadInput(f"{folder}: expected a folder of runs, found no such folder: name another one, or train first (`textray help finetune`)") from None
     places = (storage.join(folder, name) for name in names)
     found = [_whatever(place) for place in places if storage.kind(storage.join(place, "run.json")) == "file"]
+    if not found and RUNS in names:
+        return runs_in(storage.join(folder, RUNS))
     return sorted(found, key=lambda each: (-(each.seen or 0), each.name))
 
 
@@ -121,13 +126,26 @@ def as_record(found: Overview) -> dict[str, Any]:
     return {**vars(found), "seen": found.seen, "left": None if found.left is None else round(found.left)}
 
 
+class Logged(NamedTuple):
+    """A line of a run's journal."""
+
+    numbers: dict[str, int | float]
+    steps: int  # of the whole run
+    left: float | None = None  # seconds to its last step, of a line that has just come
+
+
 def follow(place: str, lines_before: int = 3, pause: float | None = None) -> Iterator[str]:
-    """The lines that a run logs, as its own command shows them, the last ones first; ends when nobody trains it any more.
+    """What `logged` gives, as the run's own command shows it."""
+    from pipelines.training.watching import shown
+    return (shown(*line) for line in logged(place, lines_before, pause))
+
+
+def logged(place: str, lines_before: int | None = None, pause: float | None = None) -> Iterator[Logged]:
+    """The lines that a run has logged, all or the last of them, and then those that come; ends when nobody trains it any more.
 
     Raises:
         BadInput: there is no run, or a sweep, whose trials log each for itself.
     """
-    from pipelines.training.watching import shown
     where = RunFolder(place)
     state, numbers = where.state(), Follower(where.progress)
     if state is None:
@@ -137,13 +155,13 @@ def follow(place: str, lines_before: int = 3, pause: float | None = None) -> Ite
                        "lists them")
     pause = pause or (5.0 if storage.is_remote(where.place) else 0.5)  # seconds
     lines = read_journal(where.progress)
-    yield from (shown(line, state.steps, None) for line in lines[-lines_before:])
+    yield from (Logged(line, state.steps) for line in lines[-(lines_before or len(lines)):])
     while True:
         trained = where.is_held()
         for line in (parse_line(line, where.progress) for line in numbers.new_lines()):
             if not lines or line["time"] > lines[-1]["time"]:  # it may have come between the two looks above
                 lines.append(line)
-                yield shown(line, state.steps, time_left(lines, state.steps))
+                yield Logged(line, state.steps, time_left(lines, state.steps))
         if not trained:
             return
         time.sleep(pause)

@@ -1,8 +1,11 @@
 """The recipes that come with textray: those of `recipes/`, in the repository and in an installed textray alike."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -46,8 +49,12 @@ class Packaged:
     @property
     def kind(self) -> str:
         """`objective on recognizer`."""
-        tree = yaml.safe_load(self.text)
-        return f"{tree['objective']['name']} on {tree['recognizer']['name']}"
+        return f"{self.tree['objective']['name']} on {self.tree['recognizer']['name']}"
+
+    @property
+    def tree(self) -> dict[str, Any]:
+        """What it says, as nested dictionaries."""
+        return yaml.safe_load(self.text)
 
 
 def packaged() -> list[Packaged]:
@@ -55,10 +62,20 @@ def packaged() -> list[Packaged]:
     return [Packaged(file) for file in sorted(PACKAGED.glob("*.yaml"))]
 
 
+def _nearest(stem: str, names: Iterable[str]) -> str:
+    """The recipe that is written most like this, by whole names, or else by the words that make them up; there are too many to list them all."""
+    names = list(names)
+    hint = nearest(stem, names)
+    if not hint.startswith("known: "):
+        return hint
+    likeness = {name: max(SequenceMatcher(None, part, stem).ratio() for part in name.split("_")) for name in names}
+    return f"the nearest is {max(names, key=lambda name: likeness[name])!r}; `textray recipes` lists all {len(names)}"
+
+
 def recipe_named(name: str) -> Packaged:
     """One of them; `ccr_trba`, `ccr_trba.yaml` and `recipes/ccr_trba.yaml` mean the same. Raises BadInput for another name, with the nearest."""
     known = {recipe.name: recipe for recipe in packaged()}
     stem = Path(name).name.removesuffix(".yaml")
     if stem not in known:
-        raise BadInput(f"expected a recipe of textray's, found {name!r}; {nearest(stem, known)}")
+        raise BadInput(f"expected a recipe of textray's, found {name!r}; {_nearest(stem, known)}")
     return known[stem]

@@ -41,6 +41,7 @@ def test_one_is_shown_copied_and_trained_by_its_name(tmp_path, monkeypatch, caps
     assert (tmp_path / "mine.yaml").read_text(encoding="utf-8") == text and "textray finetune mine.yaml" in capsys.readouterr().out
     for arguments, sentence in ((["ccr_trba", "--copy", "mine.yaml"], "--copy mine.yaml: expected a new file, found one: choose another name"),
                                 (["ccr_tba"], "expected a recipe of textray's, found 'ccr_tba'; did you mean 'ccr_trba'?"),
+                                (["trian"], f"found 'trian'; the nearest is 'self_train_crnn_small'; `textray recipes` lists all {len(NAMES)}\n"),
                                 (["--copy", "x.yaml"], "--copy: expected the name of a recipe before it, found none")):
         assert run("recipes", arguments) == 2
         assert sentence in capsys.readouterr().err

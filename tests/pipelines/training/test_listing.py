@@ -100,6 +100,11 @@ def test_a_run_is_followed_until_nobody_trains_it(tmp_path, capsys):
     assert run("runs", [str(tmp_path / "runs"), "--follow", "now"]) == 0
     assert capsys.readouterr().out.splitlines() == ["step 10/100  loss 4", "step 20/100  loss 3  word accuracy 12.50 %",
                                                     "run now: killed at step 20 of 100, word accuracy 12.50% on the validation words; the same command goes on"]
+    with open(place / "progress.jsonl", "a", encoding="utf-8") as file:
+        file.writelines(f'{{"step": {step}, "time": 120.0, "loss": 2.0}}\n' for step in (30, 40))
+    assert run("runs", [str(tmp_path), "--follow", "now", "--json"]) == 0  # in the subfolder runs, where commands put it
+    said = capsys.readouterr()
+    assert said.out == (place / "progress.jsonl").read_text(encoding="utf-8") and "run now: killed at step 40 of 100" in said.err
 
 
 def test_a_sweep_shows_its_trials(tmp_path):
@@ -144,3 +149,10 @@ def test_what_is_not_there_is_said(tmp_path, monkeypatch, capsys):
     assert run("runs", [str(tmp_path), "--follow", "none"]) == 2 and "expected a run, found none" in capsys.readouterr().err
     (tmp_path / "runs").mkdir()
     assert run("runs", []) == 0 and capsys.readouterr().out == "no runs in runs\n"
+
+
+def test_the_runs_of_a_folder_in_which_commands_worked_lie_in_its_subfolder(tmp_path, capsys):
+    left(tmp_path / "adapted" / "runs", "reader", "finished")
+    assert [each.name for each in runs_in(str(tmp_path / "adapted"))] == ["reader"] == [each.name for each in runs_in(str(tmp_path / "adapted" / "runs"))]
+    assert run("runs", [str(tmp_path / "nowhere")]) == 2
+    assert f"{tmp_path}/nowhere: expected a folder of runs, found no such folder: name another one, or train first" in capsys.readouterr().err
