@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     sources = arguments.sources.split(",") if arguments.sources is not None else None
     made = export(brought_in(arguments.corpus), arguments.out, arguments.format, sources, rows_per_file=arguments.rows_per_file,
                   overwrite=arguments.overwrite)
-    print(f"{arguments.out}: {made['rows']:,} images ({made['labeled']:,} labeled) in {_what(made)}, "
+    print(f"{arguments.out}: {counted(made['rows'], 'image')} ({made['labeled']:,} labeled) in {_what(made)}, "
           f"{made['bytes'] / 1e6:,.1f} MB of images, in {clock(time.monotonic() - started)}. {_how_to_read(arguments.out, made)}")
     return 0
 

@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     corpus, corrections = Corpus.open(brought_in(arguments.corpus)), read_corrections(arguments.list)
     made = relabel(corpus, corrections, arguments.out, arguments.overwrite)
     gone = sum(text is None for text in corrections.values())
-    print(f"{storage.shown(made.path)}: {made.rows:,} images, {counted(len(corrections) - gone, 'label')} corrected, {gone:,} taken away")
+    print(f"{storage.shown(made.path)}: {counted(made.rows, 'image')}, {counted(len(corrections) - gone, 'label')} corrected, {gone:,} taken away")
     return 0
 
 

@@ -45,9 +45,12 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps({part: {"path": made.path, "images": made.rows, "labeled": labeled_rows(made)} for part, made in parts.items()}, indent=1))
         return 0
     for part, made in parts.items():
-        print(f"{part:<10} {made.rows:>11,} images, {labeled_rows(made):>11,} labeled: {storage.shown(made.path)}")
-    names = " ".join(f"data.{field}.corpus={out}-{part}" for field, part in (("labeled", "train"), ("validation", "validation")) if part in parts)
-    print(f"next: textray finetune RECIPE {names}")
+        print(f"{part:<10} {made.rows:>11,} image{'s,' if made.rows != 1 else ', '} {labeled_rows(made):>11,} labeled: {storage.shown(made.path)}")
+    if labeled_rows(parts["train"]):
+        names = " ".join(f"data.{field}.corpus={out}-{part}" for field, part in (("labeled", "train"), ("validation", "validation")) if part in parts)
+        print(f"next: textray finetune RECIPE {names}")
+    else:
+        print(f"next: textray predict MODEL {out}-train, or textray pretrain RECIPE data.unlabeled.corpus={out}-train")
     return 0
 
 

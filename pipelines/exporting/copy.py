@@ -90,7 +90,7 @@ def _copy(corpus: Corpus, sources: list[str], writer: Writer) -> dict:
     total = sum(shard.rows for shard in corpus.manifest.shards if shard.source in sources)
     if not total:
         raise BadInput(f"{corpus.path}: expected images in {', '.join(sources)}, found none: choose other --sources")
-    say(f"export: {total:,} images from {counted(len(sources), 'source')}")
+    say(f"export: {counted(total, 'image')} from {counted(len(sources), 'source')}")
     progress = Progress("export", total, "images")
     rows = labeled = size = 0
     try:

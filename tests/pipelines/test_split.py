@@ -86,7 +86,9 @@ def test_without_labels_all_images_are_drawn_and_a_part_may_be_left_out(corpus, 
         (bare / file.name).write_bytes(file.read_bytes())
     ingest([str(bare)], tmp_path / "unlabeled", SMALL)
     assert run("split", [str(tmp_path / "unlabeled"), "--test", "0"]) == 0
-    assert "unlabeled holds no labels: its parts can be read, and not be marked" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "unlabeled holds no labels: its parts can be read, and not be marked" in said.err
+    assert said.out.splitlines()[-1] == f"next: textray predict MODEL {tmp_path}/unlabeled-train, or textray pretrain RECIPE data.unlabeled.corpus={tmp_path}/unlabeled-train"
     train, validation, test = parts_of(tmp_path / "unlabeled")
     assert len(rows(train)) + len(rows(validation)) == 150 and len(rows(validation)) > 5 and not test.exists()
 
