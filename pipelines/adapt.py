@@ -5,18 +5,21 @@ import hashlib
 import json
 import os
 import re
+import shlex
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
-from pipelines.arguments import Parser, add_both_ways_up, add_charset, add_labels, add_name, add_out, add_words, outliving, positive
+from pipelines.arguments import Parser, add_both_ways_up, add_charset, add_labels, add_max_errors, add_name, add_out, add_words, outliving, positive
 from pipelines.corpus import storage
 from pipelines.corpus.reader import Corpus
 from pipelines.demo import Steps
 from pipelines.errors import BadInput
 from pipelines.handles import shown_uri
 from pipelines.ingestion.split import labeled_rows
+from pipelines.journey.begun import begin
+from pipelines.journey.choice import Reader, better, right_and_words
+from pipelines.journey.guide import write_guide
 from pipelines.journey.plan import (
     FEW_STEPS,
     LEAST_TO_TEACH,
@@ -28,13 +31,16 @@ from pipelines.journey.plan import (
     characters_of,
     drawn_words,
     labeled_place,
+    named,
     parts_of,
     recipe,
     texts_of,
     usable,
     write_recipe,
 )
-from pipelines.progress import warn
+from pipelines.progress import say, warn
+from pipelines.reading.weights import DESCRIPTION as ABOUT_MODEL
+from pipelines.reading.weights import find_model, model_files
 from pipelines.state import parse_json
 
 DESCRIPTION = """Make a reader for your own word images, and read them into a table. What there is decides what is done:
@@ -60,6 +66,7 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--model", metavar="MODEL", help="begin with it: a run, a model folder, or models:/NAME@champion")
     add_charset(arguments, " (default: those of the labels and of the words)")
     add_both_ways_up(arguments)
+    add_max_errors(arguments)
     arguments.add_argument("--minutes", type=positive, default=30.0, help="about how long it may take (default 30)")
     add_name(arguments, ", and that of its runs (default: %(default)s)", default="adapted")
     add_out(arguments, "FOLDER", "all that is made (default: --name)")
@@ -71,15 +78,13 @@ def main(argv: list[str] | None = None) -> int:
     options = parser().parse_args(argv)
     folder = storage.here(options.out or outliving(options.name), "--out")
     wishes = Wishes(options.words, options.pattern, options.model, options.charset, options.minutes, options.both_ways_up)
-    begun = check(options, wishes)
-    folder.mkdir(parents=True, exist_ok=True)
-    _begin(folder / "begun.json", begun, options.out or options.name)
+    begin(folder, check(options, wishes), options.out or options.name)
     wishes = replace(wishes, model=_start(folder, wishes.model))
     os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder.absolute()}/mlflow.db")
     step, corpora = Steps(None), folder / "corpora"
-    source = [f"labeled={options.images}", *(("--labels", options.labels) if options.labels else ())]
-    images = _once(step, "bring in the images", corpora / "images", "ingest", f"images={options.images}", "--out", corpora / "images")
-    labels = _labels(step, corpora, source) if options.labels or labeled_rows(images) else []
+    given = ("--labels", options.labels) if options.labels else ()
+    images = _once(step, "bring in the images", corpora / "images", "ingest", f"images={options.images}", "--out", corpora / "images", "--max-errors", options.max_errors)
+    labels = _labels(step, corpora, [f"labeled={options.images}", *given, "--max-errors", options.max_errors]) if options.labels or labeled_rows(images) else []
     validation, test = parts_of(len(labels))
     if test:
         _once(step, "lay labels aside to measure by", corpora / "labeled-train", "split", corpora / "labeled", "--validation", validation, "--test", test)
@@ -89,16 +94,20 @@ def main(argv: list[str] | None = None) -> int:
         _once(step, f"draw words ({look})", corpora / f"drawn-{look}", "render", "--out", corpora / f"drawn-{look}", "-n", count, "--style", look,
               "--seed", number, f"--charset={charset}", "--source", f"drawn-{look}", *like)
     plan = _planned(folder, wishes, labels, charset, step.seconds)
-    model = _learn(step, folder, options.name, plan, wishes)
-    reading = ["--both-ways-up"] if wishes.both_ways_up else []
-    if test:
-        step("measure it on the labels that were laid aside", "evaluate", model, "--data", f"test={corpora / 'labeled-test'}", "--out", folder / "report", *reading)
+    unlabeled = corpora / "images"
+    if labels and plan.rounds:  # what has a label is not guessed at beside it
+        unlabeled = corpora / "unlabeled"
+        if len(labels) < images.rows:
+            _once(step, "leave out what has a label", unlabeled, "ingest", f"images={options.images}", *given, "--only", "unlabeled", "--out", unlabeled,
+                  "--max-errors", options.max_errors)
+    guide = None if wishes.pattern else write_guide(folder / "guide.txt", plan.charset, _listed(wishes), texts_of(Corpus.open(labeled_place(bool(test), folder))) if labels else [])
+    reader = _reader(step, folder, wishes, _learned(step, folder, options.name, plan, wishes, unlabeled, guide), bool(test), guide)
     registered = folder / "registered.txt"
     if not registered.exists():
-        step("put it into the registry", "register", model, "--name", options.name)
-        registered.write_text(f"{model}\n", encoding="utf-8")
-    step("read the images", "predict", model, corpora / "images", "--out", folder / "words.csv", "--overwrite", *reading)
-    _conclude(folder, options.name, model, len(labels), bool(test), step.seconds)
+        step("put it into the registry", "register", reader.run, "--name", options.name)
+        registered.write_text(f"{reader.run}\n", encoding="utf-8")
+    _read(step, folder, reader)
+    _conclude(folder, options.name, reader, len(labels), bool(test), step.seconds)
     return 0
 
 
@@ -106,7 +115,6 @@ def check(options: argparse.Namespace, wishes: Wishes) -> dict[str, object]:
     """What the journey begins with, by which a later one is known to be the same. Raises BadInput for what cannot be used, before anything is written."""
     from pipelines.ingestion.sources.opening import open_sources
     from pipelines.ingestion.sources.row import ReadOptions
-    from pipelines.reading.weights import find_model
     sources = open_sources([f"labeled={options.images}"], ReadOptions(labels=options.labels))
     listed = _listed(wishes)
     characters_of(wishes, [], listed)
@@ -114,32 +122,17 @@ def check(options: argparse.Namespace, wishes: Wishes) -> dict[str, object]:
         raise BadInput(f"--name {options.name}: expected letters, digits, dots, dashes and underscores, found others: choose another name")
     if wishes.model is not None:
         find_model(wishes.model)
-    return {"wishes": asdict(wishes), "images": [(source.name, source.count(), source.fingerprint) for source in sources],
-            "words": hashlib.sha256("\n".join(listed).encode()).hexdigest()}
-
-
-def _begin(file: Path, begun: dict[str, object], out: str) -> None:
-    """Write down with what a journey begins. Raises BadInput for a folder where another one has begun: images, labels or wishes differ."""
-    now = json.loads(json.dumps(begun))
-    if file.exists():
-        before = parse_json(file.read_bytes(), dict[str, Any], str(file), "remove its folder, or choose another --out")
-        different = [name for name in now if before.get(name) != now[name]]
-        if different:
-            raise BadInput(f"{out}: expected a free name or the same command on the same images, found what another one left ({', '.join(different)} differ): choose "
-                           "another --out, or remove that folder")
-    elif any(file.parent.iterdir()):
-        raise BadInput(f"{out}: expected a free name or what an earlier `textray adapt` left, found a folder with other files: choose another --out")
-    else:
-        storage.write_bytes(str(file), json.dumps(begun, indent=1).encode())
+    of_images = open_sources([f"labeled={options.images}"], ReadOptions())
+    return {"options": asdict(wishes) | {"labels": options.labels}, "images": [(source.count(), source.fingerprint) for source in of_images],
+            "labels": [source.fingerprint for source in sources] if options.labels else [], "words": hashlib.sha256("\n".join(listed).encode()).hexdigest()}
 
 
 def _start(folder: Path, model: str | None) -> str | None:
     """The model to begin with, copied: wherever it was and whatever becomes of it, the journey goes on from the same one."""
-    from pipelines.reading.weights import DESCRIPTION, find_model, model_files
     place = folder / "start"
-    if model is not None and not (place / DESCRIPTION).exists():
+    if model is not None and not (place / ABOUT_MODEL).exists():
         files = model_files(find_model(model))
-        for name in sorted(files, key=lambda name: name == DESCRIPTION):  # the description last: where it is, the weights are
+        for name in sorted(files, key=lambda name: name == ABOUT_MODEL):  # the description last: where it is, the weights are
             storage.write_bytes(str(place / name), files[name])
     return None if model is None else str(place)
 
@@ -175,7 +168,9 @@ def _planned(folder: Path, wishes: Wishes, labels: list[str], charset: str, pass
     begun = wishes.model is not None and not labels  # it reads already, better than drawn words would teach it
     steps, rounds, round_steps = budget(max(60.0, SHARE_OF_TRAINING * (60 * wishes.minutes - passed)), rate, method, begun)  # the rest is reading and measuring
     validation, test = parts_of(len(labels))
-    teaching = usable(labeled_place(bool(test), folder), charset) if labels else 0
+    teaching, strange = usable(labeled_place(bool(test), folder), charset) if labels else (0, {})
+    if strange:
+        warn(f"{sum(strange.values())} of the labels that are to teach hold characters outside of the charset and teach nothing ({named(strange)}): --charset says which there are")
     if 0 < teaching < LEAST_TO_TEACH:
         warn(f"{teaching} labels with characters of the charset are left to learn from, too few for a part of every batch: they are not used")
     plan = Plan(labels=teaching if teaching >= LEAST_TO_TEACH else 0, method=method, charset=charset, recognizer=recognizer, options=options, validation=validation,
@@ -187,7 +182,7 @@ def _planned(folder: Path, wishes: Wishes, labels: list[str], charset: str, pass
 def _recognizer(wishes: Wishes, charset: str, method: str, seconds: float) -> tuple[str, dict, str]:
     """Name, options and charset: those of the model to begin with, or the larger of two that the time is enough for."""
     if wishes.model is not None:
-        from pipelines.reading.weights import find_model, read_description
+        from pipelines.reading.weights import read_description
         about = read_description(find_model(wishes.model))
         return about["name"], about.get("overrides", {}), about["charset"]
     from pipelines.training.length import SHARE_OF_TRAINING
@@ -203,8 +198,8 @@ def _rate(recognizer: str, options: dict, charset: str) -> float:
     return images_per_second(parse_recipe(tree), 64)
 
 
-def _learn(step: Steps, folder: Path, name: str, plan: Plan, wishes: Wishes) -> Path:
-    """Train the first run, and the rounds; returns the last run."""
+def _learned(step: Steps, folder: Path, name: str, plan: Plan, wishes: Wishes, unlabeled: Path, guide: str | None) -> list[Path]:
+    """Train the first run, and the rounds; returns the run that taught, and the last round's if there is one."""
     first, rounds = folder / "recipes" / "first.yaml", folder / "recipes" / "rounds.yaml"
     run: str | Path = wishes.model or ""
     if plan.steps:
@@ -212,52 +207,96 @@ def _learn(step: Steps, folder: Path, name: str, plan: Plan, wishes: Wishes) -> 
         step(f"learn from drawn words{' and labels' if plan.labels else ''}", "finetune", first)
         run = folder / "runs" / f"{name}-first"
     if not plan.rounds:
-        return Path(run)
-    sure, asked = surely_read(run, folder / "corpora" / "images")
+        return [Path(run)]
+    if not (unlabeled / "corpus.json").exists():
+        warn("every image has a label: there is none left to learn from by what is read in it")
+        return [Path(run)]
+    sure, asked = surely_read(run, unlabeled)
     if sure < max(LEAST_SURE, asked * SURE_SHARE):
         warn(f"{sure} of {asked} images are read with a confidence of 0.3 or more, too few to learn from: the reader is the one of the first run; it "
               "needs more --minutes, words that are more like those on the images, or some labels")
-        return Path(run)
-    write_recipe(rounds, recipe(plan, folder, name, False, str(run)))
-    guide = [*NGRAM, _guide(folder, wishes)] if wishes.pattern is None else list(OWN_NGRAM)
+        return [Path(run)]
+    write_recipe(rounds, recipe(plan, folder, name, False, str(run), unlabeled))
+    how = list(OWN_NGRAM) if guide is None else [*NGRAM, guide]
     done = step.tried("learn from what it reads surely in the images", "self-train", rounds, "--teacher", run, "--from-scratch", "--rounds", plan.rounds,
-                        "--share", PSEUDO_SHARE, *guide, *(["--both-ways-up"] if wishes.both_ways_up else []))
+                      "--share", PSEUDO_SHARE, *how, *(["--both-ways-up"] if wishes.both_ways_up else []))
     last = next((number for number in range(plan.rounds, 0, -1) if (folder / "runs" / f"{name}-round-{number}" / "model").is_dir()), 0)
     if not done:
         warn(f"the reader is the one of {f'round {last}' if last else 'the first run'}: for why, see above")
-    return folder / "runs" / f"{name}-round-{last}" if last else Path(run)
+    return [Path(run), folder / "runs" / f"{name}-round-{last}"] if last else [Path(run)]
+
+
+def _reader(step: Steps, folder: Path, wishes: Wishes, runs: list[Path], tested: bool, guide: str | None) -> Reader:
+    """The run that becomes the reader, and how it reads: what reads most of the words that were laid aside, if some were. Its model is copied to model/."""
+    file, plain = folder / "reader.json", ["--both-ways-up"] if wishes.both_ways_up else []
+    if file.exists():
+        return parse_json(file.read_bytes(), Reader, str(file), "remove it")
+    found = Reader(run=str(runs[-1]), reading=plain)
+    if tested:
+        found = _chosen(step, folder, runs, plain, guide)
+    files = model_files(find_model(found.run))
+    for name in sorted(files, key=lambda name: name == ABOUT_MODEL):  # the description last: where it is, the weights are
+        storage.write_bytes(str(folder / "model" / name), files[name])
+    storage.write_bytes(str(file), found.model_dump_json(indent=1).encode())
+    return found
+
+
+def _chosen(step: Steps, folder: Path, runs: list[Path], plain: list[str], guide: str | None) -> Reader:
+    words, last = f"test={folder / 'corpora' / 'labeled-test'}", runs[-1]
+    counts: dict[str, tuple[int, int]] = {}
+    for name, run in zip(("the first run", "the last round"), runs, strict=False):
+        out, beside = folder / ("report" if run == last else "report-first"), ["--beside", runs[0]] if run != runs[0] else []
+        step(f"measure {name} on the labels that were laid aside", "evaluate", run, "--data", words, "--out", out, *beside, *plain)
+        counts[name] = right_and_words(out)
+    name, sentence = better(counts)
+    if len(runs) > 1:
+        say(sentence)
+    run = runs[0] if name == "the first run" else last
+    if guide is None:
+        return Reader(run=str(run), reading=plain)
+    guided = ["--beam", "10", "--ngram", guide, *plain]
+    step("measure it with the n-gram of what was drawn", "evaluate", run, "--data", words, "--out", folder / "report-guided", *guided)
+    how, sentence = better({"with the n-gram": right_and_words(folder / "report-guided"), "without": counts[name]})
+    say(sentence)
+    return Reader(run=str(run), reading=guided if how == "with the n-gram" else plain)
+
+
+def _read(step: Steps, folder: Path, reader: Reader) -> None:
+    """Read the images into the table, once: what somebody has corrected in it stays."""
+    table, written = folder / "words.csv", folder / "words.sha256"
+    if not written.exists():
+        step("read the images", "predict", reader.run, folder / "corpora" / "images", "--out", table, "--overwrite", *reader.reading)
+        written.write_text(hashlib.sha256(table.read_bytes()).hexdigest(), encoding="utf-8")
+    elif not table.exists():
+        written.unlink()
+        _read(step, folder, reader)
+    elif hashlib.sha256(table.read_bytes()).hexdigest() != written.read_text(encoding="utf-8"):
+        warn(f"{os.path.relpath(table)} was changed since it was written, and is left as it is; remove it to have the images read again")
 
 
 def surely_read(model: str | Path, images: Path) -> tuple[int, int]:
     """How many of some images a model reads with a confidence of 0.3 or more, and how many were asked."""
     from pipelines.corpus.sampling import sampled_rows
     from pipelines.evaluation.measure import evaluate_recognizer
-    from pipelines.reading.weights import find_model, load_recognizer
+    from pipelines.reading.weights import load_recognizer
     rows = sampled_rows([Corpus.open(images)], ASKED, ("key", "image"))
     words = evaluate_recognizer(load_recognizer(find_model(str(model))), [(key, image, "") for key, image in rows]).words
     return sum(word.confidence >= 0.3 for word in words), len(words)
 
 
-def _guide(folder: Path, wishes: Wishes) -> str:
-    """A file of words for the n-gram: the user's, or English ones."""
-    if wishes.words:
-        return wishes.words
-    from pipelines.synthesis.words import english_words
-    file = folder / "english.txt"
-    if not file.exists():
-        file.write_text("\n".join(english_words()[:50_000]) + "\n", encoding="utf-8")
-    return str(file)
-
-
-def _conclude(folder: Path, name: str, model: Path, labels: int, tested: bool, seconds: float) -> None:
+def _conclude(folder: Path, name: str, reader: Reader, labels: int, tested: bool, seconds: float) -> None:
     shown = os.path.relpath(folder)
-    print(f"\n{shown}/words.csv: what the images say, with a confidence for each (made in {time.strftime('%H:%M:%S', time.gmtime(seconds))})")
-    print(f"the reader:  textray predict {os.path.relpath(model)} IMAGES\n"
+    print(f"\n{shown}/words.csv: what the images say, with a confidence for each (after {time.strftime('%H:%M:%S', time.gmtime(seconds))})")
+    print(f"the reader:  {shlex.join(['textray', 'predict', shown, *map(_below_here, reader.reading)])} IMAGES\n"
           f"registry:    mlflow ui --backend-store-uri {shown_uri()}     (as {name!r})")
     if tested:
         print(f"its report:  {shown}/report/evaluation.html")
     else:
         print(f"how good it is: unknown, with {labels} labels. Correct some lines of words.csv, and say them: --labels FILE --out ANOTHER")
+
+
+def _below_here(word: str) -> str:
+    return os.path.relpath(word) if os.path.isabs(word) else word
 
 
 if __name__ == "__main__":

@@ -172,6 +172,12 @@ def add_both_ways_up(arguments: Holder) -> None:
     arguments.add_argument("--both-ways-up", action="store_true", help="read every image also upside down, and take the reading of higher confidence")
 
 
+def add_max_errors(arguments: Holder) -> None:
+    """Of images that are broken or lack what a label file says."""
+    arguments.add_argument("--max-errors", type=finite, default=0.01, metavar="SHARE",
+                           help="give up when more than this share of all rows is unusable (default: %(default)s)")
+
+
 def add_resume(arguments: Holder, what: str) -> None:
     """Of a run or a sweep, whatever its state."""
     arguments.add_argument("--resume", action="store_true", help=f"go on with the {what} of this name, whatever its state; a killed one goes on anyway")

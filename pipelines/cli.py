@@ -51,6 +51,9 @@ MEANT = {"train": "finetune", "fit": "finetune", "read": "predict", "recognize":
          "status": "runs", "eval": "evaluate", "test": "evaluate", "val": "evaluate", "diff": "compare", "import": "ingest", "load": "ingest", "show": "describe",
          "generate": "render", "synthesize": "render", "quickstart": "adapt", "fine-tune": "finetune", "search": "tune", "sweep": "tune", "check": "verify"}
 
+# Of these the same command, repeated, goes on where it was interrupted.
+GOES_ON = {"adapt", "ingest", "pretrain", "finetune", "self-train", "probe", "tune"}
+
 # What the operating system says of a name that a user gave; whatever else it says is a defect of ours, or of the machine.
 PLACES = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EROFS, errno.ENOSPC, errno.EDQUOT}
 
@@ -89,7 +92,7 @@ def run(name: str, argv: list[str] | None = None) -> int:
         print(f"textray: error: {problem}", file=sys.stderr)
         return os.EX_TEMPFAIL
     except KeyboardInterrupt:
-        print(f"textray: {name} interrupted", file=sys.stderr)
+        print(f"textray: {name} interrupted{': the same command goes on' if name in GOES_ON else ''}", file=sys.stderr)
         return 130
 
 

@@ -5,7 +5,7 @@ import textwrap
 import time
 from dataclasses import fields
 
-from pipelines.arguments import Parser, add_guard, add_labels, add_max_length, add_out, add_overwrite, finite
+from pipelines.arguments import Parser, add_guard, add_labels, add_max_errors, add_max_length, add_out, add_overwrite, finite
 from pipelines.corpus import storage
 from pipelines.corpus.account import counted, counts_table
 from pipelines.errors import BadInput
@@ -35,8 +35,7 @@ def parser() -> argparse.ArgumentParser:
                                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parse.add_argument("sources", nargs="+", metavar="SOURCE", help="PATH or NAME=PATH, also [NAME=]FORMAT:PATH; keys begin with the name")
     add_out(parse, "CORPUS", "the new corpus, a folder or URI", required=True)
-    parse.add_argument("--max-errors", type=finite, default=0.01, metavar="SHARE",
-                       help="give up when more than this share of all rows is unusable (default: 0.01)")
+    add_max_errors(parse)
     parse.add_argument("--min-side", type=int, default=defaults.min_side, metavar="PIXELS",
                        help="filter images whose smaller side is below this (default: %(default)s)")
     parse.add_argument("--max-aspect", type=finite, default=defaults.max_aspect, metavar="RATIO",
@@ -75,7 +74,7 @@ def main(argv: list[str] | None = None) -> int:
                     guard=arguments.guard, overwrite=arguments.overwrite)
     print(counts_table(corpus.manifest))
     size = sum(shard.bytes for shard in corpus.manifest.shards) / 1e6
-    print(f"\n{storage.shown(corpus.path)}: {corpus.rows:,} images in {counted(len(corpus.manifest.shards), 'shard')}, {size:,.1f} MB, "
+    print(f"\n{storage.shown(corpus.path)}: {counted(corpus.rows, 'image')} in {counted(len(corpus.manifest.shards), 'shard')}, {size:,.1f} MB, "
           f"in {clock(time.monotonic() - started)}. Look at it: textray describe {storage.shown(corpus.path)}")
     return 0
 

@@ -6,6 +6,7 @@
 * With many labels they are most of every batch, and there are no pseudo-labels: they would be less right than the labels are.
 """
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -105,8 +106,8 @@ def share_of_labels(labels: int, method: str) -> float:
     return 0.6 if method == "labels" else min(0.3, 0.1 + labels / 5_000)
 
 
-def recipe(plan: Plan, folder: Path, name: str, first: bool, start: str | None) -> dict[str, Any]:
-    """The recipe of the first run, or of the rounds."""
+def recipe(plan: Plan, folder: Path, name: str, first: bool, start: str | None, unlabeled: Path | None = None) -> dict[str, Any]:
+    """The recipe of the first run, or of the rounds, which learn from `unlabeled` too."""
     drawn = {look: folder / "corpora" / f"drawn-{look}" for look in DRAWN}
     corpora, weights = [str(place) for place in drawn.values()], {f"drawn-{look}": float(count) for look, count in DRAWN.items()}
     if plan.labels:
@@ -118,11 +119,11 @@ def recipe(plan: Plan, folder: Path, name: str, first: bool, start: str | None) 
             "objective": {"name": "supervised"}, "initialize_from": start,
             "data": {"labeled": {"corpus": corpora, "weights": weights, "batch_size": BATCH if first else ROUND_BATCH}},
             "optimizer": {"learning_rate": 2e-3 if first and start is None else 1e-3},
-            "training": {"steps": plan.steps if first else plan.round_steps, "log_every": 50, "checkpoint_every": 500}}
+            "training": {"steps": plan.steps if first else plan.round_steps, "log_every": 50, "checkpoint_every": 100}}
     if plan.validation:
         tree["data"]["validation"] = {"corpus": str(folder / "corpora" / "labeled-validation")}
     if not first:
-        tree["data"]["unlabeled"] = {"corpus": str(folder / "corpora" / "images"), "batch_size": BATCH}
+        tree["data"]["unlabeled"] = {"corpus": str(unlabeled), "batch_size": BATCH}
     return tree
 
 
@@ -131,10 +132,17 @@ def labeled_place(tested: bool, folder: Path) -> Path:
     return folder / "corpora" / ("labeled-train" if tested else "labeled")
 
 
-def usable(place: Path, charset: str) -> int:
-    """How many labels of a corpus a recognizer of that charset can learn from."""
-    known = Charset.named(charset)
-    return sum(bool(text) and not known.outside(text) for text in texts_of(Corpus.open(place)))
+def usable(place: Path, charset: str) -> tuple[int, dict[str, int]]:
+    """How many labels of a corpus a recognizer of that charset can learn from; and of those that it cannot, how many hold which character first."""
+    known, labels = Charset.named(charset), texts_of(Corpus.open(place))
+    outside = [known.outside(text) for text in labels if text]
+    strange = Counter(found[0] for found in outside if found)
+    return sum(not found for found in outside), dict(strange.most_common())
+
+
+def named(strange: dict[str, int]) -> str:
+    """Characters with their counts, for a sentence."""
+    return ", ".join(f"{'the blank' if character == ' ' else repr(character)} in {count}" for character, count in list(strange.items())[:5])
 
 
 def write_recipe(file: Path, tree: dict[str, Any]) -> None:

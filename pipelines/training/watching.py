@@ -54,7 +54,9 @@ class Progress:
         self._pause = 5.0 if storage.is_remote(where.place) else 0.5  # seconds
         self._done = threading.Event()
         self._first: dict[str, int | float] | None = None
-        self._lines = read_journal(where.progress)
+        self._lines: list[Mapping[str, int | float]] = []
+        for numbers in read_journal(where.progress):
+            self._take(numbers)
         self._concerns = dict(enumerate(said))
         self._drawn, self._drawn_at = 0, -math.inf  # lines that the report shows, and when it was written: it may be older than they are
 
@@ -79,13 +81,19 @@ class Progress:
         for line in self._numbers.new_lines():
             numbers = parse_line(line, self._where.progress)
             self._log.log(points_of([numbers]))
-            self._lines.append(numbers)
+            self._take(numbers)
             first = self._first = self._first or numbers
             left = time_left([first, numbers], self._recipe.training.steps)
             say(shown(numbers, self._recipe.training.steps, left))
             self._judge()
         for line in self._notices.new_lines():
             say(line.decode(errors="replace"))
+
+    def _take(self, numbers: Mapping[str, int | float]) -> None:
+        """Numbers of the run. What a killed process had logged behind the step at which the run went on counts no more."""
+        if self._lines and numbers["step"] < self._lines[-1]["step"]:
+            self._lines = [line for line in self._lines if line["step"] < numbers["step"]]
+        self._lines.append(numbers)
 
     def _judge(self) -> None:
         """Say what speaks against the run, each once."""

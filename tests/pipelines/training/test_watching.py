@@ -46,6 +46,16 @@ def test_a_run_that_goes_on_is_shown_whole_and_its_warning_is_said_once(tmp_path
     assert "Step 160 of 160" in page and ">step 20<" in page and page.count("no unlabeled image was kept") == 1 and "3 validation words are few" in page
 
 
+def test_numbers_behind_the_step_at_which_a_killed_run_went_on_count_no_more(tmp_path, capsys):
+    """Else a loss that fell and falls anew from the checkpoint looks like one that does not fall."""
+    written = Journal(RunFolder(tmp_path).progress)
+    for step, loss in [*((step, 30.0 - step / 5) for step in range(10, 150, 10)), *((step, 30.0 - step / 5) for step in range(10, 60, 10))]:
+        written.append({"step": step, "time": 100.0 + step, "loss": loss})
+    with Progress(RunFolder(tmp_path), RECIPE, Log()) as progress:
+        assert [line["step"] for line in progress._lines] == [10, 20, 30, 40, 50]
+    assert "does not fall" not in capsys.readouterr().err
+
+
 def test_a_run_may_last_longer_than_a_day():
     assert [clock(seconds) for seconds in (0.9, 60, 86399, 86400, 51 * 3600 + 1207.5)] == ["00:00:00", "00:01:00", "23:59:59", "24:00:00", "51:20:07"]
 
