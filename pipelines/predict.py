@@ -6,11 +6,12 @@ import time
 
 from pipelines.arguments import Parser, add_batch_size, add_json, add_min_confidence, add_out, add_overwrite
 from pipelines.corpus import storage
+from pipelines.corpus.account import counted
 from pipelines.errors import BadInput
 from pipelines.evaluation.options import add_device_arguments, device_named
 from pipelines.prediction.files import as_json, writer_for
 from pipelines.prediction.labeler import Labeler, Manner, Reader
-from pipelines.prediction.pipeline import Job, Prediction, predict, read_here, sure_enough
+from pipelines.prediction.pipeline import Job, Prediction, predict, read_here, some_readable, sure_enough
 from pipelines.prediction.sources import open_all
 from pipelines.prediction.tally import Tally
 from pipelines.progress import clock, say
@@ -65,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _print(sources: list, reader: Reader, options: argparse.Namespace) -> int:
     tally, reasons = Tally(), {}
-    for line in sure_enough(read_here(sources, reader, tally), options.min_confidence, reasons):
+    for line in sure_enough(some_readable(read_here(sources, reader, tally), tally), options.min_confidence, reasons):
         name = line.key.translate(ONE_LINE)
         print(as_json(line, reader.labeler.name) if options.json else f"{name}\t{line.text}\t{line.confidence:.4f}", flush=True)
         if line.problem is not None:
@@ -79,7 +80,7 @@ def _account(made: Prediction) -> str:
     """`4,000 of 4,468 images kept (400 confidence below 0.9, 68 empty reading)`."""
     reasons = {**made.tally.unreadable, **made.left_out}
     listed = ", ".join(f"{count:,} {reason}" for reason, count in sorted(reasons.items(), key=lambda pair: -pair[1]))
-    return f"{made.kept:,} of {made.tally.images:,} images kept" + (f" ({listed})" if listed else "")
+    return f"{made.kept:,} of {counted(made.tally.images, 'image')} kept" + (f" ({listed})" if listed else "")
 
 
 def _check(options: argparse.Namespace) -> None:

@@ -117,13 +117,17 @@ def evaluate_set(recognizer: Recognizer, words: "WordSet", *, rule: Rule | None 
     """Measure on one set, with progress on stderr.
 
     Raises:
-        BadInput: not one of its rows has a label, or of no label anything is left to compare.
+        BadInput: not one of its rows has a label, no image can be read, or of no label anything is left to compare.
     """
     rule = rule or rule_of("charset", recognizer.charset)
     evaluation = evaluate_recognizer(recognizer, with_progress(words), rule=rule, batch_size=batch_size, keep_worst=keep_worst, search=found.search)
     if not evaluation.words:
         raise BadInput(f"{words.name}: expected labeled words in {words.path}, found {evaluation.unlabeled:,} rows "
                        "without a label: give a set that has labels")
+    if len(evaluation.unreadable) == len(evaluation.words):  # an accuracy of 0 would say something of the model
+        first = evaluation.words[0]
+        raise BadInput(f"{words.name}: expected images that can be read in {words.path}, found none among {len(evaluation.words):,} (the first is {first.key}: "
+                       f"{first.problem}): check that the names of the labels are those of the images")
     if all(not word.label_compared for word in evaluation.words):
         raise BadInput(f"{words.name}: expected labels that the rule {rule.name} can compare, found none among the {len(evaluation.words):,} words in "
                        f"{words.path} (the first is {evaluation.words[0].label!r}): choose another --rule, or a model that writes these characters")

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from pipelines.corpus import storage
-from pipelines.corpus.account import sum_counts
+from pipelines.corpus.account import counted, sum_counts
 from pipelines.corpus.manifest import MANIFEST
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
@@ -79,6 +79,24 @@ def read_here(sources: list[Source], reader: Reader, tally: Tally) -> Iterator[L
         yield Line(row.key, read.text, read.confidence, read.problem, read.upside_down)
 
 
+def some_readable(lines: Iterable[Line], tally: Tally) -> Iterator[Line]:
+    """The lines. Those that begin with a problem come with the first that has none; BadInput, and not one of them, where there is none such."""
+    lines, waiting = iter(lines), []
+    for line in lines:
+        if line.problem is None:
+            yield from (*waiting, line)
+            yield from lines
+            return
+        waiting.append(line)
+    if waiting:
+        raise _nothing_readable(tally, f", as {waiting[0].key}")
+
+
+def _nothing_readable(tally: Tally, example: str = "") -> BadInput:
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(tally.unreadable.items(), key=lambda pair: (-pair[1], pair[0])))
+    return BadInput(f"expected images that can be read, found none among {counted(tally.images, 'image')} ({reasons}{example}): correct their names, or name others")
+
+
 def sure_enough(lines: Iterable[Line], least: float | None, reasons: dict[str, int]) -> Iterator[Line]:
     """The lines that can be pseudo-labels; the others are counted in `reasons`. All of them if `least`, the confidence, is None."""
     for line in lines:
@@ -93,7 +111,7 @@ def predict(job: Job) -> Prediction:
     """Read all sources into the target. Stopped or killed, the same call goes on.
 
     Raises:
-        BadInput: the target is taken, or holds what another model or another command began; nothing is sure enough for a corpus.
+        BadInput: the target is taken, or holds what another model or another command began; no image can be read, or nothing is sure enough for a corpus.
     """
     write = writer_for(job.target)
     search_of(job.labeler.recognizer, job.manner.search)  # what cannot be searched with is said before anything is made
@@ -110,6 +128,9 @@ def predict(job: Job) -> Prediction:
         readings.begin(plan)
         chunks = list(plan_chunks(job.sources, rows_per_block(job.images())))
         tally = _read(job, chunks, readings)
+        if write is not None and tally.images and sum(tally.unreadable.values()) == tally.images:
+            readings.remove()
+            raise _nothing_readable(tally)
         kept, reasons = _into_file(job, write, chunks, readings) if write is not None else _into_corpus(job, plan, chunks, readings, tally)
         readings.remove()
     return Prediction(tally, kept, reasons)
@@ -133,7 +154,7 @@ def _at_once(job: Job, write: Writer) -> Prediction:
             yield line
 
     try:
-        kept = _write(job, write, sure_enough(followed(), job.least, reasons))
+        kept = _write(job, write, sure_enough(some_readable(followed(), tally), job.least, reasons))
     finally:
         progress.close()
     return Prediction(tally, kept, reasons)
@@ -147,8 +168,8 @@ def _read(job: Job, chunks: list[Chunk], readings: Readings) -> Tally:
         missing.append(chunk) if block is None else tally.add(block.tally)
     total, about = job.images(), "" if job.exact() else "about "
     if tally.images:
-        say(f"predict: continues in {readings.folder}, where {tally.images:,} of {total:,} images are read")
-    say(f"predict: {about}{total:,} images with {job.labeler.name}")
+        say(f"predict: continues in {readings.folder}, where {tally.images:,} of {counted(total, 'image')} are read")
+    say(f"predict: {about}{counted(total, 'image')} with {job.labeler.name}")
     progress = Progress("predict", total, "images", tally.images)
     try:
         for block in read_blocks(job.labeler, job.manner, job.device, missing, readings, few=total <= FEW_TO_READ):
@@ -209,6 +230,6 @@ def _write_shards(job: Job, wanted: Wanted, chunks: list[Chunk], staging: Stagin
     if not counts.kept:
         staging.remove()
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in sorted(counts.reasons.items()))
-        raise BadInput(f"{staging.target}: expected pseudo-labels, found none among {counts.rows_in:,} images ({reasons}): lower "
+        raise BadInput(f"{staging.target}: expected pseudo-labels, found none among {counted(counts.rows_in, 'image')} ({reasons}): lower "
                        f"--min-confidence (the readings are kept in {readings.folder}), or take another model")
     return results

@@ -14,7 +14,7 @@ from pipelines.corpus.manifest import MANIFEST, ShardEntry
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput, Unavailable
 from pipelines.ingestion.sources.files import Stamp, is_image_name, stamp
-from pipelines.ingestion.sources.opening import open_sources, split_argument
+from pipelines.ingestion.sources.opening import is_other_file, open_sources, split_argument
 from pipelines.ingestion.sources.row import Row, Source
 
 PICTURES = "pictures"  # with a number the name of a source that images named one by one make; it is in no key
@@ -157,9 +157,10 @@ def open_all(arguments: list[str]) -> list[Source]:
     """The sources that arguments mean: corpora, images, @FILE with a name a line (@- of standard input), and what `textray ingest` takes.
 
     Raises:
-        BadInput: nothing is there, or nothing that can be read; two sources have one name.
+        BadInput: nothing is there, or nothing that can be read; two sources have one name. Beside others a missing image, and a file that is none, are readings
+            with a problem: as a shell writes out folder/*, one of them must not stop the rest.
     """
-    found = [each for argument in arguments for each in _open(argument)]
+    found = [each for argument in arguments for each in _open(argument, alone=len(arguments) == 1)]
     together = []  # images that are named one after the other are one source
     for number, (named, group) in enumerate(groupby(found, key=lambda each: isinstance(each, str))):
         together += [Pictures(tuple(group), name=f"{PICTURES}-{number}")] if named else list(group)
@@ -167,7 +168,7 @@ def open_all(arguments: list[str]) -> list[Source]:
     return together
 
 
-def _open(argument: str) -> list[Source | str]:
+def _open(argument: str, alone: bool) -> list[Source | str]:
     if not argument.strip():
         raise BadInput("expected an image, a folder, a corpus or @FILE, found an empty name: is a variable of the shell empty?")
     if argument.startswith("@") and not os.path.exists(argument):
@@ -178,6 +179,8 @@ def _open(argument: str) -> list[Source | str]:
             corpus = Corpus.open(path)
             return [CorpusSource(source, corpus) for source, counts in corpus.manifest.sources.items() if counts.kept]
         if storage.kind(path) == "file" and (is_image_name(path) or _begins_as_image(path)):
+            return [path]
+        if not alone and (is_image_name(path) if storage.kind(path) is None else is_other_file(path)):
             return [path]
         if storage.kind(path) is None and is_image_name(path):
             raise BadInput(f"{path}: expected an image, found no such file: check the spelling")

@@ -226,6 +226,16 @@ def test_a_set_without_labels_is_explained(model, tmp_path):
         evaluate.main([str(model), "--data", str(corpus), "--out", str(tmp_path / "out")])
 
 
+def test_a_set_of_which_no_image_can_be_read_is_explained(model, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "labels.csv").write_text("file_name,text\nphotos/a.png,A\nphotos/b.png,B\n", encoding="utf-8")
+    with pytest.raises(BadInput) as caught:
+        evaluate.main([str(model), "--data", "test=labels.csv", "--out", "out"])
+    assert str(caught.value) == ("test: expected images that can be read in labels.csv, found none among 2 (the first is test/photos/a.png: no image): check that the names of the "
+                                 "labels are those of the images")
+    assert not (tmp_path / "out").exists()
+
+
 def run(model: Path, corpus: Path, out: Path, *options: str) -> tuple[dict, list[dict]]:
     """What `textray evaluate` writes: its numbers, and a line for each word."""
     assert evaluate.main([str(model), "--data", str(corpus), "--out", str(out), *options]) == 0

@@ -381,3 +381,32 @@ def test_a_corpus_is_cut_into_whole_row_groups_of_one_shard(corpus):
         ("00000", 0, 2, 6), ("00000", 2, 3, 3), ("00001", 0, 2, 6), ("00001", 2, 3, 1), ("00002", 0, 2, 4)]
     assert [row.key for piece in pieces for row in piece.read()] == [f"signs/{seed}" for seed in range(20)]
     assert [readings.rows_per_block(rows) for rows in (26, 2560, 1_000_000, 10**8)] == [4, 10, 3906, 10_000]
+
+
+def test_one_bad_name_stops_no_other(model, expected, tmp_path, monkeypatch, capsys):
+    """As a shell writes out folder/*, whatever lies in the folder."""
+    no_ray(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path, {"a.png": PICTURES[0], "Thumbs.db": b"\xd0\xcf\x11\xe0", "empty": b"", "b.png": PICTURES[1]})
+    assert predict(model, "Thumbs.db", "a.png", "empty", "gone.png", "b.png") == 0
+    shown = capsys.readouterr()
+    assert [line.split("\t")[:2] for line in shown.out.splitlines()] == [["Thumbs.db", ""], ["a.png", expected[0][0]], ["empty", ""], ["gone.png", ""], ["b.png", expected[1][0]]]
+    assert shown.err.splitlines() == ["Thumbs.db: not an image", "empty: empty image", "gone.png: missing file"]
+    assert predict(model, "a.png", "photoz") == 2  # which may have been a folder, or a corpus
+    assert "photoz: expected an LMDB" in capsys.readouterr().err
+    assert predict(model, "Thumbs.db") == 2 and "Thumbs.db: expected an LMDB" in capsys.readouterr().err
+
+
+def test_where_no_image_can_be_read_it_is_an_error(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    make_folder(tmp_path, {"labels.csv": b"file_name,text\n" + b"".join(b"%d.png,x\n" % number for number in range(12)), "broken.png": BROKEN, "Thumbs.db": b"x"})
+    sentence = "textray: error: expected images that can be read, found none among {}: correct their names, or name others\n"
+    for sources, found in ((["labels.csv"], "12 images (12 missing file, as labels/0.png)"), (["broken.png"], "1 image (1 truncated image, as broken.png)"),
+                           (["broken.png", "Thumbs.db", "gone.png", "lost.png"], "4 images (2 missing file, 1 not an image, 1 truncated image, as broken.png)")):
+        for more in ([], ["--min-confidence", "0.5"], ["--out", "new.csv"]):
+            capsys.readouterr()
+            at_once = more[:1] != ["--out"] or sources != ["labels.csv"]  # above AT_ONCE it is Ray's, which keeps no example
+            assert predict(model, *sources, *more) == 2
+            shown = capsys.readouterr()
+            assert shown.out == "" and shown.err.endswith(sentence.format(found if at_once else found.replace(", as labels/0.png", "")))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Thumbs.db", "broken.png", "labels.csv"]

@@ -100,6 +100,12 @@ def _all_in(leaf: Leaf, shown: set[str]) -> bool:
                                               for path in leaf.place.files if is_image_name(path))
 
 
+def is_other_file(path: str) -> bool:
+    """Whether a file lies there that no format claims."""
+    place = look(path)
+    return place is not None and not place.is_folder and storage.kind(path) == "file" and _format_of(place) is None
+
+
 def split_argument(argument: str) -> tuple[str, str, str]:
     """(NAME, FORMAT, PATH) of `[NAME=][FORMAT:]PATH`, "" for what is missing; what lies there under the whole name is a path."""
     if os.path.exists(argument):
