@@ -24,6 +24,8 @@ from pipelines.errors import BadInput
 from pipelines.ingestion.duplicates.hashes import Hashed, hash_rows, hashed, write_hashes
 from pipelines.ingestion.sources.row import Piece, Row, Source
 
+NO_LABEL = "no label"  # why a row is filtered where only labeled ones are wanted
+
 
 @dataclass(frozen=True)
 class Options:
@@ -187,7 +189,7 @@ def inspect(row: Row, source: str, options: Options) -> Kept | Rejected:
         return Rejected(row.key, source, "filtered" if row.filtered else "quarantined", row.problem, row.detail, row.text,
                         row.image)
     if options.only is not None and (options.only == "labeled") == (row.text is None):  # without its image, of which there may be millions
-        return Rejected(row.key, source, "filtered", "no label" if row.text is None else "a label", "", row.text, None)
+        return Rejected(row.key, source, "filtered", NO_LABEL if row.text is None else "a label", "", row.text, None)
     gray = decode_gray(row.image)
     problem = image_problem(row.image, gray)
     if problem is not None:

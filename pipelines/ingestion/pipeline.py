@@ -15,12 +15,13 @@ import cv2
 import pyarrow as pa
 
 from pipelines.corpus import storage
-from pipelines.corpus.account import counted
+from pipelines.corpus.account import counted, sum_counts
 from pipelines.corpus.manifest import SCHEMA_VERSION
 from pipelines.corpus.reader import Corpus
 from pipelines.errors import BadInput
-from pipelines.ingestion.chunks import Chunk, ChunkResult, Options, plan_chunks, room_for, write_chunk
+from pipelines.ingestion.chunks import NO_LABEL, Chunk, ChunkResult, Options, plan_chunks, room_for, write_chunk
 from pipelines.ingestion.guard import hash_set
+from pipelines.ingestion.sources.folder import MISNAMED, MISSING
 from pipelines.ingestion.sources.opening import open_sources
 from pipelines.ingestion.sources.row import ReadOptions, Source
 from pipelines.ingestion.staging import Staging, open_staging
@@ -94,19 +95,18 @@ def _run(sources: list[Source], staging: Staging, options: Options, max_errors: 
         missing.append(chunk) if earlier is None else results.append(earlier)
     already = sum(result.counts.rows_in for result in results)
     if already:
-        say(f"ingest: continues in {staging.folder}, where {already:,} of {total:,} images are done")
-    say(f"ingest: {about}{total:,} images from {counted(len(sources), 'source')}")
+        say(f"ingest: continues in {staging.folder}, where {already:,} of {counted(total, 'image')} are done")
+    say(f"ingest: {about}{counted(total, 'image')} from {counted(len(sources), 'source')}")
     progress = Progress("ingest", total, "images", already)
     try:
         for result in _tasks(missing, staging, options, total):
             results.append(result)
             progress.add(result.counts.rows_in)
-            _check_errors(results, total, max_errors)
+            _check_errors(results, sources, total, max_errors)
         total = sum(result.counts.rows_in for result in results)  # exact now
-        _check_errors(results, total, max_errors)
+        _check_errors(results, sources, total, max_errors)
         if not any(result.counts.kept for result in results):
-            raise GaveUp(f"expected images that get in, found all {total} rejected ({_reasons(results)}): "
-                         "loosen the filters")
+            raise GaveUp(f"expected images that get in, found all {total} rejected ({_reasons(results)}): {_remedy(results, sources, 'loosen the filters')}")
     except GaveUp as problem:
         staging.remove()
         raise BadInput(str(problem)) from None
@@ -125,19 +125,28 @@ class GaveUp(Exception):
     """The sources are too bad to continue with; what was written goes."""
 
 
-def _check_errors(results: list[ChunkResult], total: int, max_errors: float) -> None:
+def _check_errors(results: list[ChunkResult], sources: list[Source], total: int, max_errors: float) -> None:
     quarantined, seen = sum(result.counts.quarantined for result in results), sum(result.counts.rows_in for result in results)
     total = max(total, seen)  # which may have been an estimate
     if quarantined > max_errors * total:
         examples = [example for result in results for example in result.examples][:3]
         raise GaveUp(f"expected at most {max_errors:.2%} unusable rows (--max-errors), found {quarantined} of {total} "
                      f"({quarantined / total:.2%}; {_reasons(results)}), as {', '.join(examples)}: "
-                     "correct the sources, or raise --max-errors")
+                     f"{_remedy(results, sources, 'correct the sources')}, or raise --max-errors")
 
 
 def _reasons(results: list[ChunkResult]) -> str:
-    reasons: dict[str, int] = {}
-    for result in results:
-        for reason, count in result.counts.reasons.items():
-            reasons[reason] = reasons.get(reason, 0) + count
-    return ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    return ", ".join(f"{count} {reason}" for reason, count in sorted(sum_counts(result.counts for result in results).reasons.items()))
+
+
+def _remedy(results: list[ChunkResult], sources: list[Source], otherwise: str) -> str:
+    """What to do about rejects: where they are names of no image, whatever the filters are, another thing than otherwise."""
+    reasons = sum_counts(result.counts for result in results).reasons
+    misnamed = sum(reasons.get(reason, 0) for reason in MISNAMED)
+    most = max((count for reason, count in reasons.items() if reason not in (*MISNAMED, NO_LABEL)), default=0)  # an image whose name is mistyped has no label
+    if any(source.kind != "folder" for source in sources) or misnamed <= most:
+        return otherwise
+    keys = [example.removesuffix(f": {MISSING}") for result in results for example in result.examples if example.endswith(f": {MISSING}")]
+    places = [storage.join(source.path, key.removeprefix(f"{source.name}/")) for key in keys[:1] for source in sources if key.startswith(f"{source.name}/")]
+    found = f", as {storage.shown(places[0])}" if places else ""
+    return f"labels name images that are not there{found}; their names are relative to the folder of the images, with their endings: correct them"

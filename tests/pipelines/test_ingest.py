@@ -145,6 +145,20 @@ def test_too_many_bad_rows_leave_nothing(ray_session, tmp_path):
     assert ingest([folder], tmp_path / "c", max_errors=0.02).rows == 49
 
 
+def test_names_that_do_not_fit_the_folder_are_said_to(tmp_path):
+    """Relative to the working folder, and without their ending."""
+    make_folder(tmp_path / "in/photos", {f"{name}.jpg": jpeg(number) for number, name in enumerate("abcd")})
+    labels = tmp_path / "own.csv"
+    said = (rf"labels name images that are not there, as {tmp_path}/in/photos/{{}}; their names are relative to the folder of the images, with their endings: correct them{{}}$")
+    for names, looked_for in ((["photos/a.jpg", "photos/b.jpg"], "photos/a.jpg"), (["a", "b"], "a")):
+        labels.write_text("file_name,text\n" + "".join(f"{name},x\n" for name in names), encoding="utf-8")
+        reading = ReadOptions(labels=str(labels))
+        with pytest.raises(BadInput, match=r"found 2 of 6 \(33.33%; 2 missing file\).*: " + said.format(looked_for, ", or raise --max-errors")):
+            ingest([str(tmp_path / "in/photos")], tmp_path / "c", reading=reading)
+        with pytest.raises(BadInput, match=r"found all 6 rejected \(2 missing file, 4 no label\): " + said.format(looked_for, "")):
+            ingest([str(tmp_path / "in/photos")], tmp_path / "c", Options(only="labeled"), reading=reading, max_errors=1.0)
+
+
 def test_a_corpus_of_which_nothing_is_left_is_refused(tmp_path, sources):
     with pytest.raises(BadInput, match=r"found all 29 rejected \(29 side below 100 px\): loosen the filters"):
         ingest(sources, tmp_path / "c", Options(min_side=100))

@@ -8,6 +8,7 @@ file may also be opened itself: then it alone decides which images come in. Fold
 """
 
 import hashlib
+import os
 import posixpath
 import unicodedata
 from collections import deque
@@ -24,6 +25,7 @@ from pipelines.ingestion.sources.labels import LABEL_FILES, LIST_SUFFIXES, Label
 from pipelines.ingestion.sources.row import Row, Span, spans
 
 PAIR = ".gt.txt"
+MISSING, OUTSIDE = MISNAMED = ("missing file", "path outside the folder")  # what may be wrong with the name of an image
 VARIANTS = (".bin", ".nrm")  # binarized and normalised copies of a line's image share its text
 
 
@@ -124,7 +126,7 @@ def open_folder(name: str, place: Place, labels: str | None = None) -> FolderSou
     if len(label_files) > 1:
         raise BadInput(f"{place.path}: expected one label file, found {' and '.join(map(posixpath.basename, label_files))}: remove or rename one, "
                        f"or name the one that holds, {label_files[0]}")
-    entries = _labeled_entries(label_files[0], place.files) if label_files else []
+    entries = _labeled_entries(label_files[0], place.path, place.files) if label_files else []
     named = {entry.path for entry in entries}
     entries += _other_entries(place, named)
     if not entries:
@@ -137,7 +139,7 @@ def _open_list(name: str, place: Place) -> FolderSource:
     """The images that one label file names, and no others."""
     folder = posixpath.dirname(place.path)
     files = list_folder(folder)
-    entries = _labeled_entries(place.path, files)
+    entries = _labeled_entries(place.path, folder, files)
     if not entries:
         raise BadInput(f"{place.path}: expected lines that name images, found an empty file: correct it")
     return FolderSource(name, folder, tuple(entries), _fingerprint(entries, files))
@@ -157,7 +159,7 @@ def _other_entries(place: Place, named: set[str]) -> list[Entry]:
         else:
             entries.append(Entry(path, text_file=pairs.get(stem)))
     lonely = sorted(pairs[stem] for stem in pairs.keys() - paired)
-    return entries + [Entry(path, problem="missing file", detail=f"no image beside {printable(path)}") for path in lonely]
+    return entries + [Entry(path, problem=MISSING, detail=f"no image beside {printable(path)}") for path in lonely]
 
 
 def _pair_stems(path: str) -> tuple[str, str, str]:
@@ -165,21 +167,24 @@ def _pair_stems(path: str) -> tuple[str, str, str]:
     return stem, without_suffix(stem, VARIANTS), posixpath.splitext(path)[0]
 
 
-def _labeled_entries(path: str, files: dict[str, Stamp]) -> list[Entry]:
+def _labeled_entries(path: str, folder: str, files: dict[str, Stamp]) -> list[Entry]:
+    """What a label file says of the files of a folder."""
     label_file = posixpath.basename(path)
     try:
         data = storage.read_bytes(path)
     except FileNotFoundError:
         raise BadInput(f"{path}: expected a label file, found no such file: correct its name") from None
+    except IsADirectoryError:
+        raise BadInput(f"{path}: expected a label file, found a folder: name the file that holds the labels") from None
     except OSError as problem:
         raise BadInput(f"{path}: expected a readable label file, found {problem.strerror or problem}: correct its permissions") from problem
-    entries, seen, forms = [], set(), _normal_forms(files)
+    entries, seen, forms, roots = [], set(), _normal_forms(files), _roots(folder)
     for label in read_labels(path, data):
         where = f"{label_file}:{label.line}"
         if label.path is None:
             entries.append(Entry(where, label.text, label.problem, label.detail))
             continue
-        entry = _entry(label, where, files, forms)
+        entry = _entry(label, where, roots, files, forms)
         if entry.problem is None and entry.path in seen:
             entry = entry._replace(problem="image labeled twice", detail=f"line {label.line} of {label_file} names it again")
         elif entry.problem is None and label.problem is not None:
@@ -198,14 +203,21 @@ def _normal_forms(files: dict[str, Stamp]) -> dict[str, list[str]]:
     return forms
 
 
-def _entry(label: Label, where: str, files: dict[str, Stamp], forms: dict[str, list[str]]) -> Entry:
-    path, text = posixpath.normpath(label.path), label.text
+def _roots(folder: str) -> tuple[str, ...]:
+    """How names begin that say the whole path of something in a folder."""
+    return (f"{folder}/",) if storage.is_remote(folder) else tuple(dict.fromkeys(f"{root.rstrip('/')}/" for root in (folder, os.path.realpath(folder))))
+
+
+def _entry(label: Label, where: str, roots: tuple[str, ...], files: dict[str, Stamp], forms: dict[str, list[str]]) -> Entry:
+    named = label.path if storage.is_remote(label.path) else posixpath.normpath(label.path)
+    root = next((root for root in roots if named.startswith(root)), "")
+    path, text = posixpath.normpath(named.removeprefix(root)), label.text
     if path.startswith(("/", "../")):
-        return Entry(path, text, "path outside the folder", f"{where} names {label.path}")
+        return Entry(path, text, OUTSIDE, f"{where} names {label.path}")
     places = [path, posixpath.join("images", path)] + ([path.partition("/")[2]] if label.keyed else [])
     found = [place for place in places if place in files] or next(filter(None, (forms.get(unicodedata.normalize("NFC", place)) for place in places)), [])
     if not found:
-        return Entry(path, text, "missing file", f"named in {where}")
+        return Entry(path, text, MISSING, f"named in {where}: names are relative to the folder of the images, where no {printable(path)} was found")
     if found[0] not in places and len(found) > 1:
         return Entry(path, text, "several images of this name", f"named in {where}: {', '.join(map(ascii, found[:3]))}")
     return Entry(found[0], text)

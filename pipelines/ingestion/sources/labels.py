@@ -24,7 +24,7 @@ from pipelines.ingestion.sources.files import is_image_name
 LABEL_FILES = ("labels.tsv", "gt.txt", "labels.csv", "labels.jsonl", "metadata.csv", "metadata.jsonl")
 LIST_SUFFIXES = (".tsv", ".txt", ".csv", ".jsonl")
 KEY = "key"  # of the tables that `textray predict` writes: the name of the source, and the image's within it
-IMAGE_NAMES = ("file_name", "filename", "file", "image_path", "image", "path", "img", KEY)
+IMAGE_NAMES = ("file_name", "filename", "image_name", "file", "image_path", "image", "path", "img", KEY)
 TEXT_NAMES = ("text", "transcription", "label", "words", "word", "sentence", "gt", "ground_truth")
 BOM = codecs.BOM_UTF8
 WIDE_BOMS = {codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
@@ -182,8 +182,9 @@ def _column(name: str, found: list[str], wanted: tuple[str, ...]) -> int:
             return found.index(word)
     what = "image" if wanted is IMAGE_NAMES else "text"
     shown = ", ".join(found)[:200] or "an empty file"
-    raise BadInput(f"{name}: expected a column with the {what}, named one of {', '.join(wanted)}, found {shown}: rename the column "
-                   "in the first line")
+    first = any(map(is_image_name, found))  # the names of an image's own columns do not end so
+    remedy = "put a line with the names first: file_name,text" if first else "rename the column in the first line"
+    raise BadInput(f"{name}: expected a column with the {what}, named one of {', '.join(wanted)}, found {shown}: {remedy}")
 
 
 def _json_labels(name: str, data: bytes) -> Iterator[Label]:

@@ -41,7 +41,7 @@ def test_lines_without_an_image_are_rows_with_a_reason(tmp_path):
     folder = make_folder(tmp_path / "f", {"labels.tsv": labels, "a.jpg": b"1"})
     make_folder(tmp_path, {"outside.jpg": b"secret"})
     assert rows_of(only(folder)) == [
-        Row("f/gone.jpg", None, "lost", "missing file", "named in labels.tsv:1"),
+        Row("f/gone.jpg", None, "lost", "missing file", "named in labels.tsv:1: names are relative to the folder of the images, where no gone.jpg was found"),
         Row("f/labels.tsv:2", None, None, "malformed label line", "b'no tab here'"),
         Row("f/../outside.jpg", None, "x", "path outside the folder", "labels.tsv:3 names ../outside.jpg"),
         Row("f//etc/passwd", None, "y", "path outside the folder", "labels.tsv:4 names /etc/passwd"),
@@ -64,7 +64,7 @@ def test_a_csv_has_quotes_a_header_in_any_order_and_line_breaks_in_cells(tmp_pat
 
 
 @pytest.mark.parametrize("header", ["file_name,text", "image;transcription", "path\tsentence", "IMG,words", "image_path,label",
-                                    "filename,gt"])
+                                    "filename,gt", "image_name,ground_truth"])
 def test_a_csv_is_read_by_its_header(tmp_path, header):
     comma = next(mark for mark in ",;\t" if mark in header)
     folder = make_folder(tmp_path / "c", {"metadata.csv": f"{header}\na.jpg{comma}A\n".encode(), "a.jpg": b"1"})
@@ -92,7 +92,7 @@ def test_csv_lines_that_say_nothing_are_rows_with_a_reason(tmp_path):
         Row("c/labels.csv:3", None, None, "malformed label line", "1 cells under 2 columns: b'b.jpg'"),
         Row("c/labels.csv:4", None, None, "malformed label line", "b',nobody'"),
         Row("c/labels.csv:5", None, None, "label is not UTF-8", "b'c.jpg,caf\\xe9'"),
-        Row("c/gone.jpg", None, "lost", "missing file", "named in labels.csv:7"),
+        Row("c/gone.jpg", None, "lost", "missing file", "named in labels.csv:7: names are relative to the folder of the images, where no gone.jpg was found"),
         Row("c/d.jpg", b"4", "D")]
 
 
@@ -117,7 +117,7 @@ def test_jsonl_lines_that_say_nothing_are_rows_with_a_reason(tmp_path):
 
 
 @pytest.mark.parametrize("name, labels, message", [
-    ("labels.csv", b"a.jpg,A\n", "labels.csv: expected a column with the image, named one of file_name, .*, found a.jpg, a: rename"),
+    ("labels.csv", b"a.jpg,A\n", "labels.csv: expected a column with the image, named one of file_name, .*, found a.jpg, a: put a line with the names first: file_name,text$"),
     ("labels.csv", b"file_name,category\na.jpg,3\n", "a column with the text, named one of text, .*, found file_name, category: rename"),
     ("labels.csv", b"", "a column with the image, named one of .*, found an empty file"),
     ("labels.csv", b'file,text\na.jpg,"open\nb.jpg,B\n', "expected CSV whose quotes are closed .*, found unexpected end of data"),
@@ -254,3 +254,20 @@ def test_a_text_beside_its_image_has_one_line_however_it_ends(tmp_path, content)
 def test_a_text_beside_its_image_with_more_lines_is_told(tmp_path):
     folder = make_folder(tmp_path / "h", {"1.png": b"1", "1.gt.txt": b"one\rtwo", "2.png": b"2", "2.gt.txt": b"w\0o\0"})
     assert [row.problem for row in rows_of(only(folder))] == ["several lines of text", "label is not UTF-8"]
+
+
+def test_a_whole_path_into_the_folder_is_a_name_in_it(tmp_path):
+    """As a script writes them that went over the files."""
+    (tmp_path / "link").symlink_to(tmp_path / "p")
+    labels = "".join(f"{path}\tA\n" for path in (tmp_path / "p/a.jpg", tmp_path / "link/sub/b.jpg", tmp_path / "p/../p/c.jpg", f"{tmp_path}/p/../secret.jpg", f"{tmp_path}/pp/d.jpg"))
+    make_folder(tmp_path / "p", {"labels.tsv": labels.encode(), "a.jpg": b"1", "sub/b.jpg": b"2", "c.jpg": b"3"})
+    make_folder(tmp_path, {"secret.jpg": b"secret"})
+    found = [(row.key, row.problem) for row in rows_of(only(tmp_path / "link"))]
+    assert found == [("link/a.jpg", None), ("link/sub/b.jpg", None), ("link/c.jpg", None), (f"link/{tmp_path}/secret.jpg", "path outside the folder"),
+                     (f"link/{tmp_path}/pp/d.jpg", "path outside the folder")]
+
+
+def test_a_folder_is_no_label_file(tmp_path):
+    folder = make_folder(tmp_path / "p", {"a.jpg": b"1"})
+    with pytest.raises(BadInput, match="p: expected a label file, found a folder: name the file that holds the labels$"):
+        open_folder("p", look(str(folder)), str(folder))

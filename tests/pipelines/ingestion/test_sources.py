@@ -157,7 +157,7 @@ def test_folders_in_an_object_store_are_read_as_those_of_this_machine(store):
                                   "b/07.gt.txt": b"seven\n"})
     first, second = open_sources(["s3://bucket/words"])
     assert (first.name, first.path) == ("a", "s3://bucket/words/a")
-    assert rows_of(first) == [Row("a/1.jpg", b"1", "A"), Row("a/gone.jpg", None, "G", "missing file", "named in labels.tsv:2")]
+    assert rows_of(first) == [Row("a/1.jpg", b"1", "A"), Row("a/gone.jpg", None, "G", "missing file", "named in labels.tsv:2: names are relative to the folder of the images, where no gone.jpg was found")]
     assert rows_of(second) == [Row(f"b/{number:02}.jpg", b"%d" % number, "seven" if number == 7 else None) for number in range(40)]
 
 
