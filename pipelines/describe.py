@@ -112,7 +112,7 @@ def _reader(model: str, *options: str) -> "Reader":
 
 def _orientation(corpus: Corpus, model: str) -> "Orientation":
     from pipelines.prediction.orientation import orientation
-    return orientation(corpus, model, _reader(model, "--both-ways-up"))
+    return orientation(corpus, model, _reader(model, "--both-ways-up"), _reader(model))
 
 
 def _benchmarks(corpus: Corpus, given: list[str]) -> list[str]:
