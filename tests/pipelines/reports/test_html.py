@@ -71,6 +71,13 @@ def test_a_table_has_numbers_to_the_right_and_its_sums_last():
     assert re.findall(r"<tr.*</tr>", shown)[1:] == ['<tr><td>a&lt;b</td><td class="number">1</td></tr>', '<tr class="sum"><td>all</td><td class="number">1</td></tr>']
 
 
+def test_a_long_text_beside_numbers_is_not_squeezed_to_a_word_a_line():
+    """On a narrow screen, where the table scrolls."""
+    shown = of("{{ parts.table(['set', 'n', ''], [['a', 1, note], ['b', 2, 'short']], [1]) }}", note="not the published set: SVT has 647 words, this is 2")
+    assert re.findall("<td[^>]*>", shown) == ["<td>", '<td class="number">', '<td class="text">', "<td>", '<td class="number">', "<td>"]
+    assert re.search(r"^td\.text { min-width: min\(16rem, 70vw\); }$", STYLE, re.MULTILINE)
+
+
 def test_a_picture_is_described_and_its_lines_are_escaped():
     shown = of("{{ parts.pictures(items) }}", items=[Picture(png(8, 20), [("label", "<x>"), ("read", "")], frozenset({"read"}))])
     assert 'alt="label: &lt;x&gt;"' in shown and '<dt>label</dt><dd>&lt;x&gt;</dd><dt>read</dt><dd class="wrong">\u00a0</dd>' in shown
