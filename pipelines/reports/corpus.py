@@ -159,7 +159,8 @@ def _chart(name: str, one: Tally, field: str, title: str, axis: Axis | None) -> 
 
 def _orientation(found: "Orientation") -> dict[str, Any]:
     said = (f"Of {counted(found.looked, 'image')}, evenly drawn, {found.model} reads {found.read:,} with a confidence of 0.5 or more one way or the other; "
-            f"{found.upside_down:,} of these ({100 * found.share:.1f} %) at least twice as surely when they are turned: probably they are upside down.")
+            f"{found.upside_down:,} of these ({100 * found.share:.1f} %) at least twice as surely when they are turned"
+            + (": probably they are upside down." if found.upside_down else "."))
     if found.clear:
         said += " If the pictures say so, too, read and train on them both ways up: textray predict --both-ways-up writes them upright into a corpus."
     elif found.upside_down:

@@ -73,5 +73,6 @@ def test_a_word_counts_where_it_is_clearly_surer_upside_down(place):
 def test_both_ways_up_is_recommended_where_there_are_more_than_mistakes_would_make(read, upside_down, clear):
     found = Orientation("m", 1000, read, upside_down, [])
     said = _orientation(found)["said"]
+    assert ("probably they are upside down" in said) == (upside_down > 0)
     assert found.clear == clear == ("read and train on them both ways up" in said)
     assert ("So few may be mistakes of the model" in said) == (not clear and upside_down > 0)
