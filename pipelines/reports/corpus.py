@@ -160,13 +160,14 @@ def _chart(name: str, one: Tally, field: str, title: str, axis: Axis | None) -> 
 def _orientation(found: "Orientation") -> dict[str, Any]:
     said = (f"Of {counted(found.looked, 'image')}, evenly drawn, {found.model} reads {found.read:,} with a confidence of 0.5 or more one way or the other; "
             f"{found.upside_down:,} of these ({100 * found.share:.1f} %) at least twice as surely when they are turned"
-            + (": probably they are upside down." if found.upside_down else "."))
+            + (": probably they are upside down." if found.clear else "."))
     if found.clear:
         said += " If the pictures say so, too, read and train on them both ways up: textray predict --both-ways-up writes them upright into a corpus."
     elif found.upside_down:
         said += " So few may be mistakes of the model: where the pictures stand upright, reading both ways up costs accuracy."
     cards = [_card(Shown(key, "", text, fitted(image, PICTURE_WIDEST, HIGHEST)), [key]) for key, image, text in found.shown]
-    return {"said": said, "cards": cards, "shown": f"the {len(cards)} surest of {found.upside_down:,}"}
+    title = "Probably upside down" if found.clear else "Read more surely upside down"
+    return {"said": said, "title": title, "cards": cards, "shown": f"the {len(cards)} surest of {found.upside_down:,}"}
 
 
 def _characters(tallies: dict[str, Tally]) -> dict[str, Any] | None:
