@@ -17,6 +17,7 @@ import secrets
 import shutil
 import socket
 import time
+from collections import Counter
 
 from pipelines.errors import BadInput
 from pipelines.progress import say
@@ -83,10 +84,11 @@ def wait_for(bundles: list[dict[str, float]]) -> None:
     if not grows():
         return
     from ray.util.placement_group import placement_group, remove_placement_group
+    wanted = ", ".join(f"{count} × {resources}" for resources, count in Counter(map(_resources, bundles)).items())
     group, began = placement_group(bundles), time.monotonic()
     try:
         while not group.wait(SECONDS_BETWEEN_LINES):
-            say(f"waiting for the cluster to grow: {len(bundles)} × {_resources(bundles[0])} have no place yet on its {machines()} machines, after "
+            say(f"waiting for the cluster to grow: {wanted} have no place yet on its {machines()} machines, after "
                 f"{time.monotonic() - began:.0f} s; `ray status` says what comes, Ctrl-C ends the wait")
     finally:
         remove_placement_group(group)

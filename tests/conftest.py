@@ -64,7 +64,7 @@ def stores():
 def ray_of_process(stores):
     """One small Ray for all tests of a process, whose own processes know the object stores."""
     import ray
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200 * 1024 * 1024, log_to_driver=False)
+    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=200 * 1024 * 1024, log_to_driver=False)
     yield
     ray.shutdown()
 

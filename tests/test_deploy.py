@@ -14,7 +14,7 @@ import yaml
 from pipelines.cluster import TESTED
 
 ROOT = Path(__file__).parents[1]
-GIVEN = {"TEXTRAY_IMAGE": "registry.example/textray:0.1.0", "TEXTRAY_BUCKET": "bucket", "TEXTRAY_PROFILE": "textray"}
+GIVEN = {"TEXTRAY_IMAGE": "registry.example/textray:0.1.0", "TEXTRAY_BUCKET": "bucket", "TEXTRAY_PROFILE": "textray", "TEXTRAY_AMI": "ami-0"}
 
 
 def filled(name: str) -> dict:
@@ -44,7 +44,7 @@ def test_no_machine_of_the_cluster_needs_a_variable_that_nobody_sets():
 def test_machines_of_the_cluster_can_hold_the_workers_of_a_paper():
     nodes = filled("cluster.yaml")["available_node_types"]
     assert nodes["a100_40gb"]["node_config"]["InstanceType"] == "p4d.24xlarge" and nodes["a100_40gb"]["max_workers"] * 8 == 32
-    assert nodes["head"]["resources"]["CPU"] == 0 and all(node["node_config"]["IamInstanceProfile"] == {"Name": "textray"} for node in nodes.values())
+    assert nodes["head"]["resources"]["CPU"] == 0 and all(node["node_config"]["IamInstanceProfile"] == {"Name": "textray"} and node["node_config"]["ImageId"] == "ami-0" for node in nodes.values())
     assert all(node["node_config"]["InstanceMarketOptions"] == {"MarketType": "spot"} for name, node in nodes.items() if name != "head")
 
 

@@ -25,6 +25,8 @@ from pipelines.errors import NO_ROOM, BadInput
 from pipelines.feed.datasource import Readers, ray_blocks
 from pipelines.feed.stream import Share, Stream
 from pipelines.feed.windows import readers_of
+from pipelines.progress import warn
+from pipelines.training import checkpoints
 from pipelines.training.crew import Job, bring
 from pipelines.training.recipe import Recipe, parse_recipe
 from pipelines.training.runs import RunFolder
@@ -98,6 +100,7 @@ class OnRay:
     def seconds_a_step(self, recipe: Recipe, own_files: dict[str, str]) -> float:
         """Measured by a task that has what a worker has."""
         start_ray()
+        cluster.wait_for([worker_resources(recipe)] * recipe.training.workers)  # how many share a machine is seen when they are there
         return seconds_in_a_task(recipe, own_files, math.ceil(recipe.training.workers / cluster.machines()))
 
     def begin(self, recipe: Recipe, streams: dict[str, Stream]) -> None:
@@ -108,25 +111,35 @@ class OnRay:
         self._readers = share_readers(recipe, streams, self._reserved)
 
     def fit(self, recipe: Recipe, job: Job, where: RunFolder) -> None:
-        """Train under Ray Train, which starts workers anew that are lost. A full disk, wherever it was met, is an OSError."""
-        training, gpu = recipe.training, uses_gpus(recipe)
+        """Train under Ray Train, which starts workers anew that are lost. A full disk, wherever it was met, is an OSError.
+
+        Ray counts failures over the whole life of a run, so that a run of weeks on machines that come and go would end some day. Here those count that follow each other
+        without a new checkpoint between them: more than `training.max_failures` of these speak against the run, all others against its machines.
+        """
         system, inside = storage.locate(where.place)
         start = None if job.start is None else ray.put(job.start)
-        trainer = TorchTrainer(
-            _work, train_loop_config={"job": replace(job, start=None), "start": start, "readers": self._readers},
-            scaling_config=ScalingConfig(num_workers=training.workers, use_gpu=gpu, resources_per_worker=worker_resources(recipe)),
-            run_config=RunConfig(name="checkpoints", storage_path=inside, storage_filesystem=system, callbacks=self._callbacks,
-                                 failure_config=FailureConfig(max_failures=training.max_failures)))  # what is kept, `checkpoints.prune` decides
-        try:
-            with interruptible():
-                trainer.fit()
-        except TrainingFailedError as problem:
-            if storage.kind(where.failure) == "file":
-                raise BadInput(storage.read_bytes(where.failure).decode(errors="replace")) from None
-            for code in NO_ROOM:
-                if os.strerror(code) in str(problem):  # of a worker's error Ray hands on the text
-                    raise OSError(code, os.strerror(code)) from problem
-            raise
+        kept = job.done
+        while True:
+            trainer = TorchTrainer(
+                _work, train_loop_config={"job": replace(job, start=None, done=kept), "start": start, "readers": self._readers},
+                scaling_config=ScalingConfig(num_workers=recipe.training.workers, use_gpu=uses_gpus(recipe), resources_per_worker=worker_resources(recipe)),
+                run_config=RunConfig(name="checkpoints", storage_path=inside, storage_filesystem=system, callbacks=self._callbacks,
+                                     failure_config=FailureConfig(max_failures=recipe.training.max_failures)))  # what is kept, `checkpoints.prune` decides
+            try:
+                with interruptible():
+                    trainer.fit()
+                return
+            except TrainingFailedError as problem:
+                if storage.kind(where.failure) == "file":
+                    raise BadInput(storage.read_bytes(where.failure).decode(errors="replace")) from None
+                for code in NO_ROOM:
+                    if os.strerror(code) in str(problem):  # of a worker's error Ray hands on the text
+                        raise OSError(code, os.strerror(code)) from problem
+                newest, _ = checkpoints.newest_whole(where.checkpoints)
+                if newest is None or newest.step <= kept:
+                    raise
+                kept = newest.step
+                warn(f"workers were lost more than {recipe.training.max_failures} times, but the run has come to step {kept} meanwhile: it goes on from there")
 
 
 def share_readers(recipe: Recipe, streams: dict[str, Stream], reserved: float = 0.0) -> Readers:

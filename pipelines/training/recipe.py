@@ -163,7 +163,7 @@ class TrainingRecipe(Section):
     sync_batchnorm: bool = Field(False, description="take batch normalization's statistics over the batches of all workers, not of each; of several "
                                  "workers on GPUs")
     compile: bool = Field(False, description="torch.compile the objective; the first step then takes a minute or more")
-    max_failures: int = Field(2, ge=0, description="how many times lost workers are replaced")
+    max_failures: int = Field(2, ge=0, description="how many times lost workers are replaced without a new checkpoint in between")
 
     @model_validator(mode="after")
     def _one_length(self) -> "TrainingRecipe":

@@ -8,12 +8,14 @@ import cv2
 import numpy as np
 import pytest
 import ray
+from ray.train import TrainingFailedError
 
 from pipelines.corpus.manifest import SourceCounts, write_manifest
 from pipelines.corpus.quarantine import write_quarantine
 from pipelines.corpus.shards import ShardWriter
 from pipelines.errors import BadInput
 from pipelines.feed.datasource import Readers
+from pipelines.training.crew import Job
 from pipelines.training.distributed import interruptible, share_readers
 from pipelines.training.driver import fingerprints, train
 from pipelines.training.recipe import parse_recipe
@@ -89,3 +91,25 @@ def test_ctrl_c_during_training_is_an_interrupt_and_ray_keeps_no_hand_on_it():
     with interruptible():
         signal.signal(signal.SIGINT, lambda *_: None)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_failures_count_only_without_a_new_checkpoint_between_them(ray_session, tmp_path, monkeypatch, capfd):
+    """A run of weeks on machines that come and go; Ray's own trainer, which counts over the whole life of a run, is replaced by one that always loses its workers."""
+    from pipelines.training import distributed
+    recipe = parse_recipe({"name": "long", "recognizer": {"name": "crnn_tiny"}, "objective": {"name": "supervised"}, "data": {}, "training": {"steps": 100, "gpu": False}})
+    kept, begun = iter([10, 20, 20]), []
+
+    class Losing:
+        def __init__(self, work, train_loop_config, **_):
+            begun.append(train_loop_config["job"].done)
+
+        def fit(self):
+            raise TrainingFailedError("a worker was lost")
+    monkeypatch.setattr(distributed, "TorchTrainer", Losing)
+    monkeypatch.setattr(distributed.checkpoints, "newest_whole", lambda place: (SimpleNamespace(step=next(kept)), {}))
+    engine = distributed.OnRay()
+    engine._readers = None
+    with pytest.raises(TrainingFailedError):
+        engine.fit(recipe, Job(recipe.model_dump(mode="json"), {}, str(tmp_path)), RunFolder(tmp_path))
+    assert begun == [0, 10, 20]  # and no fourth time: nothing was kept since
+    assert capfd.readouterr().err.count("workers were lost more than 2 times, but the run has come to step") == 2
