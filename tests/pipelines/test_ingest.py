@@ -368,3 +368,10 @@ def test_labels_may_lie_elsewhere(tmp_path, capsys):
             (folder / "labels.tsv").unlink()
         assert run("ingest", [*map(str, sources), "--labels", str(tmp_path / labels), "--out", str(tmp_path / "e")]) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_one_image_is_an_image(tmp_path, capsys):
+    folder = make_folder(tmp_path / "in/one", {"a.jpg": jpeg(1)})
+    assert run("ingest", [str(folder), "--out", str(tmp_path / "c")]) == 0
+    shown = capsys.readouterr()
+    assert "ingest: 1 image from 1 source\n" in shown.err and f"{tmp_path}/c: 1 image in 1 shard, " in shown.out
