@@ -94,13 +94,12 @@ def main(argv: list[str] | None = None) -> int:
         _once(step, f"draw words ({look})", corpora / f"drawn-{look}", "render", "--out", corpora / f"drawn-{look}", "-n", count, "--style", look,
               "--seed", number, f"--charset={charset}", "--source", f"drawn-{look}", *like)
     plan = _planned(folder, wishes, labels, charset, step.seconds)
-    unlabeled = corpora / "images"
-    if labels and plan.rounds:  # what has a label is not guessed at beside it
-        unlabeled = corpora / "unlabeled"
-        if len(labels) < images.rows:
-            _once(step, "leave out what has a label", unlabeled, "ingest", f"images={options.images}", *given, "--only", "unlabeled", "--out", unlabeled,
-                  "--max-errors", options.max_errors)
-    guide = None if wishes.pattern else write_guide(folder / "guide.txt", plan.charset, _listed(wishes), texts_of(Corpus.open(labeled_place(bool(test), folder))) if labels else [])
+    unlabeled = corpora / ("unlabeled" if labels and plan.rounds else "images")
+    if labels and plan.rounds and len(labels) < images.rows:  # what has a label is not guessed at beside it
+        _once(step, "leave out what has a label", unlabeled, "ingest", f"images={options.images}", *given, "--only", "unlabeled", "--out", unlabeled,
+              "--max-errors", options.max_errors)
+    said = texts_of(Corpus.open(labeled_place(bool(test), folder))) if labels else []
+    guide = None if wishes.pattern else write_guide(folder / "guide.txt", plan.charset, _listed(wishes), said)
     reader = _reader(step, folder, wishes, _learned(step, folder, options.name, plan, wishes, unlabeled, guide), bool(test), guide)
     registered = folder / "registered.txt"
     if not registered.exists():
@@ -170,7 +169,8 @@ def _planned(folder: Path, wishes: Wishes, labels: list[str], charset: str, pass
     validation, test = parts_of(len(labels))
     teaching, strange = usable(labeled_place(bool(test), folder), charset) if labels else (0, {})
     if strange:
-        warn(f"{sum(strange.values())} of the labels that are to teach hold characters outside of the charset and teach nothing ({named(strange)}): --charset says which there are")
+        warn(f"{sum(strange.values())} of the labels that are to teach hold characters outside of the charset and teach nothing ({named(strange)}): --charset says "
+             "which there are")
     if 0 < teaching < LEAST_TO_TEACH:
         warn(f"{teaching} labels with characters of the charset are left to learn from, too few for a part of every batch: they are not used")
     plan = Plan(labels=teaching if teaching >= LEAST_TO_TEACH else 0, method=method, charset=charset, recognizer=recognizer, options=options, validation=validation,

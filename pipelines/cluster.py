@@ -69,7 +69,8 @@ def start_ray(num_cpus: int | None = None, object_store_memory: int | None = Non
 
 
 def grows() -> bool:
-    """Whether an autoscaler starts machines for the cluster that is joined when they are asked for: Ray's first, as its report says, or its second, which says what it may start."""
+    """Whether an autoscaler starts machines for the cluster that is joined when they are asked for: Ray's second, which says what it may start, or its first, as its
+    report tells."""
     from ray.experimental.internal_kv import _internal_kv_get
     if _internal_kv_get("__autoscaler_cluster_config", namespace="__autoscaler"):
         return True
@@ -131,7 +132,8 @@ def check_outlives(path: str, what: str) -> None:
     if here is None or "://" in path.removeprefix("file://"):
         return
     if f"{os.path.abspath(path.removeprefix('file://'))}/".startswith(f"{here}/"):
-        raise BadInput(f"{what}: expected a place that outlives the job, found {os.path.relpath(path.removeprefix('file://'), here)}, in the copy of the working folder that Ray deletes: give a "
+        found = os.path.relpath(path.removeprefix("file://"), here)
+        raise BadInput(f"{what}: expected a place that outlives the job, found {found}, in the copy of the working folder that Ray deletes: give a "
                        "folder that every machine of the cluster sees, such as /shared/…, or an object store, s3://…")
 
 

@@ -182,7 +182,8 @@ def start_run(name: str, recipe: str = "", *, tags: Mapping[str, str] | None = N
 def _dataset(stream: str, place: str, sha256: str) -> DatasetInput:
     """A corpus as MLflow shows the data of a run."""
     shown = without_credentials(place)
-    return DatasetInput(Dataset(shown.rstrip("/").rpartition("/")[2] or shown, sha256[:32], "textray corpus", json.dumps({"uri": shown})), [InputTag("mlflow.data.context", stream)])
+    found = Dataset(shown.rstrip("/").rpartition("/")[2] or shown, sha256[:32], "textray corpus", json.dumps({"uri": shown}))
+    return DatasetInput(found, [InputTag("mlflow.data.context", stream)])
 
 
 def link(earlier: RunHandle, later: RunHandle, name: str) -> None:
