@@ -73,7 +73,14 @@ def workers(machine=None) -> list[psutil.Process]:
     """The processes that train, of one machine or of all."""
     above = machine and psutil.Process(machine.all_processes["raylet"][0].process.pid)
     found = above.children(recursive=True) if above else psutil.process_iter()
-    return [process for process in found if process.is_running() and "RayTrainWorker" in " ".join(process.cmdline())]
+    return [process for process in found if _trains(process)]
+
+
+def _trains(process: psutil.Process) -> bool:
+    try:
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    except psutil.Error:  # it has ended meanwhile
+        return False
 
 
 def nothing(ground: Ground, name: str, process: subprocess.Popen) -> subprocess.Popen:
