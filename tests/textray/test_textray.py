@@ -4,6 +4,7 @@ import argparse
 import importlib
 import inspect
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -131,3 +132,11 @@ def test_a_functions_arguments_are_the_commands_options_with_their_defaults(name
 def test_importing_it_takes_no_time():
     light = "import sys, textray; print(sorted({'torch', 'ray', 'mlflow', 'pyarrow', 'numpy', 'cv2'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", light], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]).stdout.strip() == "[]"
+
+
+def test_a_folder_of_the_user_s_that_hides_a_part_of_textray_is_named(tmp_path):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "__init__.py").write_text("", encoding="utf-8")
+    known = {**os.environ, "PYTHONPATH": str(Path(textray.__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", "import textray"], cwd=tmp_path, env=known, capture_output=True, text=True)
+    assert done.returncode == 1 and f"textray: expected its own package 'models' beside it, found {tmp_path / 'models' / '__init__.py'}: start from another folder" in done.stderr
