@@ -94,9 +94,8 @@ def main(argv: list[str] | None = None) -> int:
               "--seed", number, f"--charset={charset}", "--source", f"drawn-{look}", *like)
     plan = _planned(folder, wishes, labels, charset, step.seconds)
     unlabeled = corpora / ("unlabeled" if labels and plan.rounds else "images")
-    if labels and plan.rounds and len(labels) < images.rows:  # what has a label is not guessed at beside it
-        _once(step, "leave out what has a label", unlabeled, "ingest", f"images={options.images}", *given, "--only", "unlabeled", "--out", unlabeled,
-              "--max-errors", options.max_errors)
+    if labels and plan.rounds and len(labels) < images.rows and not (unlabeled / "corpus.json").exists():  # what has a label is not guessed at beside it
+        step.tried("leave out what has a label", "ingest", f"images={options.images}", *given, "--only", "unlabeled", "--out", unlabeled, "--max-errors", options.max_errors)
     said = texts_of(Corpus.open(labeled_place(bool(test), folder))) if labels else []
     guide = None if wishes.pattern else write_guide(folder / "guide.txt", plan.charset, _listed(wishes), said)
     reader = _reader(step, folder, wishes, _learned(step, folder, options.name, plan, wishes, unlabeled, guide), bool(test), guide)
@@ -250,14 +249,15 @@ def _chosen(step: Steps, folder: Path, runs: list[Path], plain: list[str], guide
     name, sentence = better(counts)
     if len(runs) > 1:
         say(sentence)
-    run = runs[0] if name == "the first run" else last
-    if guide is None:
-        return Reader(run=str(run), reading=plain)
-    guided = ["--beam", "10", "--ngram", guide, *plain]
-    step("measure it with the n-gram of what was drawn", "evaluate", run, "--data", words, "--out", folder / "report-guided", *guided)
-    how, sentence = better({"with the n-gram": right_and_words(folder / "report-guided"), "without": counts[name]})
+    run, report = (runs[0], folder / "report-first") if len(runs) > 1 and name == "the first run" else (last, folder / "report")
+    found = Reader(run=str(run), reading=plain, report=str(report))
+    guided, out = ["--beam", "10", "--ngram", guide, *plain], folder / "report-guided"
+    title = "measure it with the n-gram of what was drawn"
+    if guide is None or not step.tried(title, "evaluate", run, "--data", words, "--out", out, *guided):  # not every decoder reads by a beam
+        return found
+    how, sentence = better({"with the n-gram": right_and_words(out), "without": counts[name]})
     say(sentence)
-    return Reader(run=str(run), reading=guided if how == "with the n-gram" else plain)
+    return Reader(run=str(run), reading=guided, report=str(out)) if how == "with the n-gram" else found
 
 
 def _read(step: Steps, folder: Path, reader: Reader) -> None:
@@ -265,7 +265,7 @@ def _read(step: Steps, folder: Path, reader: Reader) -> None:
     table, written = folder / "words.csv", folder / "words.sha256"
     if not written.exists():
         step("read the images", "predict", reader.run, folder / "corpora" / "images", "--out", table, "--overwrite", *reader.reading)
-        written.write_text(hashlib.sha256(table.read_bytes()).hexdigest(), encoding="utf-8")
+        storage.write_bytes(str(written), hashlib.sha256(table.read_bytes()).hexdigest().encode())
     elif not table.exists():
         written.unlink()
         _read(step, folder, reader)
@@ -289,7 +289,7 @@ def _conclude(folder: Path, name: str, reader: Reader, labels: int, tested: bool
     print(f"the reader:  {shlex.join(['textray', 'predict', shown, *map(_below_here, reader.reading)])} IMAGES\n"
           f"registry:    mlflow ui --backend-store-uri {shown_uri()}     (as {name!r})")
     if tested:
-        print(f"its report:  {shown}/report/evaluation.html")
+        print(f"its report:  {os.path.relpath(reader.report or folder / 'report')}/evaluation.html")
     else:
         print(f"how good it is: unknown, with {labels} labels. Correct some lines of words.csv, and say them: --labels FILE --out ANOTHER")
 

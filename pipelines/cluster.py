@@ -69,10 +69,10 @@ def start_ray(num_cpus: int | None = None, object_store_memory: int | None = Non
 
 
 def grows() -> bool:
-    """Whether an autoscaler starts machines for the cluster that is joined when they are asked for: Ray's second, which says what it may start, or its first, as its
-    report tells."""
+    """Whether an autoscaler starts machines for the cluster that is joined when they are asked for: Ray's second (of `ray up`), which leaves word that it is there, or its
+    first, as its report tells."""
     from ray.experimental.internal_kv import _internal_kv_get
-    if _internal_kv_get("__autoscaler_cluster_config", namespace="__autoscaler"):
+    if _internal_kv_get("__autoscaler_v2_enabled", namespace="__autoscaler") == b"1":
         return True
     report = json.loads(_internal_kv_get("__autoscaling_status") or b"{}").get("autoscaler_report") or {}
     kinds = report.get("node_type_mapping") or {}
@@ -89,7 +89,7 @@ def wait_for(bundles: list[dict[str, float]]) -> None:
     group, began = placement_group(bundles), time.monotonic()
     try:
         while not group.wait(SECONDS_BETWEEN_LINES):
-            say(f"waiting for the cluster to grow: {wanted} have no place yet on its {machines()} machines, after "
+            say(f"waiting for the cluster to grow: {wanted} have no place yet on its {_up()} machines, after "
                 f"{time.monotonic() - began:.0f} s; `ray status` says what comes, Ctrl-C ends the wait")
     finally:
         remove_placement_group(group)
@@ -139,8 +139,12 @@ def check_outlives(path: str, what: str) -> None:
 
 def machines() -> int:
     """How many of the joined cluster are up and take work; at least one."""
+    return max(1, _up())
+
+
+def _up() -> int:
     import ray
-    return max(1, sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes()))  # a dead one stays in the list
+    return sum(node["Alive"] and node["Resources"].get("CPU", 0) > 0 for node in ray.nodes())  # a dead one stays in the list
 
 
 def cluster_cpus() -> int:

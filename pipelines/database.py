@@ -51,7 +51,8 @@ def reach(uri: str) -> None:
 def may_pass(problem: Exception) -> bool:
     """Whether a database server is only away: it was not reached, or said that it starts, stops or has too many visitors. A wrong password stays wrong."""
     said = str(problem)
-    return isinstance(problem, OperationalError) and ("FATAL:" not in said or any(words in said for words in ("starting up", "shutting down", "too many", "remaining connection")))
+    refused = "FATAL:" in said or "Access denied" in said or "Unknown database" in said or "Login failed" in said  # PostgreSQL's word for all of these, MySQL's, SQL Server's
+    return isinstance(problem, OperationalError) and (not refused or any(words in said for words in ("starting up", "shutting down", "too many", "remaining connection")))
 
 
 @contextmanager

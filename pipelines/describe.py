@@ -82,6 +82,7 @@ def _suspects(arguments: argparse.Namespace) -> int:
     place = brought_in(arguments.corpus)
     corpus, name = Corpus.open(place), os.path.basename(place.rstrip("/"))
     page = arguments.html or storage.join("reports", f"suspects-{name}.html")
+    check_outlives(page, "--html")
     listed = f"{page.removesuffix('.html')}.csv"
     storage.check_replaceable(page, MARK, "--html")
     storage.check_replaceable(listed, b"key,text,read,confidence,correct", "--html")

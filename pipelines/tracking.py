@@ -67,7 +67,8 @@ def prepare_store(uri: str | None = None, experiment: str = EXPERIMENT) -> tuple
             return uri, found.experiment_id if found else _create_experiment(client, experiment, _artifacts_of(uri))
     except STORE_PROBLEMS as problem:
         if isinstance(problem, ModuleNotFoundError) and database.is_server(uri):
-            raise BadInput(f"the MLflow store {uri}: expected its database's driver, found none ({_first_line(problem)}): pip install 'textray[postgresql]', or set "
+            driver = "pip install 'textray[postgresql]'" if uri.startswith("postgresql") else "install the one that SQLAlchemy names"
+            raise BadInput(f"the MLflow store {uri}: expected its database's driver, found none ({_first_line(problem)}): {driver}, or set "
                            "MLFLOW_TRACKING_URI to another store") from None
         if is_away(uri, problem):
             raise Unavailable(f"the MLflow store {uri} does not answer ({_first_line(problem)}): repeat the command when it is back, or correct "

@@ -26,11 +26,12 @@ def begin(folder: Path, begun: dict[str, Any], out: str) -> None:
         changes = differences(before, now)
         if not changes:
             return
-        if any(folder.glob("corpora/*/corpus.json")) or {path.name for path in folder.iterdir()} - {"begun.json", "corpora", "start"}:
+        if any(folder.glob("corpora/*")) or {path.name for path in folder.iterdir()} - {"begun.json", "corpora", "start"}:
             raise BadInput(f"{out}: expected a free name or the same command on the same images, found what another one left ({'; '.join(changes)}): choose another --out, "
                            "or remove that folder")
         warn(f"{out}: an earlier try came to nothing there and gives way ({'; '.join(changes)})")
-        shutil.rmtree(folder)
+        for left in ("corpora", "start"):
+            shutil.rmtree(folder / left, ignore_errors=True)
     folder.mkdir(parents=True, exist_ok=True)
     storage.write_bytes(str(file), json.dumps(begun, indent=1).encode())
 

@@ -18,6 +18,7 @@ class Reader(BaseModel):
 
     run: str  # the folder of a run or a model
     reading: list[str] = []  # options of `textray predict`
+    report: str | None = None  # the folder of its evaluation
 
 
 def right_and_words(report: Path) -> tuple[int, int]:

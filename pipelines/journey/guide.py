@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 from models.charset import Charset
+from pipelines.corpus import storage
 from pipelines.synthesis.words import Words
 
 DRAWN = 100_000  # English words, numbers and codes, as often as they are drawn
@@ -30,5 +31,5 @@ def listed(words: list[str], labels: list[str]) -> list[str]:
 def write_guide(file: Path, charset: str, words: list[str], labels: list[str]) -> str:
     """Write the lines that the n-gram is made of, unless they are there: the user's words, or English ones, and the labels. Returns the file's name."""
     if not file.exists():
-        file.write_text("".join(f"{line}\n" for line in [*(listed(words, labels) if words else english(charset)), *labels]), encoding="utf-8")
+        storage.write_bytes(str(file), "".join(f"{line}\n" for line in [*(listed(words, labels) if words else english(charset)), *labels]).encode())
     return str(file)

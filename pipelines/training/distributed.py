@@ -118,11 +118,11 @@ class OnRay:
         """
         system, inside = storage.locate(where.place)
         start = None if job.start is None else ray.put(job.start)
-        kept = job.done
+        kept, use_gpu, each = job.done, uses_gpus(recipe), worker_resources(recipe)  # settled once: a machine that is lost must not turn a run on GPUs into one on CPUs
         while True:
             trainer = TorchTrainer(
                 _work, train_loop_config={"job": replace(job, start=None, done=kept), "start": start, "readers": self._readers},
-                scaling_config=ScalingConfig(num_workers=recipe.training.workers, use_gpu=uses_gpus(recipe), resources_per_worker=worker_resources(recipe)),
+                scaling_config=ScalingConfig(num_workers=recipe.training.workers, use_gpu=use_gpu, resources_per_worker=each),
                 run_config=RunConfig(name="checkpoints", storage_path=inside, storage_filesystem=system, callbacks=self._callbacks,
                                      failure_config=FailureConfig(max_failures=recipe.training.max_failures)))  # what is kept, `checkpoints.prune` decides
             try:
@@ -139,7 +139,7 @@ class OnRay:
                 if newest is None or newest.step <= kept:
                     raise
                 kept = newest.step
-                warn(f"workers were lost more than {recipe.training.max_failures} times, but the run has come to step {kept} meanwhile: it goes on from there")
+                warn(f"workers were lost or failed more than {recipe.training.max_failures} times, but the run has come to step {kept} meanwhile: it goes on from there")
 
 
 def share_readers(recipe: Recipe, streams: dict[str, Stream], reserved: float = 0.0) -> Readers:

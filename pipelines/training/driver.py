@@ -20,6 +20,7 @@ from models.costs import frames
 from models.objectives import objective_named
 from models.recognizer import Recognizer
 from pipelines import tracking
+from pipelines.cluster import check_outlives
 from pipelines.corpus import storage
 from pipelines.corpus.account import counted
 from pipelines.corpus.reader import Corpus
@@ -156,6 +157,7 @@ def train(recipe: Recipe, *, resume: bool = False, folder: str | Path | None = N
 
 def _train(recipe: Recipe, files_of_own: dict[str, str], resume: bool, folder: str | Path | None, parent: RunHandle | None, engine: Engine | None) -> Outcome:
     where, minutes = RunFolder(folder or storage.join(recipe.runs, recipe.name)), recipe.training.minutes
+    check_outlives(where.place, "runs")  # before a machine is asked for
     if storage.kind(where.file("trials")) == "folder":
         raise BadInput(f"expected a new folder or a run at {where.place}, found a sweep: choose another name= for the run")
     earlier = where.state()

@@ -55,10 +55,11 @@ class Progress:
         self._done = threading.Event()
         self._first: dict[str, int | float] | None = None
         self._lines: list[Mapping[str, int | float]] = []
+        self._taken = 0  # lines ever, also those that count no more
         for numbers in read_journal(where.progress):
             self._take(numbers)
         self._concerns = dict(enumerate(said))
-        self._drawn, self._drawn_at = 0, -math.inf  # lines that the report shows, and when it was written: it may be older than they are
+        self._drawn, self._drawn_at = 0, -math.inf  # lines when the report was written, and when it was written: it may be older than they are
 
     def __enter__(self) -> "Progress":
         self._thread = threading.Thread(target=self._follow, daemon=True)
@@ -94,6 +95,7 @@ class Progress:
         if self._lines and numbers["step"] < self._lines[-1]["step"]:
             self._lines = [line for line in self._lines if line["step"] < numbers["step"]]
         self._lines.append(numbers)
+        self._taken += 1
 
     def _judge(self) -> None:
         """Say what speaks against the run, each once."""
@@ -105,9 +107,9 @@ class Progress:
 
     def _report(self) -> None:
         """Write the page of the run, if there is something new. A place that takes nothing now is tried again with the next numbers."""
-        if len(self._lines) == self._drawn:
+        if self._taken == self._drawn:
             return
-        self._drawn, self._drawn_at = len(self._lines), time.monotonic()
+        self._drawn, self._drawn_at = self._taken, time.monotonic()
         recipe, about = self._recipe, f"{self._recipe.objective['name']} on {self._recipe.recognizer.name}"
         try:
             examples, seen = _left_in(self._where.pseudo_labels, Examples), _left_in(self._where.seen, Look)
