@@ -51,8 +51,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parse.parse_args(argv)
     if arguments.orientation is not None and (not arguments.html or arguments.suspects is not None):
         raise BadInput("--orientation: expected it beside --html PAGE, without --suspects, found it without a page: say where the page goes")
-    if arguments.html:
-        check_outlives(arguments.html, "--html")
+    if arguments.html or arguments.suspects is not None:
+        check_outlives(arguments.html or "reports", "--html")
     if arguments.suspects is not None:
         return _suspects(arguments)
     if arguments.images < 0:
@@ -82,7 +82,6 @@ def _suspects(arguments: argparse.Namespace) -> int:
     place = brought_in(arguments.corpus)
     corpus, name = Corpus.open(place), os.path.basename(place.rstrip("/"))
     page = arguments.html or storage.join("reports", f"suspects-{name}.html")
-    check_outlives(page, "--html")
     listed = f"{page.removesuffix('.html')}.csv"
     storage.check_replaceable(page, MARK, "--html")
     storage.check_replaceable(listed, b"key,text,read,confidence,correct", "--html")

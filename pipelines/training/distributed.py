@@ -135,9 +135,10 @@ class OnRay:
                 for code in NO_ROOM:
                     if os.strerror(code) in str(problem):  # of a worker's error Ray hands on the text
                         raise OSError(code, os.strerror(code)) from problem
-                newest, _ = checkpoints.newest_whole(where.checkpoints)
+                newest, torn = checkpoints.newest_whole(where.checkpoints)
                 if newest is None or newest.step <= kept:
                     raise
+                checkpoints.forget(where.checkpoints, torn)  # Ray's list too, which may name what was pruned
                 kept = newest.step
                 warn(f"workers were lost or failed more than {recipe.training.max_failures} times, but the run has come to step {kept} meanwhile: it goes on from there")
 

@@ -107,6 +107,7 @@ def test_failures_count_only_without_a_new_checkpoint_between_them(ray_session, 
             raise TrainingFailedError("a worker was lost")
     monkeypatch.setattr(distributed, "TorchTrainer", Losing)
     monkeypatch.setattr(distributed.checkpoints, "newest_whole", lambda place: (SimpleNamespace(step=next(kept)), {}))
+    monkeypatch.setattr(distributed.checkpoints, "forget", lambda place, torn: None)
     engine = distributed.OnRay()
     engine._readers = None
     with pytest.raises(TrainingFailedError):

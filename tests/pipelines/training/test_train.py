@@ -129,14 +129,18 @@ def training_workers() -> list[int]:
     return [process for raylet in raylets for process, name in children(raylet) if "RayTrainWorker" in name]
 
 
-def kill_a_worker_at(step: int, progress: Path, *, after: threading.Thread | None = None) -> threading.Thread:
-    """SIGKILL one training worker when the run has logged this step, and other killers are done. Gives up after two minutes."""
+def kill_a_worker_at(step: int, progress: Path, *, after: threading.Thread | None = None, again: bool = False) -> threading.Thread:
+    """SIGKILL one training worker when the run has logged this step, and other killers are done; `again`: when it has logged another one after them. Gives up after two
+    minutes."""
     def kill_one():
         if after is not None:
             after.join()
-        until = time.monotonic() + 120
+        until, before = time.monotonic() + 120, set(training_workers()) if again else set()
+        lines = len(progress.read_text(encoding="utf-8").splitlines()) if again else 0
         while time.monotonic() < until:
-            if progress.is_file() and f'"step": {step},' in progress.read_text(encoding="utf-8") and (workers := training_workers()):
+            text = progress.read_text(encoding="utf-8") if progress.is_file() else ""
+            logged = f'"step": {step},' in text and len(text.splitlines()) > lines
+            if logged and (workers := [worker for worker in training_workers() if worker not in before]):
                 os.kill(workers[0], signal.SIGKILL)
                 return
             time.sleep(0.05)
@@ -152,11 +156,12 @@ def went_on_at(steps: list[int]) -> list[int]:
 
 @pytest.fixture(scope="module")
 def shrunk(corpora, place_of_module, ray_of_process) -> Path:
-    """A pretrained run whose two workers lost one of them twice, which it survives once, and which one worker finished."""
-    tree = recipe(corpora, place_of_module, "shrunk", {"name": "seqclr"}, steps=12, checkpoint_every=2, workers=2, max_failures=1)
+    """A pretrained run whose two workers lost one of them twice, with checkpoints in between, and then at once again, which it does not survive; one worker finished it."""
+    tree = recipe(corpora, place_of_module, "shrunk", {"name": "seqclr"}, steps=60, checkpoint_every=20, workers=2, max_failures=0)
     progress = place_of_module / "runs" / "shrunk" / "progress.jsonl"
-    first = kill_a_worker_at(5, progress)  # between two checkpoints: some step is trained again
-    kill_a_worker_at(9, progress, after=first)
+    first = kill_a_worker_at(25, progress)  # between two checkpoints: some step is trained again
+    second = kill_a_worker_at(45, progress, after=first)
+    kill_a_worker_at(45, progress, after=second, again=True)
     with pytest.raises(TrainingFailedError):
         train(parse_recipe(tree), quiet=True)
     tree["training"]["workers"] = 1
@@ -166,11 +171,11 @@ def shrunk(corpora, place_of_module, ray_of_process) -> Path:
 def test_a_run_survives_the_loss_of_a_worker_and_goes_on_with_another_number_of_them(shrunk):
     steps = [line["step"] for line in logged(shrunk) if "loss" in line]
     again = went_on_at(steps)
-    assert len(again) == 2 and all(step % 2 == 1 for step in again)  # behind a checkpoint: once with both workers, once with one
-    assert steps[-1] == 12 and set(steps) == set(range(1, 13))
+    assert again == [21, 41, 41]  # behind a checkpoint: twice with both workers, once with one
+    assert steps[-1] == 60 and set(steps) == set(range(1, 61))
     newest = max((shrunk / "checkpoints").glob("checkpoint_*/state.pt"))
     state = torch.load(newest, weights_only=True)
-    assert (state["step"], state["batches"]) == (12, 2 * (again[1] - 1) + (13 - again[1]))  # two a step, then one
+    assert (state["step"], state["batches"]) == (60, 2 * 40 + 20)  # two a step, then one
     assert load_recognizer(shrunk).name == "crnn_tiny"
 
 
