@@ -289,7 +289,7 @@ def _conclude(folder: Path, name: str, reader: Reader, labels: int, tested: bool
     print(f"the reader:  {shlex.join(['textray', 'predict', shown, *map(_below_here, reader.reading)])} IMAGES\n"
           f"registry:    mlflow ui --backend-store-uri {shown_uri()}     (as {name!r})")
     if tested:
-        print(f"its report:  {os.path.relpath(reader.report or folder / 'report')}/evaluation.html")
+        print(f"its report:  {os.path.relpath(reader.report or folder / 'report')}/evaluation.html (of the words by which it was chosen: others are read a little less well)")
     else:
         print(f"how good it is: unknown, with {labels} labels. Correct some lines of words.csv, and say them: --labels FILE --out ANOTHER")
 
